@@ -1,0 +1,43 @@
+"""Translate embeddings between model spaces. Names are imported on first use, so that `import ea_jax` is instant."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ea_jax.adapter import Adapter as Adapter
+    from ea_jax.encoder import Encoder as Encoder
+    from ea_jax.errors import EaJaxError as EaJaxError
+    from ea_jax.fitting import fit as fit
+    from ea_jax.loading import load as load
+    from ea_jax.loading import load_encoder as load_encoder
+    from ea_jax.loading import load_quality as load_quality
+    from ea_jax.quality import Quality as Quality
+    from ea_jax.quality import Scores as Scores
+    from ea_jax.spec import Spec as Spec
+
+__version__ = "0.1.0"
+_HOME = {
+    "Adapter": "adapter",
+    "EaJaxError": "errors",
+    "EmbeddingAdapter": "facade",
+    "Encoder": "encoder",
+    "Quality": "quality",
+    "Scores": "quality",
+    "Spec": "spec",
+    "fit": "fitting",
+    "load": "loading",
+    "load_encoder": "loading",
+    "load_quality": "loading",
+}
+__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
+__all__ += ["__version__", "fit", "load", "load_encoder", "load_quality"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ea_jax' has no attribute {name!r}")
+    return getattr(import_module(f"ea_jax.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

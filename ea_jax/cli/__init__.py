@@ -1,0 +1,29 @@
+"""The command line. Each command parses, makes one library call and prints; heavy imports wait until a command runs."""
+
+import sys
+
+import typer
+
+from ea_jax.cli import about, embed, fit, registry
+from ea_jax.errors import EaJaxError
+
+app = typer.Typer(
+    name="ea-jax",
+    help="Translate embeddings between model spaces. Results go to stdout, everything else to stderr.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for group in (embed, fit, registry, about):
+    for command, name in group.COMMANDS.items():
+        app.command(name)(command)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and exit code 1."""
+    try:
+        app()
+    except (EaJaxError, OSError) as error:
+        print(f"ea-jax: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,44 @@
+"""What the registry's `about.toml` says: `ea-jax news`, `docs` and `donate`; and `version`."""
+
+import importlib.metadata
+import platform
+
+from ea_jax import __version__
+from ea_jax.registry import about
+
+
+def news() -> None:
+    """Show the registry's news, the newest first.
+
+    Example: ea-jax news
+    """
+    items = sorted(about().get("news", []), key=lambda item: item["date"], reverse=True)
+    print("\n".join(f"{item['date']}  {item['text']}" for item in items) or "There is no news.")
+
+
+def docs() -> None:
+    """Show where the documentation is.
+
+    Example: ea-jax docs
+    """
+    print(about().get("docs") or "No documentation link is set; README.md documents every command and function.")
+
+
+def donate() -> None:
+    """Show how to support the project.
+
+    Example: ea-jax donate
+    """
+    print(about().get("donate") or "No donation link is set.")
+
+
+def version() -> None:
+    """Show the version, and those of JAX, Flax and Python.
+
+    Example: ea-jax version
+    """
+    jax, flax = importlib.metadata.version("jax"), importlib.metadata.version("flax")
+    print(f"ea_jax {__version__} (jax {jax}, flax {flax}, python {platform.python_version()})")
+
+
+COMMANDS = {news: "news", docs: "docs", donate: "donate", version: "version"}

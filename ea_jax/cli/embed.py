@@ -1,0 +1,135 @@
+"""Texts to embeddings of the target space: `ea-jax embed` and `ea-jax fetch`."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from enum import Enum
+from itertools import islice
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from ea_jax.errors import BadInput
+
+CHUNK = 1024
+
+
+class PurposeName(str, Enum):
+    """What the vectors are for."""
+
+    store = "store"
+    query = "query"
+
+
+def embed(
+    source: Annotated[str, typer.Option(help="Model that reads the texts, by id or alias.")],
+    target: Annotated[str, typer.Option(help="Model whose space the embeddings go to.")],
+    flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    purpose: Annotated[PurposeName, typer.Option(help="To store beside native vectors, or to query them.")] = (
+        PurposeName.store
+    ),
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated. Lines of stdin if none.")] = None,
+    quality: Annotated[bool, typer.Option(help="Score each text with a confidence.")] = True,
+    ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts computed together.")] = 32,
+    max_length: Annotated[int | None, typer.Option(help="Tokens after which a text is cut.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one if not given.")] = None,
+    verbose: Annotated[bool, typer.Option(help="Say on stderr what was used and how long it took.")] = False,
+) -> None:
+    """Embed texts and map them into the target space, with a confidence for each.
+
+    Example: ea-jax embed --source minilm --target oai-3-small --text "Where can I get a hamburger?"
+    """
+    from ea_jax.registry import find_entry
+
+    if not text and sys.stdin.isatty():
+        raise typer.BadParameter("give --text, or pipe lines to stdin.")
+    entry = find_entry(source, target, flavor)
+    say = _teller(verbose)
+    run = _pipeline(entry, purpose.value, quality, batch_size, max_length, device, say)
+    rows = (row for chunk in _chunks(text) for row in run(chunk))
+    if ndjson:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    else:
+        print("[", end="")
+        for i, row in enumerate(rows):
+            print(",\n " if i else "", json.dumps(row, ensure_ascii=False), sep="", end="")
+        print("]")
+
+
+def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or alias.")]) -> None:
+    """Put a local model's files on this machine, and print their folder.
+
+    Example: ea-jax fetch minilm
+    """
+    from ea_jax.hub import check_weights, encoder_folder
+    from ea_jax.registry import find_space
+
+    space = find_space(source)
+    folder = encoder_folder(space)
+    check_weights(folder / "model.safetensors", space.sha256)
+    print(folder)
+
+
+COMMANDS = {embed: "embed", fetch: "fetch"}
+
+
+def _pipeline(entry, purpose, quality, batch_size, max_length, device, say):
+    """A function from texts to result rows, with everything loaded."""
+    from ea_jax.cli.device import start_jax
+
+    start_jax(device)
+    import jax
+    import numpy as np
+
+    from ea_jax.loading import check_fingerprint, load, load_encoder, load_quality
+
+    say(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
+    root = entry.path.parent
+    names = {"source": entry.source, "target": entry.target, "flavor": entry.flavor}
+    encode = load_encoder(entry.source, root=root)
+    check_fingerprint(entry, encode)
+    adapt = load(entry.source, entry.target, flavor=entry.flavor, purpose=purpose, root=root)
+    judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=root) if quality else None
+    say(f"{entry.name} for {purpose}, from {entry.path.parent}")
+
+    def run(texts: list[str]) -> Iterator[dict[str, Any]]:
+        tokenized = encode.tokenize(texts, prompt=entry.encoder.get("prompt"), max_length=max_length)
+        if any(tokenized.cut):
+            limit = max_length or encode.spec.max_length
+            print(f"ea-jax: {sum(tokenized.cut)} of {len(texts)} texts were cut at {limit} tokens.", file=sys.stderr)
+        x = encode.embed(tokenized, batch_size, show_progress=sys.stderr.isatty())
+        y = np.asarray(adapt(adapt.params, x))
+        confidence = np.asarray(judge(judge.params, x).confidence) if judge else None
+        say(f"{len(texts)} texts embedded")
+        for i, text in enumerate(texts):
+            scored = {"confidence": round(float(confidence[i]), 6)} if confidence is not None else {}
+            yield {"text": text, "embedding": [float(str(v)) for v in y[i]], **scored, **names}
+
+    return run
+
+
+def _chunks(text: list[str] | None) -> Iterator[list[str]]:
+    lines = iter(text) if text else _lines(sys.stdin)
+    while chunk := list(islice(lines, CHUNK)):
+        yield chunk
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    try:
+        for line in stream:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"stdin is not UTF-8 text ({error.reason} at byte {error.start} of a block). Convert it first.") from error
+
+
+def _teller(verbose: bool):
+    start = time.perf_counter()
+
+    def say(message: str) -> None:
+        if verbose:
+            print(f"ea-jax: {time.perf_counter() - start:6.2f} s  {message}", file=sys.stderr)
+
+    return say

@@ -1,0 +1,53 @@
+"""Pairs to a registry entry: `ea-jax fit`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ea_jax.errors import BadInput
+
+
+def fit(
+    pairs: Annotated[list[Path], typer.Argument(help="Files of pairs: .parquet, .jsonl or .jsonl.gz.")],
+    source: Annotated[str, typer.Option(help="Model of the column x, or that embeds the column text.")],
+    target: Annotated[str, typer.Option(help="Model of the column y.")],
+    out: Annotated[Path, typer.Option(help="Registry folder that the entry goes into.")],
+    flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "small",
+    test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs; may be repeated.")] = None,
+    near: Annotated[float, typer.Option(help="Cosine to a test row from which a pair is left out.")] = 0.95,
+    about: Annotated[str, typer.Option(help="A sentence on the pairs, for the card.")] = "",
+    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+) -> None:
+    """Fit an adapter on pairs, measure it on test pairs, and write a registry entry with its card.
+
+    Columns: y (target vector); x (source vector) or text; group (never straddles a split); in test files, query.
+
+    Example: ea-jax fit pairs.parquet --source minilm --target oai-3-small --out my-registry
+    """
+    from ea_jax.registry import find_space
+
+    a, b = find_space(source), find_space(target)
+    named = dict(_named_file(item) for item in test or [])
+    from ea_jax.cli.device import start_jax
+
+    start_jax()
+    from ea_jax.recipe import fit_entry
+
+    entry = fit_entry(pairs, a, b, out, flavor=flavor, tests=named, near=near, description=about, seed=seed, say=_say)
+    print(entry)
+
+
+COMMANDS = {fit: "fit"}
+
+
+def _named_file(item: str) -> tuple[str, Path]:
+    name, equals, file = item.partition("=")
+    if not (name and equals and file):
+        raise BadInput(f"--test {item} is not NAME=FILE.")
+    return name, Path(file)
+
+
+def _say(message: str) -> None:
+    print(f"ea-jax: {message}", file=sys.stderr)

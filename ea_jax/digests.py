@@ -1,0 +1,27 @@
+"""Digests that name a file by its bytes and a parameter tree by its values."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from ea_jax.arrays import Params, leaf_paths
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def values_sha256(params: Params) -> str:
+    """SHA-256 over each leaf's path, dtype, shape and little-endian bytes, in path order, in hex.
+
+    It names the values: two checkpoints of other layout or compression but equal values agree.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in sorted(leaf_paths(params).items()):
+        value = np.asarray(leaf)
+        digest.update(f"{path} {value.dtype.name} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("<"))).tobytes())
+    return digest.hexdigest()

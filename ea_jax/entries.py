@@ -1,0 +1,148 @@
+"""Write a registry entry: parameters, quality part, facts and a model card, all or nothing."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ea_jax.checkpoint import save_params
+from ea_jax.evaluate import KEEP_SOURCE
+from ea_jax.fitting import Fitted
+from ea_jax.registry import Space
+
+ROWS = {
+    "store": "adapter, `purpose=\"store\"`",
+    "query": "adapter, `purpose=\"query\"`",
+    KEEP_SOURCE: "keep the source model on both sides",
+}
+
+
+def save_entry(
+    root: Path,
+    fitted: Fitted,
+    source: Space,
+    target: Space,
+    *,
+    flavor: str,
+    encoder: dict[str, Any],
+    metrics: dict[str, Any],
+    description: str,
+) -> Path:
+    """Write `<root>/<source>--<target>--<flavor>/`, replacing an entry of that name once the new one is whole.
+
+    Args:
+        root: The registry folder; it is made if it is not there.
+        fitted: What `fit` returned.
+        source: Space of the embeddings that come in.
+        target: Space that they go to.
+        flavor: Which of several adapters between the two.
+        encoder: Facts of the encoder it was fitted on, with their fingerprint.
+        metrics: By test set, what `evaluate` returned.
+        description: What the pairs were, for people.
+
+    Returns:
+        The entry's folder.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    entry = root / f"{source.alias}--{target.alias}--{flavor}".replace("/", "_")
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        new = Path(scratch) / entry.name
+        new.mkdir()
+        facts = {
+            "family": "linear",
+            "source": source.id,
+            "target": target.id,
+            "flavor": flavor,
+            "d_in": source.width,
+            "d_out": target.width,
+            "unit_norm": target.unit_norm,
+            "description": description,
+            "tags": [],
+            "encoder": encoder,
+            "training": fitted.report,
+            "metrics": metrics,
+            "params": save_params(new / "params", fitted.params),
+            "quality": {
+                "references": len(fitted.quality["references"]),
+                **save_params(new / "quality", fitted.quality),
+            },
+        }
+        (new / "entry.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
+        (new / "card.md").write_text(_card(facts, source.alias, target.alias), encoding="utf-8")
+        if entry.exists():
+            shutil.rmtree(entry)
+        new.rename(entry)
+    return entry
+
+
+def metrics_table(metrics: dict[str, Any], rows: dict[str, str]) -> str:
+    """Figures as a Markdown table: one row a map, one group of columns a test set."""
+    names = list(metrics)
+    head = ["", *(f"{name} cosine | {name} R@1 / 5 / 10" for name in names)]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: | ---: |" * len(names)]
+    for row, label in rows.items():
+        cells = [_cells(metrics[name][row]) for name in names]
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cells(figures: dict[str, float]) -> str:
+    cosine = f"{figures['cosine']:.3f}" if "cosine" in figures else ""
+    return f"{cosine} | " + " / ".join(f"{figures[f'recall@{k}']:.3f}" for k in (1, 5, 10))
+
+
+def _card(facts: dict[str, Any], source: str, target: str) -> str:
+    training = facts["training"]
+    store, query = training["store"], training["query"]
+    measured = (
+        f"""## Measured
+
+Mean cosine to the native vector, and the share of queries whose native top hit is among the first 1, 5 and 10, each
+query ranking a corpus of native {target} vectors. No test row, nor a near-duplicate of one, was fitted on.
+
+{metrics_table(facts["metrics"], ROWS)}
+
+"""
+        if facts["metrics"]
+        else ""
+    )
+    return f"""---
+library_name: ea_jax
+license: apache-2.0
+base_model: {facts["source"]}
+pipeline_tag: feature-extraction
+tags:
+- embeddings
+- embedding-adapter
+- jax
+- flax
+---
+
+# {source} to {target}, flavor {facts["flavor"]}
+
+One affine map from embeddings of `{facts["source"]}` (width {facts["d_in"]}) to the space of `{facts["target"]}`
+(width {facts["d_out"]}).
+
+```python
+from ea_jax import load
+
+adapt = load("{source}", "{target}", flavor="{facts["flavor"]}")
+y = adapt(adapt.params, x)
+```
+
+## Fitted on
+
+{facts["description"]} {training["pairs"]:,} pairs of {training["groups"]:,} groups; {training.get("near_duplicates", 0):,}
+more were left out as near-duplicates of test rows. Kind and settings were chosen on groups held out of the fit:
+
+- `store`: {store["kind"]}, {store["setting"]}, by mean cosine ({store["cosine"]:.3f} on held-out groups).
+- `query`: {query["kind"]}, {query["setting"]}, then whitening with exponent {query["exponent"]} and centred length
+  {query["length"]}, by mean reciprocal rank ({query["reciprocal_rank"]:.3f} on held-out groups).
+
+{measured}## Limits
+
+It knows what its pairs knew. Text of another kind, language or length is mapped less well: read the confidence, and judge
+the adapter on your own data. Scores of `query` vectors are for ranking and are not native similarities.
+"""

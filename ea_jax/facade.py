@@ -1,0 +1,92 @@
+"""The surface of the seed project, kept true: its examples run here with the imports changed and nothing else."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ea_jax.adapter import Adapter
+from ea_jax.arrays import ArrayIn
+from ea_jax.devices import find_device
+from ea_jax.encoder import Encoder
+from ea_jax.errors import BadInput
+from ea_jax.loading import check_fingerprint, load, load_encoder, load_quality
+from ea_jax.quality import Quality
+from ea_jax.registry import Entry, find_entry
+
+
+@dataclass(frozen=True)
+class EmbeddingAdapter:
+    """An adapter with its quality part, and its source encoder where texts are to be embedded.
+
+    Attributes:
+        entry: The registry entry it came from.
+        adapter: The pure function and its parameters.
+        quality: The scores and their parameters.
+        encoder: The source encoder; None until it is asked for.
+    """
+
+    entry: Entry
+    adapter: Adapter
+    quality: Quality
+    encoder: Encoder | None = None
+
+    @classmethod
+    def from_registry(
+        cls,
+        source: str,
+        target: str,
+        flavor: str | None = None,
+        *,
+        device: str | None = None,
+        huggingface_token: str | None = None,
+        load_source_encoder: bool = False,
+    ) -> "EmbeddingAdapter":
+        """Load an adapter by the names of its models.
+
+        Args:
+            source: Model that made the embeddings, by id or alias.
+            target: Model whose space they go to, by id or alias.
+            flavor: Which adapter of the pair; may be left out where there is one only.
+            device: JAX backend: cpu, gpu (or cuda) or tpu; the best one if None.
+            huggingface_token: For models behind a login; `HF_TOKEN` is used if None.
+            load_source_encoder: Whether to load the encoder too, so that `encode` takes texts.
+
+        Raises:
+            UnknownName, BadEntry, CorruptCheckpoint: As `ea_jax.load`.
+            BadInput: JAX has no such device here.
+        """
+        if huggingface_token:
+            os.environ["HF_TOKEN"] = huggingface_token
+        entry = find_entry(source, target, flavor)
+        names = {"source": source, "target": target, "flavor": entry.flavor}
+        place = jax.sharding.SingleDeviceSharding(find_device(device))
+        encoder = load_encoder(source) if load_source_encoder else None
+        if encoder:
+            check_fingerprint(entry, encoder)
+        return cls(entry, load(**names, sharding=place), load_quality(**names, sharding=place), encoder)
+
+    from_pair = from_registry
+
+    def encode_embeddings(self, x: Float[ArrayIn, "*batch d_in"]) -> Float[np.ndarray, "*batch d_out"]:
+        """Map source embeddings to the target space."""
+        return np.asarray(self.adapter(self.adapter.params, x))
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Float[np.ndarray, "n d_out"]:
+        """Embed texts with the source encoder and map them. Options are those of the encoder's call.
+
+        Raises:
+            BadInput: The adapter was loaded without its encoder.
+        """
+        if self.encoder is None:
+            raise BadInput("This adapter has no encoder: load it with load_source_encoder=True to embed texts.")
+        return self.encode_embeddings(self.encoder(texts, **options))
+
+    def score_source(self, x: Float[ArrayIn, "*batch d_in"]) -> dict[str, Float[np.ndarray, "*batch"]]:
+        """Quality scores of source embeddings by name; `confidence` is the one to read."""
+        scores = self.quality(self.quality.params, x)
+        return {name: np.asarray(value) for name, value in scores._asdict().items()}

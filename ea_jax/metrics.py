@@ -1,0 +1,48 @@
+"""Retrieval and agreement measures, exact and blocked: no query-by-corpus matrix is ever whole."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ea_jax.arrays import ArrayIn
+
+BLOCK = 256
+
+
+@jax.jit
+def top_hit(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"]) -> Int[Array, " n"]:
+    """Row of the corpus with the largest inner product, per query; the first row wins a tie."""
+    return jax.lax.map(lambda q: jnp.argmax(corpus @ q), jnp.asarray(queries), batch_size=BLOCK)
+
+
+@jax.jit
+def rank_of(
+    queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], hit: Int[ArrayIn, " n"]
+) -> Int[Array, " n"]:
+    """Place, from 1, of corpus row `hit[i]` when query i ranks the corpus by inner product.
+
+    Ties go to the earlier row, so a constant scorer gets no credit that its row order does not give it.
+    """
+    row = jnp.arange(len(corpus))
+
+    def one(query_and_hit):
+        query, i = query_and_hit
+        score = corpus @ query
+        return 1 + jnp.sum((score > score[i]) | ((score == score[i]) & (row < i)))
+
+    return jax.lax.map(one, (jnp.asarray(queries), jnp.asarray(hit)), batch_size=BLOCK)
+
+
+def recall_at(rank: Int[ArrayIn, " n"], k: int) -> Float[Array, ""]:
+    """Share of queries whose wanted row is among the first k; larger is better."""
+    return jnp.mean(jnp.asarray(rank) <= k, dtype=jnp.float32)
+
+
+def reciprocal_rank(rank: Int[ArrayIn, " n"]) -> Float[Array, ""]:
+    """Mean reciprocal rank; larger is better. Source: Voorhees 1999, TREC-8."""
+    return jnp.mean(1 / jnp.asarray(rank))
+
+
+def mean_cosine(a: Float[ArrayIn, "n d"], b: Float[ArrayIn, "n d"]) -> Float[Array, ""]:
+    """Mean cosine of row-aligned unit vectors; larger is better."""
+    return jnp.mean(jnp.sum(jnp.asarray(a) * b, axis=-1))

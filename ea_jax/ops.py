@@ -1,0 +1,79 @@
+"""Pure functions on embeddings. Shapes: `*batch` leading axes, `d` width, `m` reference rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ea_jax.errors import BadInput
+
+
+def check_embeddings(x: Any, width: int, model: str) -> None:
+    """Raise BadInput unless x is an array of floats whose last axis has the model's width."""
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise BadInput(f"Embeddings must be an array of floats, not {kind}. Try `np.asarray(x, np.float32)`.")
+    if not x.ndim or x.shape[-1] != width:
+        raise BadInput(
+            f"x has shape {x.shape}, but {model!r} embeddings have width {width}. "
+            "Did another model make them? `ea-jax list` shows what fits."
+        )
+
+
+
+def unit(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Each row scaled to length one, in float32 at least; a zero row stays zero and has a finite gradient."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squared = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)
+
+
+def mahalanobis(
+    x: Float[Array, "*batch d"], mean: Float[Array, " d"], whiten: Float[Array, "d d"]
+) -> Float[Array, "*batch"]:
+    """Distance of each embedding from a Gaussian fitted to in-domain data.
+
+    Args:
+        x: Embeddings, at the scale the statistics were fitted at.
+        mean: In-domain mean.
+        whiten: `W` such that `W @ W.T` is the inverse covariance.
+
+    Returns:
+        Distances in standard deviations; larger is further out of domain.
+        In-domain rows lie near `sqrt(d)`, not near 1.
+
+    Errors: raises nothing; a non-finite row scores non-finite, no other row does.
+    Source: Lee et al. 2018, arXiv:1807.03888 (one class, no perturbation).
+    """
+    return jnp.linalg.norm((x - jnp.broadcast_to(mean, x.shape)) @ whiten, axis=-1)
+
+
+def nearest_distance(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch"]:
+    """Chord length `sqrt(2 - 2 cos)` from each unit row to the nearest unit reference.
+
+    Returns:
+        Distances from 0 (the same direction) to 2 (the opposite one); larger is further.
+
+    Errors: raises nothing; a non-finite row scores non-finite, no other row does.
+    """
+    cosine = jnp.max(x @ references.T, axis=-1)
+    return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))
+
+
+def distance_confidence(
+    distance: Float[Array, "*batch"], p95: Float[Array, ""], p99: Float[Array, ""]
+) -> Float[Array, "*batch"]:
+    """Logistic of a distance that is 0.8 at the 95th percentile of in-domain rows and 0.2 at the 99th.
+
+    Returns:
+        Confidences between 0 and 1; larger is better.
+    """
+    slope = 2 * jnp.log(4.0) / (p99 - p95)
+    return jax.nn.sigmoid(-slope * (distance - (p95 + p99) / 2))
+
+
+def mean_pool(hidden: Float[Array, "*batch t d"], mask: Float[Array, "*batch t"]) -> Float[Array, "*batch d"]:
+    """Mean of the token vectors whose mask is one. A row without any token gives zeros."""
+    total = jnp.einsum("...td,...t->...d", hidden, mask)
+    return total / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)

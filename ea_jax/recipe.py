@@ -1,0 +1,137 @@
+"""From files of pairs to a registry entry: read, embed where needed, keep test rows out, fit, measure, write."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ea_jax.adapter import Adapter
+from ea_jax.encoder import Encoder
+from ea_jax.entries import save_entry
+from ea_jax.errors import BadInput, FingerprintMismatch
+from ea_jax.evaluate import KS, HeldOut, evaluate
+from ea_jax.fitting import Fitted, fit, near_duplicates
+from ea_jax.loading import PURPOSES, load_encoder, of_purpose
+from ea_jax.registry import Space
+from ea_jax.spec import Spec
+from ea_jax.tables import Pairs, read_pairs
+
+SPOT_CHECKS = 8
+
+
+def fit_entry(
+    pairs: Sequence[Path],
+    source: Space,
+    target: Space,
+    out: Path,
+    *,
+    flavor: str,
+    tests: Mapping[str, Path],
+    near: float,
+    description: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> Path:
+    """Fit an adapter on the pairs of files and write it as a registry entry.
+
+    Args:
+        pairs: Files of pairs, as `read_pairs` takes them.
+        source: Space of x, or of the encoder that embeds the texts.
+        target: Space of y.
+        out: Registry folder.
+        flavor: Which of several adapters between the two.
+        tests: Files of test pairs by name, with a column `query`.
+        near: Cosine to a test query, in either space, from which a training pair is left out.
+        description: What the pairs were, for people.
+        seed: Of all sampling; one seed gives one result.
+        say: Told what is going on.
+
+    Returns:
+        The entry's folder.
+
+    Raises:
+        BadInput: A file, a column or a vector is not what it should be, or there are too few pairs.
+        FingerprintMismatch: The column x does not hold what the source encoder makes of the column text.
+    """
+    encoder = load_encoder(source.id) if source.local else None
+    train = _embedded(read_pairs(pairs), str(pairs[0]), source, target, encoder)
+    held_out = {
+        name: _held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path))
+        for name, path in tests.items()
+    }
+    say(f"{len(train.y):,} pairs read")
+    kept = ~np.zeros(len(train.y), bool)
+    for test in held_out.values():
+        kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
+    groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
+    say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
+    fitted = fit(train.x[kept], train.y[kept], groups=groups, seed=seed)
+    report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
+    metrics = {name: evaluate(test, _outputs(fitted, source, target, test)) for name, test in held_out.items()}
+    facts = encoder.spec.facts() if encoder else _provider_facts(source)
+    return save_entry(
+        out,
+        fitted._replace(report=report),
+        source,
+        target,
+        flavor=flavor,
+        encoder=facts,
+        metrics=metrics,
+        description=description,
+    )
+
+
+def _embedded(pairs: Pairs, where: str, source: Space, target: Space, encoder: Encoder | None) -> Any:
+    """Pairs whose x is there, of the right widths and lengths; texts are embedded, given vectors spot-checked."""
+    if pairs.x is None:
+        if encoder is None or pairs.text is None:
+            raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
+        pairs = replace(pairs, x=encoder(pairs.text, show_progress=True))
+    elif encoder is not None and pairs.text is not None:
+        rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
+        worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * _unit(pairs.x[rows]), axis=1))
+        if worst < 0.999:
+            raise FingerprintMismatch(
+                f"{where}: column x is not what {source.id} makes of column text (cosine {worst:.3f} in a spot check). "
+                "Leave x out to have the texts embedded here."
+            )
+    for name, vectors, space in (("x", pairs.x, source), ("y", pairs.y, target)):
+        _check_vectors(f"{where}, column {name}", vectors, space)
+    return pairs
+
+
+def _check_vectors(where: str, vectors: np.ndarray, space: Space) -> None:
+    if vectors.shape[1] != space.width:
+        raise BadInput(f"{where} has width {vectors.shape[1]}, but {space.id} has width {space.width}.")
+    if space.unit_norm:
+        off = np.abs(np.linalg.norm(vectors, axis=1) - 1) > 0.01
+        if off.any():
+            raise BadInput(f"{where}, row {off.argmax()}: the vector has not length one, as those of {space.id} have.")
+
+
+def _held_out(pairs: Any, where: str) -> HeldOut:
+    if pairs.query is None:
+        raise BadInput(f"{where} needs a boolean column query: true for the rows that ask, false for the corpus.")
+    asks = pairs.query
+    if not asks.any() or (~asks).sum() < max(KS):
+        raise BadInput(f"{where} has {asks.sum()} queries and a corpus of {(~asks).sum()}; it needs 1 and {max(KS)}.")
+    return HeldOut(pairs.x[asks], pairs.y[asks], pairs.x[~asks], pairs.y[~asks])
+
+
+def _outputs(fitted: Fitted, source: Space, target: Space, test: HeldOut) -> dict[str, Float[np.ndarray, "n d_out"]]:
+    spec = Spec("linear", source.id, target.id, source.width, target.width, target.unit_norm)
+    adapt = Adapter(spec, of_purpose(fitted.params, "store"))
+    return {purpose: np.asarray(adapt(of_purpose(fitted.params, purpose), test.x)) for purpose in PURPOSES}
+
+
+def _provider_facts(source: Space) -> dict[str, Any]:
+    """Facts of a model that runs elsewhere: its id is all that is known."""
+    return {"model": source.id, "fingerprint": hashlib.sha256(source.id.encode()).hexdigest()[:16]}
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -1,0 +1,207 @@
+"""Model spaces and registry entries as files on disk: names, facts and digests, read without JAX."""
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ea_jax.errors import BadEntry, UnknownName, nearest
+from ea_jax.spec import Purpose, Spec
+
+PACKAGE = Path(__file__).parent
+BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
+
+
+@dataclass(frozen=True)
+class Space:
+    """A model's embedding space. Attributes are the keys of `spaces.toml`, which explains them."""
+
+    id: str
+    width: int
+    unit_norm: bool
+    local: bool
+    aliases: tuple[str, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""
+    package: str = ""
+    folder: str = ""
+
+    @property
+    def alias(self) -> str:
+        """The shortest way to name it: its first alias, or its id."""
+        return self.aliases[0] if self.aliases else self.id
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published adapter: the facts of its `entry.toml`.
+
+    Attributes:
+        path: Its folder, which holds `entry.toml`, `card.md`, `params/` and `quality/`.
+        family: Which module computes it.
+        source: Full id of the model whose embeddings come in.
+        target: Full id of the model whose space they go to.
+        flavor: Which of several adapters between the two.
+        d_in: Width of the source embeddings.
+        d_out: Width of the target embeddings.
+        unit_norm: Whether outputs have length one.
+        encoder: The facts of the encoder it was fitted on, with their `fingerprint`.
+        params: `sha256` of the parameter values, and each file's `bytes` and `sha256`.
+        quality: The same of its quality part, and the number of `references`.
+        metrics: Measured figures by test set, then by row.
+        training: What it was fitted on, and what was chosen.
+        description: One sentence for people.
+        tags: Free labels; `pro` marks a paid adapter.
+    """
+
+    path: Path
+    family: str
+    source: str
+    target: str
+    flavor: str
+    d_in: int
+    d_out: int
+    unit_norm: bool
+    encoder: Mapping[str, Any]
+    params: Mapping[str, Any]
+    quality: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    training: Mapping[str, Any]
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, `<source>--<target>--<flavor>`."""
+        return self.path.name
+
+    def spec(self, purpose: Purpose) -> Spec:
+        """The static part of the adapter that this entry stores."""
+        fingerprint = self.encoder["fingerprint"]
+        return Spec(
+            self.family, self.source, self.target, self.d_in, self.d_out, self.unit_norm, purpose, fingerprint
+        )
+
+
+def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Registry folders in the order they are searched: `root` alone if given, else $EA_JAX_REGISTRY, then the bundled one.
+
+    Raises:
+        BadEntry: A folder does not exist.
+    """
+    if root is not None:
+        found = [Path(root)]
+    else:
+        found = [Path(part) for part in os.environ.get("EA_JAX_REGISTRY", "").split(os.pathsep) if part] + [BUNDLED]
+    for folder in found:
+        if not folder.is_dir():
+            raise BadEntry(f"The registry folder {folder} does not exist. Check root= and $EA_JAX_REGISTRY.")
+    return found
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
+
+
+def _build(kind: type, facts: dict[str, Any], where: Path) -> Any:
+    """A dataclass from the keys of a file, each of which must be there, be known and be of its type."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    optional = {key for key, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
+    faults = {
+        "lacks": sorted(fields.keys() - facts.keys() - optional),
+        "has unknown": sorted(facts.keys() - fields.keys()),
+        "has the wrong type for": sorted(
+            key for key in fields.keys() & facts.keys() if not isinstance(facts[key], _plain(fields[key].type))
+        ),
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in faults.items() if keys)
+        raise BadEntry(f"{where} {told}. Mend the keys, or fetch the file again with the ea_jax that wrote it.")
+    return kind(**facts)
+
+
+def _plain(annotation: Any) -> type:
+    return getattr(annotation, "__origin__", annotation)
+
+
+def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
+    """Every known space: those of `root` first, then the bundled ones."""
+    found: dict[str, Space] = {}
+    for folder in [*roots(root), BUNDLED]:
+        path = folder / "spaces.toml"
+        for facts in _read_toml(path).get("space", []) if path.exists() else []:
+            space = _build(Space, facts, path)
+            found.setdefault(space.id, space)
+    return list(found.values())
+
+
+def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
+    """The space of a full id or an alias, in any letter case.
+
+    Raises:
+        UnknownName: No space has the name; the message lists the nearest.
+    """
+    known = spaces(root)
+    for space in known:
+        if name.lower() in (space.id.lower(), *(alias.lower() for alias in space.aliases)):
+            return space
+    names = [name for space in known for name in (space.id, *space.aliases)]
+    raise UnknownName(f"No model space is named {name!r}. {nearest(name, names)} `ea-jax registry` lists them all.")
+
+
+def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """Every adapter of the registries; of two with one name, the one in the earlier registry."""
+    found: dict[str, Entry] = {}
+    for folder in roots(root):
+        for path in sorted(folder.glob("*/entry.toml")):
+            entry = _build(Entry, {**_read_toml(path), "path": path.parent}, path)
+            found.setdefault(entry.name, entry)
+    return list(found.values())
+
+
+def find_entry(
+    source: str, target: str, flavor: str | None = None, root: str | os.PathLike[str] | None = None
+) -> Entry:
+    """The adapter between two spaces, by full id or alias; the flavor may be left out where there is one only.
+
+    Raises:
+        UnknownName: A space, the pair or the flavor is not there; or several flavors are and none was named.
+    """
+    a, b = find_space(source, root), find_space(target, root)
+    known = entries(root)
+    pair = {entry.flavor: entry for entry in known if (entry.source, entry.target) == (a.id, b.id)}
+    if not pair:
+        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
+        raise UnknownName(
+            f"No adapter goes from {a.alias} to {b.alias}. {nearest(f'{a.alias} to {b.alias}', routes)} "
+            "`ea-jax fit` makes one from pairs."
+        )
+    if flavor is None and len(pair) > 1:
+        raise UnknownName(f"{a.alias} to {b.alias} has several flavors: name one of {', '.join(sorted(pair))}.")
+    if flavor is not None and flavor not in pair:
+        raise UnknownName(f"{a.alias} to {b.alias} has no flavor {flavor!r}. {nearest(flavor, pair)}")
+    return pair[flavor] if flavor is not None else next(iter(pair.values()))
+
+
+def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
+    """The adapter of a folder name, as `ea-jax list` shows it.
+
+    Raises:
+        UnknownName: No adapter has the name.
+    """
+    known = {entry.name: entry for entry in entries(root)}
+    if name not in known:
+        raise UnknownName(f"No adapter is named {name!r}. {nearest(name, known)} `ea-jax list` shows them.")
+    return known[name]
+
+
+def about() -> dict[str, Any]:
+    """News and links of the bundled registry."""
+    return _read_toml(BUNDLED / "about.toml")

@@ -1,0 +1,161 @@
+"""Closed-form fits of y ~ x W + b from moments, which add up over blocks, files and folds.
+
+Products are taken in float32 on whatever device JAX has, block by block, and summed in float64 on the host, where the
+small systems (the widths of the models) are solved. The number of pairs is not bounded by memory.
+"""
+
+from functools import reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+from ea_jax.arrays import ArrayIn
+from ea_jax.ops import unit
+
+BLOCK = 8192
+
+
+class Moments(NamedTuple):
+    """Sums over n pairs: all that a linear fit needs of them."""
+
+    n: float
+    x: Float64[np.ndarray, " d_in"]
+    y: Float64[np.ndarray, " d_out"]
+    xx: Float64[np.ndarray, "d_in d_in"]
+    xy: Float64[np.ndarray, "d_in d_out"]
+    yy: Float64[np.ndarray, "d_out d_out"]
+
+    def plus(self, other: "Moments") -> "Moments":
+        """Moments of both sets of pairs together."""
+        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Covariance(NamedTuple):
+    """Means and centred second moments, per pair."""
+
+    x_mean: Float64[np.ndarray, " d_in"]
+    y_mean: Float64[np.ndarray, " d_out"]
+    xx: Float64[np.ndarray, "d_in d_in"]
+    xy: Float64[np.ndarray, "d_in d_out"]
+    yy: Float64[np.ndarray, "d_out d_out"]
+
+
+class Affine(NamedTuple):
+    """The map `y = x @ kernel + bias`."""
+
+    kernel: Float64[np.ndarray, "d_in d_out"]
+    bias: Float64[np.ndarray, " d_out"]
+
+
+@jax.jit
+def _products(x: Float[Array, "n d_in"], y: Float[Array, "n d_out"]) -> tuple[Array, ...]:
+    with jax.default_matmul_precision("highest"):
+        return x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y
+
+
+def moments(x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"]) -> Moments:
+    """Moments of row-aligned pairs, streamed in blocks."""
+    blocks = [
+        Moments(len(part), *(np.asarray(s, np.float64) for s in _products(part, y[start : start + BLOCK])))
+        for start in range(0, len(x), BLOCK)
+        for part in [x[start : start + BLOCK]]
+    ]
+    return reduce(Moments.plus, blocks)
+
+
+def covariance(m: Moments) -> Covariance:
+    """Means and centred second moments: `C_ab = E[a b^T] - E[a] E[b]^T`."""
+    x, y = m.x / m.n, m.y / m.n
+    return Covariance(x, y, m.xx / m.n - np.outer(x, x), m.xy / m.n - np.outer(x, y), m.yy / m.n - np.outer(y, y))
+
+
+def _centred(kernel: Float64[np.ndarray, "d_in d_out"], c: Covariance) -> Affine:
+    return Affine(kernel, c.y_mean - c.x_mean @ kernel)
+
+
+def mean_only(c: Covariance) -> Affine:
+    """The constant map to the mean target: what any fit has to beat."""
+    return _centred(np.zeros_like(c.xy), c)
+
+
+def ridge(c: Covariance, penalty: float) -> Affine:
+    """Ridge regression on centred pairs, `W = (C_xx + penalty * t I)^-1 C_xy` with t the mean eigenvalue of C_xx.
+
+    Source: Hoerl and Kennard 1970; the penalty is relative, so that it means the same at every scale.
+    """
+    t = np.trace(c.xx) / len(c.xx)
+    return _centred(np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), c.xy), c)
+
+
+def procrustes(c: Covariance, scale: str) -> Affine:
+    """Orthogonal Procrustes on centred pairs, `W = s U V^T` with `U S V^T = C_xy`.
+
+    Args:
+        scale: `least-squares` for `s = tr(S) / tr(C_xx)`, or `target-length` for `s = sqrt(tr(C_yy) / tr(C_xx))`,
+            which gives the centred part the length that native vectors have.
+
+    Source: Schönemann 1966; Gower and Dijksterhuis 2004, for unequal widths.
+    """
+    u, s, vt = np.linalg.svd(c.xy, full_matrices=False)
+    factor = {"least-squares": s.sum() / np.trace(c.xx), "target-length": np.sqrt(np.trace(c.yy) / np.trace(c.xx))}
+    return _centred(factor[scale] * (u @ vt), c)
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues of the target covariance, the mean one taken as 1, and its eigenvectors in columns."""
+
+    values: Float64[np.ndarray, " d_out"]
+    vectors: Float64[np.ndarray, "d_out d_out"]
+
+
+def target_spectrum(c: Covariance) -> Spectrum:
+    """Eigendecomposition of `C_yy / t`, with t its mean eigenvalue."""
+    return Spectrum(*np.linalg.eigh(c.yy * (len(c.yy) / np.trace(c.yy))))
+
+
+def whitened(
+    a: Affine, c: Covariance, s: Spectrum, *, exponent: float, length: float, shrinkage: float = 0.1
+) -> Affine:
+    """The map with its centred output passed through a partial whitening of the target covariance.
+
+    `y = mu + f (x W + b - mu) (C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy and f such that the
+    centred part has `length` times the root mean square length that it has in native vectors.
+
+    Regression shrinks towards the mean and the leading directions of the target, which makes hubs: rows that are near to
+    every query. Whitening undoes that, and a longer centred part undoes the pull of the mean.
+
+    Source: Radovanović et al. 2010 on hubs; Mu and Viswanath 2018, arXiv:1702.01417, on leading directions.
+    """
+    power = (np.maximum(s.values, 0) + shrinkage) ** -exponent
+    kernel, centre = ((m @ s.vectors * power) @ s.vectors.T for m in (a.kernel, a.bias - c.y_mean))
+    ours = np.sum(kernel * (c.xx @ kernel))
+    f = length * np.sqrt(np.trace(c.yy) / ours)
+    return Affine(f * kernel, c.y_mean + f * centre)
+
+
+def inverse_root(c: Float64[np.ndarray, "d d"], shrinkage: float) -> Float64[np.ndarray, "d d"]:
+    """`W` such that `W W^T = (C + shrinkage * t I)^-1`, with t the mean eigenvalue of C."""
+    t = np.trace(c) / len(c)
+    eigenvalues, vectors = np.linalg.eigh(c)
+    return vectors / np.sqrt(np.maximum(eigenvalues, 0) + shrinkage * t)
+
+
+@jax.jit
+def _lloyd(x: Float[Array, "n d"], centres: Float[Array, "m d"]) -> Float[Array, "m d"]:
+    """One round of spherical k-means; a centre that no row is nearest to stays where it is."""
+    label = jax.lax.map(lambda row: jnp.argmax(centres @ row), x, batch_size=1024)
+    total = jax.ops.segment_sum(x, label, num_segments=len(centres))
+    return unit(jnp.where(jnp.any(total != 0, axis=-1, keepdims=True), total, centres))
+
+
+def cluster_centres(x: Float[ArrayIn, "n d"], m: int, *, seed: int = 0, rounds: int = 20) -> Float[Array, "m d"]:
+    """Unit-length centres of m clusters of unit rows (all rows, where there are no more than m).
+
+    Source: Dhillon and Modha 2001, spherical k-means, from a random sample of the rows.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(x))[:m]
+    centres = unit(jnp.asarray(x[np.sort(chosen)]))
+    return reduce(lambda c, _: _lloyd(jnp.asarray(x), c), range(rounds), centres)

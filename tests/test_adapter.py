@@ -1,0 +1,145 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ea_jax.adapter import _forward
+from ea_jax.arrays import leaf_paths
+from ea_jax.errors import BadEntry, BadInput
+from ea_jax.loading import load
+from ea_jax.models import abstract_params, build
+from ea_jax.spec import Spec
+
+MESH = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def on_two_devices(f):
+    def run(params, x):
+        rows = jax.device_put(x, NamedSharding(MESH, PartitionSpec("rows")))
+        y = f(jax.device_put(params, NamedSharding(MESH, PartitionSpec())), rows)
+        assert len(y.sharding.device_set) == 2
+        return y
+
+    return run
+
+
+def by_gradient(f):
+    """The answer, by the gradient of its inner product with a free vector."""
+
+    def run(params, x):
+        free = jnp.zeros((len(x), f.spec.d_out))
+        return jax.grad(lambda v: jnp.sum(v * f(params, x)))(free)
+
+    return run
+
+
+def donated(f):
+    run = jax.jit(lambda params, x: f(params, x), donate_argnums=1)
+    return lambda params, x: run(params, x.copy())
+
+
+WAYS = {
+    "jit": jax.jit,
+    "jit of the object": lambda f: partial(jax.jit(lambda adapter, params, x: adapter(params, x)), f),
+    "vmap": lambda f: jax.vmap(f, in_axes=(None, 0)),
+    "grad": by_gradient,
+    "lax.map": lambda f: lambda params, x: jax.lax.map(lambda row: f(params, row), x),
+    "two devices": on_two_devices,
+    "donated": donated,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")  # a wider output cannot reuse a narrow input
+@pytest.mark.parametrize("way", WAYS)
+def test_every_transform_gives_the_plain_answer(adapt, way, key):
+    x = jax.random.normal(key, (6, 8))
+    np.testing.assert_allclose(WAYS[way](adapt)(adapt.params, x), adapt(adapt.params, x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_answer_is_the_affine_map_of_the_stored_values(adapt, key):
+    x = np.asarray(jax.random.normal(key, (2, 3, 8)), np.float64)
+    y = x @ np.asarray(adapt.params["out"]["kernel"], np.float64) + np.asarray(adapt.params["out"]["bias"])
+    wanted = y / np.linalg.norm(y, axis=-1, keepdims=True)
+    np.testing.assert_allclose(adapt(adapt.params, x.astype(np.float32)), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_gives_the_plain_answer_to_its_own_precision(adapt, key):
+    x = jax.random.normal(key, (6, 8))
+    small = jax.tree.map(lambda a: a.astype(jnp.bfloat16), adapt)
+    y = small(small.params, x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    # inputs, parameters and output are each rounded to 8 bits: three roundings of at most 2^-9 of vectors of length one
+    np.testing.assert_allclose(y.astype(jnp.float32), adapt(adapt.params, x), atol=3 * 2**-8)
+    assert small(small.params, x).dtype == jnp.float32
+
+
+def test_gradients_of_the_parameters_match_finite_differences(adapt, key):
+    x = jax.random.normal(key, (4, 8))
+    wanted = jax.random.normal(jax.random.key(1), (4, 12))
+
+    def loss(params):
+        return jnp.mean(jnp.square(adapt(params, x) - wanted))
+
+    gradient, step = jax.grad(loss)(adapt.params)["out"]["bias"], 1e-2
+    for i in (0, 7):
+        up, down = (jax.tree.map(jnp.copy, adapt.params) for _ in range(2))
+        up["out"]["bias"] = up["out"]["bias"].at[i].add(step)
+        down["out"]["bias"] = down["out"]["bias"].at[i].add(-step)
+        assert gradient[i] == pytest.approx(float(loss(up) - loss(down)) / (2 * step), rel=2e-2, abs=1e-4)
+
+
+def test_a_call_reads_the_parameters_it_is_given_and_no_others(adapt, key):
+    x = jax.random.normal(key, (2, 8))
+    zeros = jax.tree.map(jnp.zeros_like, adapt.params)
+    assert np.all(np.asarray(adapt(zeros, x)) == 0)
+
+
+def test_an_equal_spec_never_recompiles(toy_root, key):
+    x = jax.random.normal(key, (5, 8))
+    compiled = []
+    for purpose in ("store", "query", "store"):
+        other = load("toy/source", "toy/target", purpose=purpose, root=toy_root)
+        other(other.params, x)
+        compiled.append(_forward._cache_size())
+    assert len(set(compiled)) == 1
+
+
+def test_a_mapped_adapter_is_still_an_adapter(adapt):
+    double = jax.tree.map(lambda a: 2 * a, adapt)
+    assert type(double) is type(adapt)
+    assert double.spec == adapt.spec
+    assert jax.tree.leaves(adapt)[0] is adapt.params["out"]["bias"]
+
+
+def test_another_models_width_is_refused_with_both_widths(adapt):
+    with pytest.raises(BadInput, match=r"shape \(2, 5\).*'toy/source' embeddings have width 8"):
+        adapt(adapt.params, np.ones((2, 5), np.float32))
+
+
+def test_the_two_purposes_are_two_maps_of_one_shape(toy_root, key):
+    x = jax.random.normal(key, (4, 8))
+    store, query = (load("toy-a", "toy-b", purpose=purpose, root=toy_root) for purpose in ("store", "query"))
+    assert jax.tree.map(jnp.shape, store.params) == jax.tree.map(jnp.shape, query.params)
+    assert not np.allclose(store(store.params, x), query(query.params, x), atol=1e-3)
+
+
+def test_parameters_go_where_the_sharding_says(toy_root):
+    replicated = NamedSharding(MESH, PartitionSpec())
+    adapter = load("toy-a", "toy-b", sharding=replicated, root=toy_root)
+    assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(adapter))
+
+
+def test_the_abstract_parameters_are_what_init_would_make():
+    spec = Spec("linear", "a", "b", 3, 5)
+    real = build(spec).init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    assert {k: v.shape for k, v in leaf_paths(real).items()} == {
+        k: v.shape for k, v in leaf_paths(abstract_params(spec)).items()
+    }
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(BadEntry, match="'linaer'. Did you mean linear"):
+        build(Spec("linaer", "a", "b", 3, 5))

@@ -1,0 +1,122 @@
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from ea_jax.checkpoint import load_params, save_params
+from ea_jax.digests import values_sha256
+from ea_jax.errors import CorruptCheckpoint
+
+TREE = {
+    "out": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "bias": np.linspace(0, 1, 4, dtype=np.float32)},
+    "scale": np.asarray(2.5, ml_dtypes.bfloat16),
+}
+KERNEL = "out.kernel/0.0"
+
+
+def shapes(tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "params"
+    return path, save_params(path, TREE)
+
+
+def test_what_was_saved_comes_back_bit_for_bit(saved):
+    found = load_params(*saved, shapes(TREE))
+    assert jax.tree.structure(found) == jax.tree.structure(TREE)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(TREE), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), b)
+
+
+def test_it_is_an_ordinary_orbax_checkpoint(saved):
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(saved[0])
+    np.testing.assert_array_equal(found["out"]["kernel"], TREE["out"]["kernel"])
+
+
+def test_it_does_not_say_where_it_was_made(saved, tmp_path):
+    for file in saved[0].rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_saving_twice_replaces_the_first_and_leaves_nothing_else(tmp_path):
+    save_params(tmp_path / "params", {"old": np.zeros(3)})
+    record = save_params(tmp_path / "params", TREE)
+    assert [p.name for p in tmp_path.iterdir()] == ["params"]
+    assert load_params(tmp_path / "params", record, shapes(TREE))
+
+
+def change(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "a changed byte": (lambda path: change(path / KERNEL), r"0\.0 was changed: its SHA-256 is"),
+    "a truncated file": (lambda path: (path / KERNEL).write_bytes(b"abc"), r"0\.0 is cut short: 3 bytes where"),
+    "a grown file": (lambda path: (path / KERNEL).write_bytes(bytes(9999)), r"0\.0 is too long: 9999 bytes"),
+    "a missing leaf": (lambda path: shutil.rmtree(path / "out.kernel"), r"out\.kernel.* is missing"),
+    "no metadata": (lambda path: (path / "_METADATA").unlink(), r"_METADATA is missing"),
+    "nothing at all": (shutil.rmtree, r"is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_an_error_that_names_the_file(saved, damage):
+    path, record = saved
+    break_it, told = DAMAGE[damage]
+    break_it(path)
+    with pytest.raises(CorruptCheckpoint, match=told):
+        load_params(path, record, shapes(TREE))
+
+
+MISFITS = {
+    "a leaf too few": ({**TREE, "more": np.zeros(2)}, "lacks more"),
+    "a leaf too many": ({"out": TREE["out"]}, "has unknown scale"),
+    "a wrong shape": ({**TREE, "scale": np.zeros(3, ml_dtypes.bfloat16)}, r"scale has shape \(\) where \(3,\)"),
+    "a wrong dtype": ({**TREE, "scale": np.float32(0)}, "scale has dtype bfloat16 where float32"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_tree_that_does_not_fit_is_an_error_that_names_the_leaf(saved, misfit):
+    wanted, told = MISFITS[misfit]
+    with pytest.raises(CorruptCheckpoint, match=told):
+        load_params(*saved, shapes(wanted))
+
+
+def test_other_values_under_a_true_file_list_are_refused(saved):
+    path, record = saved
+    with pytest.raises(CorruptCheckpoint, match="parameter values"):
+        load_params(path, record | {"sha256": "0" * 64}, shapes(TREE))
+
+
+def test_files_that_orbax_cannot_read_are_refused(tmp_path):
+    path = tmp_path / "params"
+    path.mkdir()
+    (path / "_METADATA").write_text("{")
+    with pytest.raises(CorruptCheckpoint, match="not an orbax checkpoint"):
+        load_params(path, {"sha256": "", "files": {}}, shapes(TREE))
+
+
+def test_the_digest_of_values_sees_paths_dtypes_shapes_and_bytes_and_nothing_else():
+    plain = values_sha256(TREE)
+    assert plain == values_sha256(jax.tree.map(jnp.asarray, TREE))
+    assert plain == values_sha256(dict(reversed(TREE.items())))
+    kernel = TREE["out"]["kernel"]
+    others = [
+        {**TREE, "scale": np.asarray(2.5, np.float32)},
+        {"in": TREE["out"], "scale": TREE["scale"]},
+        {**TREE, "out": TREE["out"] | {"kernel": kernel.reshape(4, 3)}},
+        {**TREE, "out": TREE["out"] | {"kernel": np.nextafter(kernel, np.float32(99))}},
+    ]
+    assert len({plain, *map(values_sha256, others)}) == 5

@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ea_jax.errors import BadInput
+from ea_jax.loading import load_quality
+from tests.conftest import toy_pairs, unit_rows
+from tests.test_adapter import on_two_devices
+
+
+@pytest.fixture(scope="module")
+def judge(toy_root):
+    return load_quality("toy-a", "toy-b", root=toy_root)
+
+
+def test_scores_are_the_stated_formulas(judge):
+    x = unit_rows(np.random.default_rng(1), 5, 8)
+    p = {name: np.asarray(value, np.float64) for name, value in judge.params.items()}
+    maha = np.linalg.norm((x - p["mean"]) @ p["whiten"], axis=1)
+    knn = np.linalg.norm(x[:, None] - p["references"][None], axis=-1).min(1)
+
+    def confidence(d, p95, p99):
+        return 1 / (1 + np.exp(2 * np.log(4) / (p99 - p95) * (d - (p95 + p99) / 2)))
+
+    conf_maha = confidence(maha, p["maha_p95"], p["maha_p99"])
+    conf_knn = confidence(knn, p["knn_p95"], p["knn_p99"])
+    wanted = (maha, knn, conf_maha, conf_knn, np.minimum(conf_maha, conf_knn))
+    for found, want in zip(judge(judge.params, x), wanted, strict=True):
+        np.testing.assert_allclose(found, want, rtol=2e-3, atol=2e-4)
+
+
+def test_rows_like_those_it_was_fitted_on_are_above_the_threshold(judge):
+    near = judge(judge.params, toy_pairs()[0])
+    assert np.mean(np.asarray(near.conf_maha) > 0.8) > 0.9
+    assert np.mean(np.asarray(near.conf_knn) > 0.8) > 0.9
+
+
+WAYS = {
+    "jit": jax.jit,
+    "vmap": lambda f: jax.vmap(f, in_axes=(None, 0)),
+    "lax.map": lambda f: lambda params, x: jax.lax.map(lambda row: f(params, row), x),
+    "two devices": lambda f: on_two_devices(lambda params, x: f(params, x).confidence),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_transform_gives_the_plain_scores(judge, way):
+    x = jnp.asarray(unit_rows(np.random.default_rng(1), 6, 8))
+    plain, found = judge(judge.params, x), WAYS[way](judge)(judge.params, x)
+    pairs = zip(found, plain, strict=True) if isinstance(found, tuple) else [(found, plain.confidence)]
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_scores_have_a_gradient(judge):
+    x = jnp.asarray(unit_rows(np.random.default_rng(1), 3, 8))
+    assert np.all(np.isfinite(jax.grad(lambda x: judge(judge.params, x).confidence.sum())(x)))
+
+
+def test_a_row_that_is_not_finite_gets_no_confidence_and_spoils_no_other(judge):
+    x = unit_rows(np.random.default_rng(1), 3, 8)
+    x[1, 0] = np.nan
+    confidence = np.asarray(judge(judge.params, x).confidence)
+    assert list(np.isfinite(confidence)) == [True, False, True]
+
+
+def test_length_does_not_matter(judge):
+    x = unit_rows(np.random.default_rng(1), 3, 8)
+    np.testing.assert_allclose(judge(judge.params, 5 * x).mahalanobis, judge(judge.params, x).mahalanobis, rtol=1e-4)
+
+
+def test_another_models_width_is_refused(judge):
+    with pytest.raises(BadInput, match="width 8"):
+        judge(judge.params, np.ones((2, 5), np.float32))

@@ -1,0 +1,95 @@
+import pytest
+
+from ea_jax import registry
+from ea_jax.errors import BadEntry, BadInput, UnknownName
+from ea_jax.loading import load, load_quality
+from tests.conftest import TOY_SPACES, write_toy_registry
+
+
+@pytest.fixture(scope="module")
+def two_flavors(tmp_path_factory):
+    return write_toy_registry(tmp_path_factory.mktemp("flavors") / "registry", ("small", "large"))
+
+
+def test_aliases_and_full_ids_name_the_same_space_in_any_case():
+    names = ["minilm", "MiniLM", "all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2"]
+    assert len({registry.find_space(name).id for name in names}) == 1
+
+
+def test_no_name_stands_for_two_spaces():
+    names = [name.lower() for space in registry.spaces() for name in (space.id, *space.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_aliases_and_full_ids_load_the_same_adapter(toy_root):
+    assert load("toy-a", "toy-b", root=toy_root).spec == load("toy/source", "TOY/Target", root=toy_root).spec
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "flavor", "told"),
+    [
+        ("toy-aa", "toy-b", None, r"No model space is named 'toy-aa'. Did you mean toy-a"),
+        ("toy-a", "zzz", None, r"No model space is named 'zzz'. Known: "),
+        ("toy-b", "toy-a", None, r"No adapter goes from toy-b to toy-a. Did you mean toy-a to toy-b\?.*ea-jax fit"),
+        ("toy-a", "toy-b", "smal", r"no flavor 'smal'. Did you mean small\?"),
+        ("toy-a", "toy-b", None, r"several flavors: name one of large, small"),
+    ],
+)
+def test_an_unknown_or_unclear_name_gets_the_nearest_ones(two_flavors, source, target, flavor, told):
+    with pytest.raises(UnknownName, match=told):
+        load(source, target, flavor=flavor, root=two_flavors)
+
+
+def test_a_flavor_is_found_by_name_and_may_be_left_out_where_it_is_alone(two_flavors, toy_root):
+    assert registry.find_entry("toy-a", "toy-b", "large", two_flavors).name == "toy-a--toy-b--large"
+    assert registry.find_entry("toy-a", "toy-b", None, toy_root).flavor == "small"
+
+
+def test_an_unknown_purpose_is_refused(toy_root):
+    with pytest.raises(BadInput, match="'stor'; it must be 'store' or 'query'"):
+        load.__wrapped__("toy-a", "toy-b", purpose="stor", root=toy_root)  # as it is without the tests' type checker
+
+
+def test_the_environment_adds_registries_before_the_bundled_one(toy_root, monkeypatch):
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
+    assert load("toy-a", "toy-b").spec.d_out == 12
+    assert load_quality("toy-a", "toy-b").spec.d_in == 8
+    assert registry.find_space("minilm").width == 384
+
+
+def test_a_registry_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(BadEntry, match="does not exist"):
+        load("toy-a", "toy-b", root=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('family = "linear"', "", "lacks family"),
+        ('family = "linear"', "family = 3", "wrong type for family"),
+        ('family = "linear"', 'famly = "linear"', "lacks family; has unknown famly"),
+        ('family = "linear"', 'family = "linear', "cannot be read as TOML"),
+        ('family = "linear"', 'family = "kernle"', "No adapter family is named 'kernle'"),
+        ("d_in = 8", "d_in = 9", r"out.query.kernel has shape \(8, 12\) where \(9, 12\) is wanted"),
+    ],
+)
+def test_a_broken_entry_says_which_key_is_wrong(tmp_path, old, new, told):
+    root = write_toy_registry(tmp_path / "registry")
+    file = root / "toy-a--toy-b--small" / "entry.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=told):
+        load("toy-a", "toy-b", root=root)
+
+
+def test_a_broken_space_says_which_key_is_wrong(tmp_path):
+    (tmp_path / "spaces.toml").write_text(TOY_SPACES.replace("width = 8", 'width = "8"'))
+    with pytest.raises(BadEntry, match=r"spaces.toml has the wrong type for width"):
+        registry.find_space("toy-a", tmp_path)
+
+
+def test_every_bundled_space_has_a_positive_width_and_an_alias():
+    for space in registry.spaces():
+        assert space.width > 0
+        assert space.alias != space.id

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from ea_jax import solve
+from tests.conftest import toy_pairs, unit_rows
+
+
+@pytest.fixture
+def pairs():
+    return toy_pairs(400)
+
+
+@pytest.fixture
+def c(pairs):
+    return solve.covariance(solve.moments(*pairs))
+
+
+def test_moments_add_up_over_blocks_and_parts(pairs, monkeypatch):
+    x, y = pairs
+    whole = solve.moments(x, y)
+    monkeypatch.setattr(solve, "BLOCK", 64)
+    parts = solve.moments(x[:150], y[:150]).plus(solve.moments(x[150:], y[150:]))
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_covariance_is_numpys(pairs, c):
+    x, y = pairs
+    wanted = np.cov(np.hstack([x, y]).T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(c.xx, wanted[:8, :8], atol=1e-6)
+    np.testing.assert_allclose(c.xy, wanted[:8, 8:], atol=1e-6)
+    np.testing.assert_allclose(c.yy, wanted[8:, 8:], atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.03, 1.0])
+def test_ridge_is_least_squares_on_rows_that_carry_the_penalty(pairs, c, penalty):
+    x, y = (a.astype(np.float64) for a in pairs)
+    t = np.trace(np.cov(x.T, bias=True)) / 8
+    padded_x = np.vstack([x - x.mean(0), np.sqrt(penalty * t * len(x)) * np.eye(8)])
+    padded_y = np.vstack([y - y.mean(0), np.zeros((8, 12))])
+    kernel = np.linalg.lstsq(padded_x, padded_y, rcond=None)[0]
+    found = solve.ridge(c, penalty)
+    np.testing.assert_allclose(found.kernel, kernel, atol=1e-4)
+    np.testing.assert_allclose(found.bias, y.mean(0) - x.mean(0) @ kernel, atol=1e-4)
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(6, 6), (5, 9), (9, 5)])
+def test_procrustes_is_orthogonal_and_finds_a_planted_rotation(d_in, d_out):
+    rng = np.random.default_rng(0)
+    narrow = min(d_in, d_out)
+    rotation = np.linalg.qr(rng.normal(size=(max(d_in, d_out), narrow)))[0]
+    rotation = rotation if d_in > d_out else rotation.T
+    x = rng.normal(size=(500, d_in)).astype(np.float32)
+    y = (3 * x @ rotation + 7).astype(np.float32)
+    found = solve.procrustes(solve.covariance(solve.moments(x, y)), "least-squares")
+    assert found.kernel.shape == (d_in, d_out)
+    if d_in <= d_out:
+        np.testing.assert_allclose(found.kernel @ found.kernel.T, 9 * np.eye(d_in), atol=1e-2)
+        np.testing.assert_allclose(x @ found.kernel + found.bias, y, atol=2e-2)
+    else:
+        np.testing.assert_allclose(found.kernel.T @ found.kernel / found.kernel[:, 0].dot(found.kernel[:, 0]), np.eye(5), atol=1e-6)
+
+
+def test_target_length_gives_the_centred_part_the_native_length(pairs, c):
+    x, _ = pairs
+    found = solve.procrustes(c, "target-length")
+    centred = x @ found.kernel + found.bias - c.y_mean
+    assert np.mean(np.sum(centred**2, axis=1)) == pytest.approx(np.trace(c.yy), rel=1e-4)
+
+
+def test_whitening_with_exponent_zero_only_sets_the_length(c):
+    plain = solve.procrustes(c, "target-length")
+    found = solve.whitened(plain, c, solve.target_spectrum(c), exponent=0.0, length=1.0)
+    np.testing.assert_allclose(found.kernel, plain.kernel, atol=1e-9)
+    np.testing.assert_allclose(found.bias, plain.bias, atol=1e-9)
+
+
+def test_whitening_by_a_half_flattens_the_native_spectrum_and_keeps_the_length(c):
+    identity = solve.Affine(np.eye(12), np.zeros(12))
+    native = c._replace(xx=c.yy, x_mean=c.y_mean)
+    found = solve.whitened(identity, native, solve.target_spectrum(c), exponent=0.5, length=2.0, shrinkage=0.0)
+    flat = found.kernel.T @ c.yy @ found.kernel
+    np.testing.assert_allclose(flat, 4 * np.trace(c.yy) / 12 * np.eye(12), atol=1e-9)
+    np.testing.assert_allclose(c.y_mean @ found.kernel + found.bias, c.y_mean, atol=1e-9)
+
+
+def test_inverse_root_whitens_and_survives_a_dead_dimension(c):
+    w = solve.inverse_root(c.xx, 0.0)
+    np.testing.assert_allclose(w @ w.T, np.linalg.inv(c.xx), rtol=1e-6)
+    dead = np.diag([1.0, 1.0, -1e-18])
+    assert np.all(np.isfinite(solve.inverse_root(dead, 1e-3)))
+
+
+def test_cluster_centres_find_planted_directions():
+    rng = np.random.default_rng(0)
+    truth = unit_rows(rng, 4, 16)
+    x = np.repeat(truth, 50, axis=0) + 0.05 * rng.normal(size=(200, 16))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    centres = np.asarray(solve.cluster_centres(x, 16, seed=1))
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, rtol=1e-5)
+    assert (truth @ centres.T).max(1).min() > 0.97
+
+
+def test_all_rows_are_centres_where_there_are_fewer_than_asked():
+    x = unit_rows(np.random.default_rng(0), 5, 4)
+    assert solve.cluster_centres(x, 9).shape == (5, 4)
