@@ -19,8 +19,8 @@ check: .venv/dev
 
 # The held-out table of README.md and the timings, from the data in $(DATA).
 bench: .venv/minilm .venv/dev build/train.parquet
-	$(BIN)/python benchmarks/standard_split.py build
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m benchmarks.standard_split build
+	$(BIN)/python -m benchmarks.startup
 
 # How the bundled adapter was made.
 adapter: .venv/minilm build/train.parquet
@@ -46,5 +46,5 @@ clean:
 	$(BIN)/ea-jax fetch minilm >/dev/null
 	touch $@
 
-build/train.parquet: benchmarks/pairs.py | .venv/minilm
-	$(BIN)/python benchmarks/pairs.py $(DATA) build
+build/train.parquet: | .venv/minilm
+	$(BIN)/python -m benchmarks.pairs $(DATA) build

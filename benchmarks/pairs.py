@@ -1,6 +1,6 @@
 """Write the standard split of the shared pairs as files that `ea-jax fit` reads.
 
-    python benchmarks/pairs.py ../shared/data build
+    python -m benchmarks.pairs ../shared/data build
 
 Texts under 2,000 characters, embedded with MiniLM. `train.parquet` holds the training rows; `in-domain.parquet` and
 `across.parquet` the queries and native corpora of the two settings (rows of the in-domain corpus are training rows too,
@@ -23,7 +23,8 @@ LONGEST = 2000
 def main(data: Path, out: Path) -> None:
     """Read `split.py`'s rows and vectors in `data`, embed the texts and write three files into `out`."""
     spec = importlib.util.spec_from_file_location("split", data / "split.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     split = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(split)
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ea_jax.adapter import Adapter as Adapter
     from ea_jax.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
+    from ea_jax.facade import EmbeddingAdapter as EmbeddingAdapter
     from ea_jax.fitting import fit as fit
     from ea_jax.loading import load as load
     from ea_jax.loading import load_encoder as load_encoder

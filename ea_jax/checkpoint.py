@@ -20,7 +20,7 @@ AGAIN = "Fetch the adapter again."
 def save_params(path: Path, params: Params) -> dict[str, Any]:
     """Write a nested dict of arrays as an orbax checkpoint; nothing is left at `path` if that fails.
 
-    One folder a leaf and no OCDBT, so that file names are the same at every save and versions of an entry can be compared.
+    One folder a leaf and no OCDBT, so that file names are the same at every save.
 
     Returns:
         The record that `load_params` checks against: `sha256` of the values, and each file's `bytes` and `sha256`.
@@ -83,7 +83,7 @@ def _check_files(path: Path, wanted: Mapping[str, Any]) -> None:
         found = file_sha256(file)
         if found != record["sha256"]:
             raise CorruptCheckpoint(
-                f"{file} was changed: its SHA-256 is {found[:12]}..., entry.toml says {record['sha256'][:12]}.... {AGAIN}"
+                f"{file} was changed: its SHA-256 is {found[:12]}, entry.toml says {record['sha256'][:12]}. {AGAIN}"
             )
 
 

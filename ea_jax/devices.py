@@ -7,7 +7,7 @@ from ea_jax.errors import BadInput
 BACKENDS = {"cuda": "gpu", "rocm": "gpu"}
 
 
-def find_device(name: str | None) -> jax.Device:
+def find_device(name: str | None) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm] (declared as a variable)
     """The first device of a JAX backend: cpu, gpu (or cuda) or tpu; the best one there is if None.
 
     Raises:

@@ -107,7 +107,10 @@ class Encoder:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(limit)
         prefix = self.spec.prefix(prompt)
-        found = self.tokenizer.encode_batch([prefix + text for text in texts])
+        try:
+            found = self.tokenizer.encode_batch([prefix + text for text in texts])
+        except TypeError as error:  # the tokenizer's word for text that has no UTF-8 form
+            raise BadInput("A text holds a lone surrogate, which is no character. Decode it as UTF-8 first.") from error
         return Tokenized([one.ids for one in found], [bool(one.overflowing) for one in found])
 
     def embed(

@@ -13,8 +13,8 @@ from ea_jax.fitting import Fitted
 from ea_jax.registry import Space
 
 ROWS = {
-    "store": "adapter, `purpose=\"store\"`",
-    "query": "adapter, `purpose=\"query\"`",
+    "store": 'adapter, `purpose="store"`',
+    "query": 'adapter, `purpose="query"`',
     KEEP_SOURCE: "keep the source model on both sides",
 }
 
@@ -93,9 +93,13 @@ def _cells(figures: dict[str, float]) -> str:
     return f"{cosine} | " + " / ".join(f"{figures[f'recall@{k}']:.3f}" for k in (1, 5, 10))
 
 
+def _listed(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}".replace("_", " ") for key, value in facts.items())
+
+
 def _card(facts: dict[str, Any], source: str, target: str) -> str:
     training = facts["training"]
-    store, query = training["store"], training["query"]
+    near = training.get("near_duplicates", 0)
     measured = (
         f"""## Measured
 
@@ -122,8 +126,8 @@ tags:
 
 # {source} to {target}, flavor {facts["flavor"]}
 
-One affine map from embeddings of `{facts["source"]}` (width {facts["d_in"]}) to the space of `{facts["target"]}`
-(width {facts["d_out"]}).
+One affine map from embeddings of `{facts["source"]}` (width {facts["d_in"]})
+to the space of `{facts["target"]}` (width {facts["d_out"]}), in two versions: `store` is faithful, `query` ranks best.
 
 ```python
 from ea_jax import load
@@ -134,15 +138,16 @@ y = adapt(adapt.params, x)
 
 ## Fitted on
 
-{facts["description"]} {training["pairs"]:,} pairs of {training["groups"]:,} groups; {training.get("near_duplicates", 0):,}
-more were left out as near-duplicates of test rows. Kind and settings were chosen on groups held out of the fit:
+{facts["description"]}
 
-- `store`: {store["kind"]}, {store["setting"]}, by mean cosine ({store["cosine"]:.3f} on held-out groups).
-- `query`: {query["kind"]}, {query["setting"]}, then whitening with exponent {query["exponent"]} and centred length
-  {query["length"]}, by mean reciprocal rank ({query["reciprocal_rank"]:.3f} on held-out groups).
+{training["pairs"]:,} pairs of {training["groups"]:,} groups; {near:,} more were left out as
+near-duplicates of test queries. Chosen on groups held out of the fit, with the figure that decided:
+
+- `store`: {_listed(training["store"])}
+- `query`: {_listed(training["query"])} (exponent and centred length of a partial whitening of the target space)
 
 {measured}## Limits
 
-It knows what its pairs knew. Text of another kind, language or length is mapped less well: read the confidence, and judge
-the adapter on your own data. Scores of `query` vectors are for ranking and are not native similarities.
+It knows what its pairs knew. Text of another kind, language or length is mapped less well: read the confidence, and
+judge the adapter on your own data. Scores of `query` vectors are for ranking and are not native similarities.
 """

@@ -39,8 +39,8 @@ def evaluate(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d_out"]])
         outputs: By name, what a map makes of `test.x`.
 
     Returns:
-        By name: `cosine`, the mean cosine to the native query vectors, and `recall@k`, the share of queries whose native
-        top hit is among the first k when they rank the native corpus. `keep_source` ranks the corpus of source
+        By name: `cosine`, the mean cosine to the native query vectors, and `recall@k`, the share of queries whose
+        native top hit is among the first k when they rank the native corpus. `keep_source` ranks the corpus of source
         embeddings by source queries, against the same native truth, and has no cosine.
     """
     hit = top_hit(test.y, test.corpus_y)

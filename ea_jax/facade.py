@@ -63,12 +63,13 @@ class EmbeddingAdapter:
         if huggingface_token:
             os.environ["HF_TOKEN"] = huggingface_token
         entry = find_entry(source, target, flavor)
-        names = {"source": source, "target": target, "flavor": entry.flavor}
+        names, flavor = (source, target), entry.flavor
         place = jax.sharding.SingleDeviceSharding(find_device(device))
         encoder = load_encoder(source) if load_source_encoder else None
         if encoder:
             check_fingerprint(entry, encoder)
-        return cls(entry, load(**names, sharding=place), load_quality(**names, sharding=place), encoder)
+        adapter = load(*names, flavor=flavor, sharding=place)
+        return cls(entry, adapter, load_quality(*names, flavor=flavor, sharding=place), encoder)
 
     from_pair = from_registry
 

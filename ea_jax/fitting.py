@@ -39,14 +39,18 @@ LENGTHS = (1.0, 2.0, 4.0)
 
 
 class Kind(NamedTuple):
-    """One way to fit the affine map: ridge with a penalty, or Procrustes with a scale."""
+    """One way to fit the affine map: ridge with a penalty (a number), or Procrustes with a scale (a name)."""
 
     name: str
     setting: float | str
 
     def solve(self, c: Covariance) -> Affine:
         """The map that this kind fits."""
-        return ridge(c, self.setting) if isinstance(self.setting, float) else procrustes(c, self.setting)
+        return procrustes(c, self.setting) if isinstance(self.setting, str) else ridge(c, self.setting)
+
+    def facts(self) -> dict[str, float | str]:
+        """What a report says of it."""
+        return {"kind": self.name, "scale" if isinstance(self.setting, str) else "penalty": self.setting}
 
 
 class QueryKind(NamedTuple):
@@ -75,7 +79,11 @@ KINDS = [*(Kind("ridge", p) for p in PENALTIES), *(Kind("procrustes", s) for s i
 
 
 def fit(
-    x: Float[np.ndarray, "n d_in"], y: Float[np.ndarray, "n d_out"], *, groups: Sequence[str] | None = None, seed: int = 0
+    x: Float[np.ndarray, "n d_in"],
+    y: Float[np.ndarray, "n d_out"],
+    *,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Fitted:
     """The best linear adapter that the pairs allow, for both purposes, with its quality part.
 
@@ -109,13 +117,12 @@ def fit(
     report = {
         "pairs": len(x),
         "groups": len(set(groups)) if groups is not None else len(x),
-        "store": {"kind": store.name, "setting": store.setting, "cosine": cosine[store]},
+        "store": {**store.facts(), "cosine": round(cosine[store], 4)},
         "query": {
-            "kind": query.kind.name,
-            "setting": query.kind.setting,
+            **query.kind.facts(),
             "exponent": query.exponent,
             "length": query.length,
-            "reciprocal_rank": rank[query],
+            "reciprocal_rank": round(rank[query], 4),
         },
     }
     return Fitted({"out": out}, fit_quality(x, fold, seed=seed), report)

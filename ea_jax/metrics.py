@@ -16,9 +16,7 @@ def top_hit(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"]) -> In
 
 
 @jax.jit
-def rank_of(
-    queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], hit: Int[ArrayIn, " n"]
-) -> Int[Array, " n"]:
+def rank_of(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], hit: Int[ArrayIn, " n"]) -> Int[Array, " n"]:
     """Place, from 1, of corpus row `hit[i]` when query i ranks the corpus by inner product.
 
     Ties go to the earlier row, so a constant scorer gets no credit that its row order does not give it.

@@ -21,7 +21,6 @@ def check_embeddings(x: Any, width: int, model: str) -> None:
         )
 
 
-
 def unit(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Each row scaled to length one, in float32 at least; a zero row stays zero and has a finite gradient."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -59,19 +59,19 @@ def fit_entry(
     """
     encoder = load_encoder(source.id) if source.local else None
     train = _embedded(read_pairs(pairs), str(pairs[0]), source, target, encoder)
-    held_out = {
-        name: _held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path))
+    test_sets = {
+        name: held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path), source.id)
         for name, path in tests.items()
     }
     say(f"{len(train.y):,} pairs read")
     kept = ~np.zeros(len(train.y), bool)
-    for test in held_out.values():
+    for test in test_sets.values():
         kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
     groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
     say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
     fitted = fit(train.x[kept], train.y[kept], groups=groups, seed=seed)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
-    metrics = {name: evaluate(test, _outputs(fitted, source, target, test)) for name, test in held_out.items()}
+    metrics = {name: evaluate(test, _outputs(fitted, source, target, test)) for name, test in test_sets.items()}
     facts = encoder.spec.facts() if encoder else _provider_facts(source)
     return save_entry(
         out,
@@ -99,8 +99,8 @@ def _embedded(pairs: Pairs, where: str, source: Space, target: Space, encoder: E
                 f"{where}: column x is not what {source.id} makes of column text (cosine {worst:.3f} in a spot check). "
                 "Leave x out to have the texts embedded here."
             )
-    for name, vectors, space in (("x", pairs.x, source), ("y", pairs.y, target)):
-        _check_vectors(f"{where}, column {name}", vectors, space)
+    for name, space in {"x": source, "y": target}.items():
+        _check_vectors(f"{where}, column {name}", getattr(pairs, name), space)
     return pairs
 
 
@@ -113,9 +113,15 @@ def _check_vectors(where: str, vectors: np.ndarray, space: Space) -> None:
             raise BadInput(f"{where}, row {off.argmax()}: the vector has not length one, as those of {space.id} have.")
 
 
-def _held_out(pairs: Any, where: str) -> HeldOut:
-    if pairs.query is None:
-        raise BadInput(f"{where} needs a boolean column query: true for the rows that ask, false for the corpus.")
+def held_out(pairs: Pairs, where: str, model: str) -> HeldOut:
+    """Queries and corpus of test pairs that have both vectors.
+
+    Raises:
+        BadInput: A column is missing, no row asks, or the corpus is smaller than the largest k.
+    """
+    if pairs.query is None or pairs.x is None:
+        missing = "x, embeddings of " + model if pairs.x is None else "query, true for the rows that ask"
+        raise BadInput(f"{where} needs the column {missing}.")
     asks = pairs.query
     if not asks.any() or (~asks).sum() < max(KS):
         raise BadInput(f"{where} has {asks.sum()} queries and a corpus of {(~asks).sum()}; it needs 1 and {max(KS)}.")

@@ -81,13 +81,11 @@ class Entry:
     def spec(self, purpose: Purpose) -> Spec:
         """The static part of the adapter that this entry stores."""
         fingerprint = self.encoder["fingerprint"]
-        return Spec(
-            self.family, self.source, self.target, self.d_in, self.d_out, self.unit_norm, purpose, fingerprint
-        )
+        return Spec(self.family, self.source, self.target, self.d_in, self.d_out, self.unit_norm, purpose, fingerprint)
 
 
 def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Registry folders in the order they are searched: `root` alone if given, else $EA_JAX_REGISTRY, then the bundled one.
+    """Registry folders in search order: `root` alone if given, else those of $EA_JAX_REGISTRY, then the bundled one.
 
     Raises:
         BadEntry: A folder does not exist.

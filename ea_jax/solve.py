@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
     def plus(self, other: "Moments") -> "Moments":
         """Moments of both sets of pairs together."""
-        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
+        return jax.tree.map(np.add, self, other)
 
 
 class Covariance(NamedTuple):
@@ -121,11 +121,11 @@ def whitened(
 ) -> Affine:
     """The map with its centred output passed through a partial whitening of the target covariance.
 
-    `y = mu + f (x W + b - mu) (C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy and f such that the
-    centred part has `length` times the root mean square length that it has in native vectors.
+    `y = mu + f (x W + b - mu) (C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy and f such that
+    the centred part has `length` times the root mean square length that it has in native vectors.
 
-    Regression shrinks towards the mean and the leading directions of the target, which makes hubs: rows that are near to
-    every query. Whitening undoes that, and a longer centred part undoes the pull of the mean.
+    Regression shrinks towards the mean and the leading directions of the target, which makes hubs: rows that are near
+    to every query. Whitening undoes that, and a longer centred part undoes the pull of the mean.
 
     Source: Radovanović et al. 2010 on hubs; Mu and Viswanath 2018, arXiv:1702.01417, on leading directions.
     """

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.json
-import pyarrow.parquet
 from jaxtyping import Bool, Float
+from pyarrow import json, parquet
 
 from ea_jax.errors import BadInput
 
@@ -57,8 +57,8 @@ def read_pairs(paths: Sequence[Path]) -> Pairs:
         widths = {part.shape[1] for part in columns[name]}
         if len(widths) > 1:
             raise BadInput(f"Column {name} has vectors of widths {sorted(widths)} in different files.")
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Pairs(**{name: c.tolist() if name in ("text", "group") else c for name, c in joined.items()})
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Pairs(**joined | {name: joined[name].tolist() for name in {"text", "group"} & joined.keys()})
 
 
 def write_pairs(path: Path, pairs: Pairs) -> None:
@@ -69,7 +69,7 @@ def write_pairs(path: Path, pairs: Pairs) -> None:
         for name, column in columns.items()
         if column is not None
     }
-    pa.parquet.write_table(pa.table(arrays), path)
+    parquet.write_table(pa.table(arrays), path)
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -78,9 +78,9 @@ def _read_table(path: Path) -> pa.Table:
         raise BadInput(f"{path} is not a file.")
     try:
         if name.endswith(".parquet"):
-            return pa.parquet.read_table(path)
+            return parquet.read_table(path)
         if name.endswith((".jsonl", ".ndjson")):
-            return pa.json.read_json(pa.input_stream(str(path)))
+            return json.read_json(pa.input_stream(str(path)))
     except (OSError, pa.ArrowException) as error:
         raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
     raise BadInput(f"{path} is of an unknown kind; pairs are read from .parquet, .jsonl, .ndjson and .jsonl.gz files.")
@@ -94,7 +94,9 @@ def _column(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
         return _vectors(column, f"{path}, column {name}")
     wanted = {"text": pa.types.is_string, "group": pa.types.is_string, "query": pa.types.is_boolean}[name]
     if not wanted(column.type):
-        raise BadInput(f"{path}, column {name} holds {column.type}; it must hold {wanted.__name__.removeprefix('is_')}s.")
+        raise BadInput(
+            f"{path}, column {name} holds {column.type}; it must hold {wanted.__name__.removeprefix('is_')}s."
+        )
     return column.to_numpy()
 
 
@@ -109,7 +111,7 @@ def _vectors(column: pa.ChunkedArray, where: str) -> np.ndarray:
     if odd.any():
         row = odd.argmax()
         raise BadInput(f"{where}, row {row}: the vector has width {lengths[row]}, the first has {lengths[0]}.")
-    vectors = flat.flatten().to_numpy().astype(np.float32).reshape(len(lengths), -1)
+    vectors = flat.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(lengths), -1)
     norms = np.linalg.norm(vectors, axis=1)
     bad = ~np.isfinite(norms) | (norms == 0)
     if bad.any():

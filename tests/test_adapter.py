@@ -141,5 +141,5 @@ def test_the_abstract_parameters_are_what_init_would_make():
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(BadEntry, match="'linaer'. Did you mean linear"):
+    with pytest.raises(BadEntry, match=r"'linaer'\. Did you mean linear"):
         build(Spec("linaer", "a", "b", 3, 5))

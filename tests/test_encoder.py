@@ -154,7 +154,7 @@ def test_prompts_are_put_before_the_text_and_unknown_ones_refused(broken):
     encode = load_folder(broken)
     np.testing.assert_allclose(encode(["abc"], prompt="query"), encode(["query abc"]), atol=1e-6)
     assert encode.spec.facts("query")["fingerprint"] != encode.spec.facts()["fingerprint"]
-    with pytest.raises(UnknownName, match="'quary'. Did you mean query"):
+    with pytest.raises(UnknownName, match=r"'quary'\. Did you mean query"):
         encode(["abc"], prompt="quary")
 
 
@@ -174,7 +174,10 @@ BREAKS = {
     "broken config": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"12345678901234567"), "as safetensors"),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "as a tokenizer"),
-    "another family": (lambda f: edit(f / "config.json", model_type="brt"), "'brt' is not supported. Did you mean bert"),
+    "another family": (
+        lambda f: edit(f / "config.json", model_type="brt"),
+        "'brt' is not supported. Did you mean bert",
+    ),
     "another activation": (lambda f: edit(f / "config.json", hidden_act="relu"), "hidden_act = 'relu'"),
     "another shape": (lambda f: edit(f / "config.json", vocab_size=61), r"wrong shape: word.embedding \(60, 36\)"),
     "cls pooling": (
@@ -182,7 +185,9 @@ BREAKS = {
         "pooling_mode_cls_token is not supported",
     ),
     "a dense head": (
-        lambda f: (f / "modules.json").write_text(json.dumps([*MODULES, {"type": "sentence_transformers.models.Dense"}])),
+        lambda f: (f / "modules.json").write_text(
+            json.dumps([*MODULES, {"type": "sentence_transformers.models.Dense"}])
+        ),
         "Dense",
     ),
     "missing and unused weights": (

@@ -58,7 +58,9 @@ def test_procrustes_is_orthogonal_and_finds_a_planted_rotation(d_in, d_out):
         np.testing.assert_allclose(found.kernel @ found.kernel.T, 9 * np.eye(d_in), atol=1e-2)
         np.testing.assert_allclose(x @ found.kernel + found.bias, y, atol=2e-2)
     else:
-        np.testing.assert_allclose(found.kernel.T @ found.kernel / found.kernel[:, 0].dot(found.kernel[:, 0]), np.eye(5), atol=1e-6)
+        np.testing.assert_allclose(
+            found.kernel.T @ found.kernel / found.kernel[:, 0].dot(found.kernel[:, 0]), np.eye(5), atol=1e-6
+        )
 
 
 def test_target_length_gives_the_centred_part_the_native_length(pairs, c):

@@ -3,10 +3,11 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from io import TextIOWrapper
 from itertools import islice
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +16,7 @@ from ea_jax.errors import BadInput
 CHUNK = 1024
 
 
-class PurposeName(str, Enum):
+class PurposeName(StrEnum):
     """What the vectors are for."""
 
     store = "store"
@@ -53,10 +54,11 @@ def embed(
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        print("[", end="")
-        for i, row in enumerate(rows):
-            print(",\n " if i else "", json.dumps(row, ensure_ascii=False), sep="", end="")
-        print("]")
+        before = "["
+        for row in rows:
+            print(before, json.dumps(row, ensure_ascii=False), sep="", end="")
+            before = ",\n "
+        print("[]" if before == "[" else "]")
 
 
 def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or alias.")]) -> None:
@@ -117,12 +119,16 @@ def _chunks(text: list[str] | None) -> Iterator[list[str]]:
         yield chunk
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
+def _lines(stream: Iterable[str]) -> Iterator[str]:
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="strict")
     try:
         for line in stream:
             yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise BadInput(f"stdin is not UTF-8 text ({error.reason} at byte {error.start} of a block). Convert it first.") from error
+        raise BadInput(
+            f"stdin is not UTF-8 text ({error.reason}). Convert it first, for instance with iconv."
+        ) from error
 
 
 def _teller(verbose: bool):

@@ -63,7 +63,8 @@ def paths() -> None:
     rows = []
     for entry in reg.entries():
         recall = [f"{test} R@10 {rows['query']['recall@10']:.3f}" for test, rows in entry.metrics.items()]
-        rows.append((reg.find_space(entry.source).alias, "->", reg.find_space(entry.target).alias, entry.flavor, *recall))
+        route = (reg.find_space(entry.source).alias, "->", reg.find_space(entry.target).alias)
+        rows.append((*route, entry.flavor, ", ".join(recall)))
     _print_columns(rows)
 
 

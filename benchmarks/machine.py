@@ -1,0 +1,29 @@
+"""What a benchmark ran on, for its JSON: a figure without its machine means nothing."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jax", "flax", "numpy", "ea_jax")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, and the versions of Python and of the packages that matter."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def write_json(script: str, figures: dict[str, Any]) -> None:
+    """Write figures beside the script that measured them, with the machine."""
+    content = {"machine": describe(), **figures}
+    Path(script).with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,74 @@
+"""How good is the bundled MiniLM to text-embedding-3-small adapter on text it has not seen? Beside simpler answers.
+
+    python -m benchmarks.pairs ../shared/data build
+    python -m benchmarks.standard_split build
+
+Prints the table of README.md, writes it there, and writes standard_split.json.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import write_json
+from ea_jax import load
+from ea_jax.entries import metrics_table
+from ea_jax.evaluate import KEEP_SOURCE, evaluate
+from ea_jax.fitting import near_duplicates
+from ea_jax.recipe import held_out
+from ea_jax.registry import find_entry
+from ea_jax.solve import Affine, covariance, mean_only, moments, procrustes, ridge
+from ea_jax.tables import read_pairs
+
+ROWS = {
+    "mean": "mean vector alone",
+    "ridge": "ridge",
+    "procrustes": "centred Procrustes",
+    "store": '**ea_jax**, `purpose="store"`',
+    "query": '**ea_jax**, `purpose="query"`',
+    KEEP_SOURCE: "keep MiniLM on both sides (re-embed the corpus)",
+}
+PENALTY = 0.01
+README = Path(__file__).parent.parent / "README.md"
+
+
+def main(folder: Path) -> None:
+    """Fit the simple answers on the rows that the adapter was fitted on, and judge all of them on both test sets."""
+    tests = {
+        name: held_out(read_pairs([folder / f"{name}.parquet"]), name, "sentence-transformers/all-MiniLM-L6-v2")
+        for name in ("in-domain", "across")
+    }
+    train = read_pairs([folder / "train.parquet"])
+    assert train.x is not None
+    entry = find_entry("minilm", "oai-3-small")
+    near = entry.training["near_duplicate_cosine"]
+    kept = np.ones(len(train.y), bool)
+    for test in tests.values():
+        kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
+    if kept.sum() != entry.training["pairs"]:
+        raise SystemExit(f"{kept.sum()} training rows here, {entry.training['pairs']} in the entry: not the same data.")
+
+    c = covariance(moments(train.x[kept], train.y[kept]))
+    maps = {"mean": mean_only(c), "ridge": ridge(c, PENALTY), "procrustes": procrustes(c, "target-length")}
+    adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
+    figures = {}
+    for name, test in tests.items():
+        outputs = {row: _apply(affine, test.x) for row, affine in maps.items()}
+        outputs |= {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()}
+        figures[name] = evaluate(test, outputs)
+    sizes = {name: {"queries": len(test.x), "corpus": len(test.corpus_x)} for name, test in tests.items()}
+    write_json(__file__, {"sizes": sizes, "penalty": PENALTY, "figures": figures})
+    table = metrics_table(figures, ROWS)
+    print(table)
+    before, _, rest = README.read_text().partition("<!-- standard split -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    README.write_text(f"{before}<!-- standard split -->\n{table}\n<!-- end -->{after}")
+
+
+def _apply(a: Affine, x: np.ndarray) -> np.ndarray:
+    return x @ a.kernel.astype(np.float32) + a.bias.astype(np.float32)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,58 @@
+"""How long does the command line take, whole process? Medians, and `python -c pass` in the same run as the floor.
+
+    python -m benchmarks.startup
+
+The first `embed` starts with an empty compilation cache of its own; the later ones find what it left.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.machine import write_json
+
+EA = str(Path(sys.executable).parent / "ea-jax")
+EMBED = [EA, "embed", "--source", "minilm", "--target", "oai-3-small", "--text", "Where can I get a hamburger?"]
+
+
+def seconds(command: list[str], environment: dict[str, str]) -> float:
+    """Wall time of one run, which must succeed."""
+    start = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main(runs: int = 7) -> None:
+    """Time each command, in turn so that the machine's drift is shared."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "ea-jax list": [EA, "list"],
+            "ea-jax embed, second run on": EMBED,
+        }
+        first = seconds(EMBED, environment)
+        times = {name: [] for name in commands}
+        for _ in range(runs):
+            for name, command in commands.items():
+                times[name].append(seconds(command, environment))
+    figures = {"ea-jax embed, first run": {"median": first, "least": first, "most": first, "runs": 1}}
+    for name, taken in times.items():
+        figures[name] = {"median": statistics.median(taken), "least": min(taken), "most": max(taken), "runs": runs}
+    figures = {name: {key: round(value, 3) for key, value in row.items()} for name, row in figures.items()}
+    print("| command | median s | least | most |\n| --- | ---: | ---: | ---: |")
+    for name, row in figures.items():
+        print(f"| {name} | {row['median']:.2f} | {row['least']:.2f} | {row['most']:.2f} |")
+    write_json(__file__, {"seconds": figures})
+
+
+if __name__ == "__main__":
+    main()

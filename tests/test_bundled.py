@@ -1,0 +1,139 @@
+"""The adapters that ship: whole, what their cards say, and wary of junk."""
+
+import base64
+import json
+import random
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ea_jax.entries import ROWS, metrics_table
+from ea_jax.evaluate import evaluate
+from ea_jax.loading import check_fingerprint, load, load_quality
+from ea_jax.recipe import held_out
+from ea_jax.registry import BUNDLED, entries
+from ea_jax.tables import Pairs
+
+ENTRIES = entries(BUNDLED)
+MEASURED = json.loads((Path(__file__).parent.parent / "benchmarks" / "standard_split.json").read_text())["figures"]
+
+ORDINARY = [
+    "Where can I get a hamburger near me?",
+    "NASA announces the discovery of an Earth-like exoplanet.",
+    "How do I build a retrieval pipeline for my documents?",
+    "The river rises in the northern hills and reaches the sea after two hundred miles.",
+    "She was appointed director of the museum in the spring of that year.",
+    "The reaction releases heat, so the vessel has to be cooled from outside.",
+    "Interest rates were left unchanged by the central bank on Thursday.",
+    "A small company in Ohio makes most of the country's harmonicas.",
+    "What is the difference between a virus and a bacterium?",
+    "The second half of the film is set in Lisbon during the war.",
+    "Players take turns drawing a card and moving a piece along the board.",
+    "The patch fixes a memory leak in the parser that appeared in version two.",
+    "Which team won the championship in the year of the strike?",
+    "Wind and solar power supplied a third of the region's electricity.",
+    "He learned to play the violin from his grandmother.",
+    "The committee will publish its recommendations on housing next month.",
+    "Adding salt raises the boiling point of the water only slightly.",
+    "The old railway station has been turned into a public library.",
+    "Customers can return unopened goods within thirty days.",
+    "Migrating birds find their way by the stars and by the Earth's magnetic field.",
+]
+
+
+def junk(n: int = 40) -> list[str]:
+    """Punctuation soup and base64, of the length of a sentence."""
+    rng = random.Random(0)
+    soup = ["".join(rng.choices(string.punctuation + string.digits + " ", k=rng.randint(20, 60))) for _ in range(n)]
+    return soup + [base64.b64encode(rng.randbytes(rng.randint(20, 60))).decode() for _ in range(n)]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_bundled_adapter_is_whole_and_unit_norm(entry):
+    x = np.random.default_rng(0).normal(size=(3, entry.d_in)).astype(np.float32)
+    for purpose in ("store", "query"):
+        adapt = load(entry.source, entry.target, flavor=entry.flavor, purpose=purpose)
+        np.testing.assert_allclose(np.linalg.norm(adapt(adapt.params, x), axis=1), 1, rtol=1e-5)
+    judge = load_quality(entry.source, entry.target, flavor=entry.flavor)
+    assert np.all(np.isfinite(judge(judge.params, x).confidence))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_the_card_shows_the_figures_of_the_entry(entry):
+    assert metrics_table(dict(entry.metrics), ROWS) in (entry.path / "card.md").read_text()
+
+
+def test_the_entry_holds_the_figures_that_the_benchmark_measured():
+    entry = next(e for e in ENTRIES if e.name == "minilm--oai-3-small--small")
+    for test, rows in entry.metrics.items():
+        for row, figures in rows.items():
+            assert figures == MEASURED[test][row]
+
+
+def test_the_query_purpose_ranks_better_and_the_store_purpose_is_closer():
+    for rows in MEASURED.values():
+        assert rows["query"]["recall@1"] > max(rows[other]["recall@1"] for other in ("store", "ridge", "procrustes"))
+        assert rows["store"]["cosine"] > max(rows[other]["cosine"] for other in ("query", "procrustes", "mean"))
+
+
+def test_the_adapter_was_fitted_on_this_encoder(minilm):
+    check_fingerprint(next(e for e in ENTRIES if e.name == "minilm--oai-3-small--small"), minilm)
+
+
+def test_junk_scores_below_ordinary_text(minilm):
+    judge = load_quality("minilm", "oai-3-small")
+    ordinary, bad = (np.asarray(judge(judge.params, minilm(texts)).confidence) for texts in (ORDINARY, junk()))
+    auroc = np.mean(ordinary[:, None] > bad[None])
+    assert auroc > 0.9
+    assert np.median(ordinary) > 0.9
+    assert np.median(bad) < 0.5
+
+
+def test_the_confidence_falls_for_a_language_it_was_not_fitted_on(minilm):
+    judge = load_quality("minilm", "oai-3-small")
+    foreign = ["这条河发源于北部的山区。", "Цены на жильё снова выросли.", "この映画の後半はリスボンが舞台です。"]
+    scores = np.asarray(judge(judge.params, minilm(foreign)).confidence)
+    assert scores.max() < np.median(np.asarray(judge(judge.params, minilm(ORDINARY)).confidence))
+
+
+@pytest.mark.slow
+def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs(minilm, shared_data):
+    """300 queries of the across setting against 1,500 native rows: the order of the rows of the table holds there too."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("split", shared_data / "split.py")
+    split = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(split)
+    rows, y = split.rows(), split.vectors()
+    parts = split.standard_split(rows)
+    index = np.concatenate([parts["across_query"][:400], parts["across_corpus"][:2000]])
+    asks = np.arange(len(index)) < 400
+    short = np.asarray([len(rows[i]["text"]) < 500 for i in index])
+    index, asks = index[short], asks[short]
+    x = minilm([rows[i]["text"] for i in index])
+    test = held_out(Pairs(y=y[index], x=x, query=asks), "across", "minilm")
+    outputs = {}
+    for purpose in ("store", "query"):
+        adapt = load("minilm", "oai-3-small", purpose=purpose)
+        outputs[purpose] = np.asarray(adapt(adapt.params, test.x))
+    found = evaluate(test, outputs)
+    wanted = MEASURED["across"]
+    for purpose in outputs:
+        assert found[purpose]["cosine"] == pytest.approx(wanted[purpose]["cosine"], abs=0.04)
+    assert found["query"]["recall@1"] > found["store"]["recall@1"]
+    assert found["keep_source"]["recall@10"] > found["query"]["recall@10"]
+
+
+def test_a_changed_byte_in_a_bundled_adapter_is_found(tmp_path):
+    import shutil
+
+    root = Path(shutil.copytree(BUNDLED, tmp_path / "registry"))
+    file = root / "minilm--oai-3-small--small" / "quality" / "references" / "0.0"
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 1
+    file.write_bytes(data)
+    assert load("minilm", "oai-3-small", root=root)
+    with pytest.raises(ValueError, match=r"references/0\.0 was changed"):
+        load_quality("minilm", "oai-3-small", root=root)

@@ -1,0 +1,250 @@
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ea_jax.loading import load
+from ea_jax.tables import Pairs, write_pairs
+from tests.conftest import TOY_SPACES, toy_pairs, write_toy_registry
+
+EMBED = ("embed", "--source", "minilm", "--target", "oai-3-small")
+NAMES = {"source": "sentence-transformers/all-MiniLM-L6-v2", "target": "openai/text-embedding-3-small"}
+EA = [sys.executable, "-m", "ea_jax.cli"]
+
+
+def test_embed_gives_one_json_array_of_rows(ea, minilm):
+    code, out, err = ea(*EMBED, "--text", "hello", "--text", "wörld")
+    rows = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [row["text"] for row in rows] == ["hello", "wörld"]
+    for row in rows:
+        assert row.keys() == {"text", "embedding", "confidence", "source", "target", "flavor"}
+        assert row | NAMES | {"flavor": "small"} == row
+        assert 0 <= row["confidence"] <= 1
+        assert np.linalg.norm(row["embedding"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_printed_embedding_is_the_librarys_to_the_last_bit(ea, minilm):
+    adapt = load("minilm", "oai-3-small")
+    wanted = np.asarray(adapt(adapt.params, minilm(["hello"])))[0]
+    found = np.asarray(json.loads(ea(*EMBED, "--text", "hello")[1])[0]["embedding"], np.float32)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_lines_of_stdin_become_one_ndjson_row_each(ea, minilm, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\r\n\nworld\n"))
+    code, out, err = ea(*EMBED, "--ndjson", "--no-quality")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [row["text"] for row in rows] == ["hello", "", "world"]
+    assert all("confidence" not in row and row["embedding"] for row in rows)
+
+
+def test_purpose_length_batch_and_device_are_obeyed(ea, minilm):
+    plain = json.loads(ea(*EMBED, "--text", "one two three four")[1])[0]
+    same = json.loads(ea(*EMBED, "--text", "one two three four", "--batch-size", "1", "--device", "cpu")[1])[0]
+    query = json.loads(ea(*EMBED, "--text", "one two three four", "--purpose", "query")[1])[0]
+    _, out, err = ea(*EMBED, "--text", "one two three four", "--max-length", "4")
+    assert same == plain
+    assert not np.allclose(query["embedding"], plain["embedding"], atol=1e-3)
+    assert not np.allclose(json.loads(out)[0]["embedding"], plain["embedding"], atol=1e-3)
+    assert err == "ea-jax: 1 of 1 texts were cut at 4 tokens.\n"
+
+
+def test_verbose_speaks_on_stderr_alone(ea, minilm):
+    _, out, err = ea(*EMBED, "--text", "hello", "--verbose")
+    assert len(json.loads(out)) == 1
+    assert "1 texts embedded" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("embed", "--source", "minilmm", "--target", "oai-3-small", "--text", "a"), "Did you mean minilm"),
+        (("embed", "--source", "oai-3-small", "--target", "minilm", "--text", "a"), "No adapter goes from"),
+        ((*EMBED, "--flavor", "smal", "--text", "a"), "Did you mean small?"),
+        ((*EMBED, "--device", "abacus", "--text", "a"), "JAX has no device 'abacus' here; it has cpu."),
+        ((*EMBED, "--text", "caf\udce9"), "lone surrogate"),
+        ((*EMBED, "--max-length", "9999", "--text", "a"), "takes from 3 to 512 tokens"),
+        (("info", "minilm--oai-3-smal--small"), "Did you mean minilm--oai-3-small--small?"),
+        (("fetch", "oai-3-small"), "has no encoder that runs here"),
+        (("fit", "none.parquet", "--source", "toy-x", "--target", "oai-3-small", "--out", "x"), "No model space"),
+    ],
+)
+def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(ea, minilm, arguments, told):
+    code, out, err = ea(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("ea-jax: ")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("embed",), ("nonsense",), (*EMBED, "--purpose", "both", "--text", "a"), (*EMBED, "--batch-size", "0")],
+)
+def test_a_usage_error_is_exit_code_2(ea, arguments):
+    code, out, err = ea(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: " in err
+
+
+def test_bytes_that_are_no_text_are_refused(minilm):
+    found = subprocess.run([*EA, *EMBED, "--ndjson"], input=b"caf\xe9\n", capture_output=True, check=False)
+    assert found.returncode == 1
+    assert b"stdin is not UTF-8 text" in found.stderr
+    assert b"Traceback" not in found.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(minilm):
+    """`ea-jax embed --ndjson | head -1`: the pipe closes with most of the output unwritten."""
+    writer = subprocess.Popen(
+        [*EA, *EMBED, "--ndjson"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    writer.stdin.write(b"hello\n" * 300)
+    writer.stdin.close()
+    assert json.loads(writer.stdout.readline())["text"] == "hello"
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+    writer.wait()
+
+
+def test_a_mismatched_encoder_is_refused_with_the_facts_that_differ(ea, minilm, monkeypatch, tmp_path):
+    import shutil
+
+    from ea_jax.registry import BUNDLED
+
+    shutil.copytree(BUNDLED, tmp_path / "registry")
+    entry = tmp_path / "registry" / "minilm--oai-3-small--small" / "entry.toml"
+    facts = minilm.spec.facts()
+    changed = entry.read_text().replace(facts["fingerprint"], "0" * 16).replace("max_length = 256", "max_length = 128")
+    entry.write_text(changed)
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(tmp_path / "registry"))
+    code, out, err = ea(*EMBED, "--text", "a")
+    assert (code, out) == (1, "")
+    assert "was fitted on another encoder: max_length 256 for 128" in err
+
+
+def test_list_shows_every_adapter_and_its_json_the_facts(ea):
+    code, out, err = ea("list")
+    assert (code, err) == (0, "")
+    assert "minilm--oai-3-small--small" in out
+    listed = {row["name"]: row for row in json.loads(ea("list", "--json")[1])}
+    assert listed["minilm--oai-3-small--small"]["d_out"] == 1536
+    assert json.loads(ea("list", "--json", "--pro-only")[1]) == []
+    assert ea("list", "--pro-only") == (0, "", "ea-jax: there are no paid adapters in the registry.\n")
+
+
+def test_list_pro_only_shows_the_paid_ones(ea, monkeypatch, tmp_path):
+    root = write_toy_registry(tmp_path / "registry", ("small", "large"))
+    paid = root / "toy-a--toy-b--large" / "entry.toml"
+    paid.write_text(paid.read_text().replace("tags = []", 'tags = ["pro"]'))
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(root))
+    assert [row["flavor"] for row in json.loads(ea("list", "--json", "--pro-only")[1])] == ["large"]
+
+
+def test_registry_info_and_paths_show_what_the_files_say(ea):
+    assert "sentence-transformers/all-MiniLM-L6-v2" in ea("registry")[1]
+    assert "recall@10" in ea("info", "minilm--oai-3-small--small")[1]
+    assert json.loads(ea("info", "minilm--oai-3-small--small", "--json")[1])["family"] == "linear"
+    assert "minilm  ->  oai-3-small  small" in ea("paths")[1]
+
+
+def test_news_docs_donate_and_version_say_so_plainly(ea):
+    assert "MiniLM" in ea("news")[1]
+    assert ea("docs")[1].startswith("No documentation link is set")
+    assert ea("donate")[1] == "No donation link is set.\n"
+    assert ea("version")[1].startswith("ea_jax 0.1.0 (jax ")
+
+
+def test_every_command_has_help_with_an_example(ea):
+    commands = [line.split()[0] for line in ea("--help")[1].partition("Commands:")[2].splitlines() if line.strip()]
+    assert {"embed", "list", "registry", "info", "paths", "news", "docs", "donate", "version", "fit"} <= set(commands)
+    for command in commands:
+        code, out, _ = ea(command, "--help")
+        assert code == 0
+        assert f"Example: ea-jax {command}" in " ".join(out.split())
+
+
+@pytest.fixture
+def toy_files(tmp_path, monkeypatch):
+    """Training and test pairs of the toy spaces, and a registry that knows the spaces."""
+    x, y = toy_pairs(400)
+    y = y + 0
+    group = [f"g{i % 9}" for i in range(300)]
+    write_pairs(tmp_path / "train.parquet", Pairs(x=x[:300], y=y[:300], group=group))
+    write_pairs(tmp_path / "test.parquet", Pairs(x=x[280:], y=y[280:], query=np.arange(120) < 40))
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "spaces.toml").write_text(TOY_SPACES)
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(tmp_path / "spaces"))
+    return tmp_path
+
+
+FIT = ("--source", "toy-a", "--target", "toy-b", "--flavor", "mine")
+
+
+def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, monkeypatch):
+    out_root = toy_files / "out"
+    code, out, err = ea(
+        "fit", str(toy_files / "train.parquet"), *FIT, "--out", str(out_root),
+        "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999",
+    )  # fmt: skip
+    assert code == 0, err
+    assert out.strip() == str(out_root / "toy-a--toy-b--mine")
+    assert "20 pairs left out as near-duplicates" in err
+    monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
+    info = json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1])
+    assert info["training"]["pairs"] == 280
+    assert info["metrics"]["held"]["store"]["cosine"] > 0.9
+    card = (out_root / "toy-a--toy-b--mine" / "card.md").read_text()
+    assert card.startswith("---\nlibrary_name: ea_jax\n")
+    assert f"{info['metrics']['held']['query']['recall@1']:.3f}" in card
+    adapt = load("toy-a", "toy-b")
+    assert adapt.spec.d_out == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x has width 5, but toy/source has width 8"),
+        (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector has not length one"),
+        (lambda p: Pairs(text=["a"] * len(p.y), y=p.y), "has no column x, and toy/source does not run here"),
+        (lambda p: Pairs(x=p.x[:9], y=p.y[:9]), "There are 9 pairs"),
+    ],
+)
+def test_pairs_that_are_not_of_the_spaces_are_refused_and_nothing_is_written(ea, toy_files, change, told):
+    x, y = toy_pairs(100)
+    write_pairs(toy_files / "bad.parquet", change(Pairs(x=x, y=y)))
+    code, out, err = ea("fit", str(toy_files / "bad.parquet"), *FIT, "--out", str(toy_files / "out"))
+    assert (code, out) == (1, "")
+    assert told in err
+    assert not (toy_files / "out").exists()
+
+
+def test_test_files_have_to_say_which_rows_ask(ea, toy_files):
+    train = str(toy_files / "train.parquet")
+    for test, told in [(f"a={train}", "needs the column query"), ("nonsense", "is not NAME=FILE")]:
+        code, out, err = ea("fit", train, *FIT, "--out", str(toy_files / "out"), "--test", test)
+        assert (code, out) == (1, "")
+        assert told in err
+
+
+def test_vectors_that_the_encoder_did_not_make_are_found_out(ea, minilm, tmp_path):
+    x, y = (np.eye(60, d, dtype=np.float32) for d in (384, 1536))
+    write_pairs(tmp_path / "wrong.parquet", Pairs(x=x, y=y, text=[f"text {i}" for i in range(60)]))
+    code, out, err = ea(
+        "fit", str(tmp_path / "wrong.parquet"), "--source", "minilm", "--target", "oai-3-small", "--out", str(tmp_path)
+    )
+    assert (code, out) == (1, "")
+    assert "column x is not what sentence-transformers/all-MiniLM-L6-v2 makes of column text" in err
+
+
+def test_empty_stdin_gives_an_empty_result(ea, minilm, monkeypatch):
+    for option, wanted in {"--ndjson": "", "--quality": "[]\n"}.items():
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        assert ea(*EMBED, option) == (0, wanted, "")

