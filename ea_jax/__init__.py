@@ -31,7 +31,7 @@ _HOME = {
     "load_quality": "loading",
 }
 __all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
-__all__ += ["__version__", "fit", "load", "load_encoder", "load_quality"]
+__all__ += ["fit", "load", "load_encoder", "load_quality"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import product
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from ea_jax.solve import (
     moments,
     procrustes,
     ridge,
+    stretched,
     target_spectrum,
     whitened,
 )
@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 
 
 class QueryKind(NamedTuple):
-    """A kind, then a partial whitening of the target covariance."""
+    """A kind, then a partial whitening of the target covariance, and a length of the centred part."""
 
     kind: Kind
     exponent: float
@@ -174,7 +174,7 @@ def _total(parts: list[Moments]) -> Covariance:
 
 
 def _whiten(query: QueryKind, c: Covariance) -> Affine:
-    return whitened(query.kind.solve(c), c, target_spectrum(c), exponent=query.exponent, length=query.length)
+    return stretched(whitened(query.kind.solve(c), c, target_spectrum(c), query.exponent), c, query.length)
 
 
 def _try_all(c: Covariance, x: np.ndarray, y: np.ndarray, rng: np.random.Generator):
@@ -188,10 +188,11 @@ def _try_all(c: Covariance, x: np.ndarray, y: np.ndarray, rng: np.random.Generat
     for kind in KINDS:
         affine = kind.solve(c)
         cosine[kind] = float(mean_cosine(np.asarray(unit(jnp.asarray(_apply(affine, x)))), y))
-        for exponent, length in product(EXPONENTS, LENGTHS):
-            query = whitened(affine, c, spectrum, exponent=exponent, length=length)
-            places = rank_of(_apply(query, x[asks]), corpus, hit)
-            rank[QueryKind(kind, exponent, length)] = float(reciprocal_rank(places))
+        for exponent in EXPONENTS:
+            white = whitened(affine, c, spectrum, exponent)
+            for length in LENGTHS:
+                places = rank_of(_apply(stretched(white, c, length), x[asks]), corpus, hit)
+                rank[QueryKind(kind, exponent, length)] = float(reciprocal_rank(places))
     return cosine, rank
 
 

@@ -116,24 +116,27 @@ def target_spectrum(c: Covariance) -> Spectrum:
     return Spectrum(*np.linalg.eigh(c.yy * (len(c.yy) / np.trace(c.yy))))
 
 
-def whitened(
-    a: Affine, c: Covariance, s: Spectrum, *, exponent: float, length: float, shrinkage: float = 0.1
-) -> Affine:
+def whitened(a: Affine, c: Covariance, s: Spectrum, exponent: float, shrinkage: float = 0.1) -> Affine:
     """The map with its centred output passed through a partial whitening of the target covariance.
 
-    `y = mu + f (x W + b - mu) (C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy and f such that
-    the centred part has `length` times the root mean square length that it has in native vectors.
-
-    Regression shrinks towards the mean and the leading directions of the target, which makes hubs: rows that are near
-    to every query. Whitening undoes that, and a longer centred part undoes the pull of the mean.
+    `y = mu + (x W + b - mu) (C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy. Regression shrinks
+    towards the leading directions of the target, which makes hubs: rows near to every query. Whitening undoes that.
 
     Source: Radovanović et al. 2010 on hubs; Mu and Viswanath 2018, arXiv:1702.01417, on leading directions.
     """
     power = (np.maximum(s.values, 0) + shrinkage) ** -exponent
     kernel, centre = ((m @ s.vectors * power) @ s.vectors.T for m in (a.kernel, a.bias - c.y_mean))
-    ours = np.sum(kernel * (c.xx @ kernel))
-    f = length * np.sqrt(np.trace(c.yy) / ours)
-    return Affine(f * kernel, c.y_mean + f * centre)
+    return Affine(kernel, c.y_mean + centre)
+
+
+def stretched(a: Affine, c: Covariance, length: float) -> Affine:
+    """The map with its centred output at `length` times the root mean square length of centred native vectors.
+
+    A longer centred part weighs less what all outputs share, the mean, which favours the rows near to it.
+    """
+    ours = np.sum(a.kernel * (c.xx @ a.kernel))
+    factor = length * np.sqrt(np.trace(c.yy) / ours)
+    return Affine(factor * a.kernel, c.y_mean + factor * (a.bias - c.y_mean))
 
 
 def inverse_root(c: Float64[np.ndarray, "d d"], shrinkage: float) -> Float64[np.ndarray, "d d"]:

@@ -1,8 +1,10 @@
 """The adapters that ship: whole, what their cards say, and wary of junk."""
 
 import base64
+import importlib.util
 import json
 import random
+import shutil
 import string
 from pathlib import Path
 
@@ -43,11 +45,16 @@ ORDINARY = [
 ]
 
 
-def junk(n: int = 40) -> list[str]:
-    """Punctuation soup and base64, of the length of a sentence."""
+def junk(n: int = 40) -> dict[str, list[str]]:
+    """Texts that say nothing, by kind, of the length of a sentence."""
     rng = random.Random(0)
-    soup = ["".join(rng.choices(string.punctuation + string.digits + " ", k=rng.randint(20, 60))) for _ in range(n)]
-    return soup + [base64.b64encode(rng.randbytes(rng.randint(20, 60))).decode() for _ in range(n)]
+    symbols = string.punctuation + string.digits + " "
+    return {
+        "punctuation": ["".join(rng.choices(symbols, k=rng.randint(20, 60))) for _ in range(n)],
+        "base64": [base64.b64encode(rng.randbytes(rng.randint(20, 60))).decode() for _ in range(n)],
+        "repeated syllables": [rng.choice(["asdf", "lol", "xx", "qwe", "ab"]) * rng.randint(5, 20) for _ in range(n)],
+        "random letters": ["".join(rng.choices(string.ascii_lowercase, k=rng.randint(20, 60))) for _ in range(n)],
+    }
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -84,51 +91,40 @@ def test_the_adapter_was_fitted_on_this_encoder(minilm):
 
 def test_junk_scores_below_ordinary_text(minilm):
     judge = load_quality("minilm", "oai-3-small")
-    ordinary, bad = (np.asarray(judge(judge.params, minilm(texts)).confidence) for texts in (ORDINARY, junk()))
-    auroc = np.mean(ordinary[:, None] > bad[None])
-    assert auroc > 0.9
+
+    def confidence(texts):
+        return np.asarray(judge(judge.params, minilm(texts)).confidence)
+
+    ordinary = confidence(ORDINARY)
+    kinds = {kind: confidence(texts) for kind, texts in junk().items()}
+    for kind, scores in kinds.items():
+        assert scores.mean() < ordinary.mean() - 0.1, kind
+    noise = np.concatenate([kinds["punctuation"], kinds["base64"]])
+    assert np.mean(ordinary[:, None] > noise[None]) > 0.9  # AUROC
     assert np.median(ordinary) > 0.9
-    assert np.median(bad) < 0.5
-
-
-def test_the_confidence_falls_for_a_language_it_was_not_fitted_on(minilm):
-    judge = load_quality("minilm", "oai-3-small")
-    foreign = ["这条河发源于北部的山区。", "Цены на жильё снова выросли.", "この映画の後半はリスボンが舞台です。"]
-    scores = np.asarray(judge(judge.params, minilm(foreign)).confidence)
-    assert scores.max() < np.median(np.asarray(judge(judge.params, minilm(ORDINARY)).confidence))
 
 
 @pytest.mark.slow
 def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs(minilm, shared_data):
-    """300 queries of the across setting against 1,500 native rows: the order of the rows of the table holds there too."""
-    import importlib.util
-
     spec = importlib.util.spec_from_file_location("split", shared_data / "split.py")
     split = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(split)
     rows, y = split.rows(), split.vectors()
+    short = [i for i, row in enumerate(rows) if len(row["text"]) < 2000]
+    rows, y = [rows[i] for i in short], y[short]
     parts = split.standard_split(rows)
-    index = np.concatenate([parts["across_query"][:400], parts["across_corpus"][:2000]])
-    asks = np.arange(len(index)) < 400
-    short = np.asarray([len(rows[i]["text"]) < 500 for i in index])
-    index, asks = index[short], asks[short]
+    corpus = np.random.default_rng(0).permutation(parts["across_corpus"])
+    index = np.concatenate([parts["across_query"][:400], corpus[:1500]])
     x = minilm([rows[i]["text"] for i in index])
-    test = held_out(Pairs(y=y[index], x=x, query=asks), "across", "minilm")
-    outputs = {}
-    for purpose in ("store", "query"):
-        adapt = load("minilm", "oai-3-small", purpose=purpose)
-        outputs[purpose] = np.asarray(adapt(adapt.params, test.x))
-    found = evaluate(test, outputs)
-    wanted = MEASURED["across"]
-    for purpose in outputs:
-        assert found[purpose]["cosine"] == pytest.approx(wanted[purpose]["cosine"], abs=0.04)
-    assert found["query"]["recall@1"] > found["store"]["recall@1"]
-    assert found["keep_source"]["recall@10"] > found["query"]["recall@10"]
+    test = held_out(Pairs(y=y[index], x=x, query=np.arange(len(index)) < 400), "across", "minilm")
+    adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
+    found = evaluate(test, {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()})
+    for row in adapters:
+        assert found[row]["cosine"] == pytest.approx(MEASURED["across"][row]["cosine"], abs=0.02)
+    assert found["keep_source"]["recall@10"] > found["query"]["recall@10"] > found["store"]["recall@10"] + 0.05
 
 
 def test_a_changed_byte_in_a_bundled_adapter_is_found(tmp_path):
-    import shutil
-
     root = Path(shutil.copytree(BUNDLED, tmp_path / "registry"))
     file = root / "minilm--oai-3-small--small" / "quality" / "references" / "0.0"
     data = bytearray(file.read_bytes())

@@ -70,20 +70,27 @@ def test_target_length_gives_the_centred_part_the_native_length(pairs, c):
     assert np.mean(np.sum(centred**2, axis=1)) == pytest.approx(np.trace(c.yy), rel=1e-4)
 
 
-def test_whitening_with_exponent_zero_only_sets_the_length(c):
-    plain = solve.procrustes(c, "target-length")
-    found = solve.whitened(plain, c, solve.target_spectrum(c), exponent=0.0, length=1.0)
+def test_whitening_with_exponent_zero_changes_nothing(c):
+    plain = solve.ridge(c, 0.1)
+    found = solve.whitened(plain, c, solve.target_spectrum(c), 0.0)
     np.testing.assert_allclose(found.kernel, plain.kernel, atol=1e-9)
     np.testing.assert_allclose(found.bias, plain.bias, atol=1e-9)
 
 
-def test_whitening_by_a_half_flattens_the_native_spectrum_and_keeps_the_length(c):
+def test_whitening_by_a_half_flattens_the_native_spectrum_and_keeps_the_mean(c):
     identity = solve.Affine(np.eye(12), np.zeros(12))
-    native = c._replace(xx=c.yy, x_mean=c.y_mean)
-    found = solve.whitened(identity, native, solve.target_spectrum(c), exponent=0.5, length=2.0, shrinkage=0.0)
-    flat = found.kernel.T @ c.yy @ found.kernel
-    np.testing.assert_allclose(flat, 4 * np.trace(c.yy) / 12 * np.eye(12), atol=1e-9)
+    found = solve.whitened(identity, c, solve.target_spectrum(c), 0.5, shrinkage=0.0)
+    np.testing.assert_allclose(found.kernel.T @ c.yy @ found.kernel, np.trace(c.yy) / 12 * np.eye(12), atol=1e-9)
     np.testing.assert_allclose(c.y_mean @ found.kernel + found.bias, c.y_mean, atol=1e-9)
+
+
+def test_stretching_sets_the_length_of_the_centred_part_and_keeps_its_direction(pairs, c):
+    x, _ = pairs
+    plain = solve.ridge(c, 0.1)
+    found = solve.stretched(plain, c, 2.0)
+    before, after = (x @ a.kernel + a.bias - c.y_mean for a in (plain, found))
+    assert np.mean(np.sum(after**2, axis=1)) == pytest.approx(4 * np.trace(c.yy), rel=1e-4)
+    np.testing.assert_allclose(after / before, np.full_like(before, (after / before)[0, 0]), rtol=1e-6)
 
 
 def test_inverse_root_whitens_and_survives_a_dead_dimension(c):
