@@ -20,6 +20,7 @@ check: .venv/dev
 # The held-out table of README.md and the timings, from the data in $(DATA).
 bench: .venv/minilm .venv/dev build/train.parquet
 	$(BIN)/python -m benchmarks.standard_split build
+	$(BIN)/python -m benchmarks.adapter
 	$(BIN)/python -m benchmarks.startup
 
 # How the bundled adapter was made.

@@ -159,7 +159,7 @@ def test_news_docs_donate_and_version_say_so_plainly(ea):
     assert "MiniLM" in ea("news")[1]
     assert ea("docs")[1].startswith("No documentation link is set")
     assert ea("donate")[1] == "No donation link is set.\n"
-    assert ea("version")[1].startswith("ea_jax 0.1.0 (jax ")
+    assert ea("version")[1].startswith("ea_jax 0.1.0, jax ")
 
 
 def test_every_command_has_help_with_an_example(ea):

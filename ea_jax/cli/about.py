@@ -3,7 +3,6 @@
 import importlib.metadata
 import platform
 
-from ea_jax import __version__
 from ea_jax.registry import about
 
 
@@ -33,12 +32,12 @@ def donate() -> None:
 
 
 def version() -> None:
-    """Show the version, and those of JAX, Flax and Python.
+    """Show the versions of ea_jax, JAX, Flax and Python.
 
     Example: ea-jax version
     """
-    jax, flax = importlib.metadata.version("jax"), importlib.metadata.version("flax")
-    print(f"ea_jax {__version__} (jax {jax}, flax {flax}, python {platform.python_version()})")
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("ea_jax", "jax", "flax")]
+    print(", ".join([*packages, f"python {platform.python_version()}"]))
 
 
 COMMANDS = {news: "news", docs: "docs", donate: "donate", version: "version"}
