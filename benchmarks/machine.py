@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+README = Path(__file__).parent.parent / "README.md"
 PACKAGES = ("jax", "flax", "numpy", "ea_jax")
 
 
@@ -21,6 +22,12 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def write_readme(marker: str, table: str) -> None:
+    """Put a table into README.md, between `<!-- marker -->` and the next `<!-- end -->`."""
+    before, start, rest = README.read_text().partition(f"<!-- {marker} -->\n")
+    README.write_text(before + start + table + "\n<!-- end -->" + rest.partition("<!-- end -->")[2])
 
 
 def write_json(script: str, figures: dict[str, Any]) -> None:

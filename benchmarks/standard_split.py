@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import write_json
+from benchmarks.machine import write_json, write_readme
 from ea_jax import load
 from ea_jax.entries import metrics_table
 from ea_jax.evaluate import KEEP_SOURCE, evaluate
@@ -30,7 +30,6 @@ ROWS = {
     KEEP_SOURCE: "keep MiniLM on both sides (re-embed the corpus)",
 }
 PENALTY = 0.01
-README = Path(__file__).parent.parent / "README.md"
 
 
 def main(folder: Path) -> None:
@@ -61,9 +60,7 @@ def main(folder: Path) -> None:
     write_json(__file__, {"sizes": sizes, "penalty": PENALTY, "figures": figures})
     table = metrics_table(figures, ROWS)
     print(table)
-    before, _, rest = README.read_text().partition("<!-- standard split -->\n")
-    after = rest.partition("<!-- end -->")[2]
-    README.write_text(f"{before}<!-- standard split -->\n{table}\n<!-- end -->{after}")
+    write_readme("standard split", table)
 
 
 def _apply(a: Affine, x: np.ndarray) -> np.ndarray:

@@ -1,31 +1,28 @@
 """The encoder: texts to embeddings, a tokenizer on the host and a pure function on the device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, cast
+from itertools import islice
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
-from ea_jax.arrays import ArrayIn, Params
+from ea_jax.arrays import Params
+from ea_jax.batching import Tokens, batches
 from ea_jax.errors import BadInput
-from ea_jax.ops import mean_pool, unit
 from ea_jax.spec import EncoderSpec
 
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-POOLINGS = {"mean": mean_pool}
-
-
-class Tokens(NamedTuple):
-    """Padded token ids, and a mask that is 1 on tokens and 0 on padding."""
-
-    ids: Int[ArrayIn, "b t"]
-    mask: Int[ArrayIn, "b t"]
+CHUNK = 4096
+LONGEST = 1_000_000  # characters
+BAR = 256  # fewer texts are done before a bar is read
+BUDGET = {"cpu": 1024}  # tokens of a batch: on a CPU its activations should stay in the cache
+ELSEWHERE = 32768
 
 
 class Tokenized(NamedTuple):
@@ -35,21 +32,9 @@ class Tokenized(NamedTuple):
     cut: list[bool]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _embed(module: nn.Module, spec: EncoderSpec, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
-    hidden = cast(Array, module.apply({"params": params}, tokens.ids, tokens.mask))
-    pooled = POOLINGS[spec.pooling](hidden, jnp.asarray(tokens.mask, hidden.dtype))
-    return unit(pooled) if spec.normalize else pooled
-
-
-def _padded_length(tokens: int, most: int) -> int:
-    """The smallest of a few lengths that holds the tokens; the model's own limit beyond them."""
-    return next((length for length in LENGTHS if tokens <= length <= most), most)
-
-
-def _padded_rows(rows: int, most: int) -> int:
-    """The smallest power of two that holds the rows, but at most `most`."""
-    return min(1 << (rows - 1).bit_length(), most)
+@partial(jax.jit, static_argnums=0)
+def _embed(module: nn.Module, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
+    return cast(Array, module.apply({"params": params}, tokens.ids, tokens.mask))
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +44,7 @@ class Encoder:
 
     Attributes:
         spec: What it is: model, pooling, lengths, prompts; static and hashable.
-        module: The Flax module that computes token vectors.
+        module: The Flax module that computes embeddings of tokens.
         tokenizer: Text to token ids.
         params: Its parameters, a nested dict of arrays.
     """
@@ -71,73 +56,145 @@ class Encoder:
 
     def __call__(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         max_length: int | None = None,
         show_progress: bool = False,
     ) -> Float[np.ndarray, "n d"]:
         """Embed texts, in the order given.
 
         Args:
-            texts: Any strings; an empty one has an embedding too.
-            prompt: Name of the prefix to put before each text; None for no prefix.
-            batch_size: Texts computed together; it changes speed and memory, not the result.
+            texts: Any strings, in a list or from a generator; an empty one has an embedding too.
+            prompt: Name of the prefix to put before each text; the folder's default prompt if None.
+            batch_size: The most texts computed together; it changes speed and memory, not the result.
             max_length: Tokens after which a text is cut; the model's own limit if None.
             show_progress: Draw a bar on stderr.
 
         Raises:
-            BadInput: texts is no list of strings, or a number is out of range.
+            BadInput: texts is no list of strings, or a number is out of range. The message names the text.
             UnknownName: The model has no such prompt.
         """
-        return self.embed(self.tokenize(texts, prompt=prompt, max_length=max_length), batch_size, show_progress)
+        parts = self.stream(
+            texts, prompt=prompt, batch_size=batch_size, max_length=max_length, show_progress=show_progress
+        )
+        return np.concatenate([np.zeros((0, self.spec.width), np.float32), *parts])
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        show_progress: bool = False,
+    ) -> Iterator[Float[np.ndarray, "n d"]]:
+        """Embed any number of texts in constant memory: yields the embeddings of a few thousand at a time, in order.
+
+        While the device computes one part, the host tokenizes the next. Args and errors are those of the call.
+        """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
+        total, source, seen = (len(texts) if isinstance(texts, Sequence) else None), iter(texts), 0
+        with _progress(show_progress, total) as advance:
+            waiting: _Pending | None = None
+            while chunk := list(islice(source, CHUNK)):
+                tokenized = self.tokenize(chunk, prompt=prompt, max_length=max_length, start=seen)
+                seen += len(chunk)
+                started = self._start(tokenized, batch_size)
+                if waiting:
+                    yield waiting.finish(advance)
+                waiting = started
+            if waiting:
+                yield waiting.finish(advance)
 
     def apply(self, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
         """The pure part: padded tokens to embeddings, jitted."""
-        return _embed(self.module, self.spec, params, tokens)
+        return _embed(self.module, params, tokens)
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, max_length: int | None = None) -> Tokenized:
-        """Token ids of each text with its prompt, cut at `max_length`. Raises as `__call__` does."""
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
+    def tokenize(
+        self, texts: Sequence[Any], *, prompt: str | None = None, max_length: int | None = None, start: int = 0
+    ) -> Tokenized:
+        """Token ids of each text with its prompt, cut at `max_length`; `start` is the first one's number in errors."""
         limit = self.spec.max_length if max_length is None else max_length
         if not 3 <= limit <= self.spec.positions:
             raise BadInput(f"max_length is {limit}; {self.spec.model} takes from 3 to {self.spec.positions} tokens.")
+        prefix = self.spec.prefix(prompt)
+        prepared = [self._prepared(text, start + i, prefix, limit) for i, text in enumerate(texts)]
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(limit)
-        prefix = self.spec.prefix(prompt)
-        try:
-            found = self.tokenizer.encode_batch([prefix + text for text in texts])
-        except TypeError as error:  # the tokenizer's word for text that has no UTF-8 form
-            raise BadInput("A text holds a lone surrogate, which is no character. Decode it as UTF-8 first.") from error
-        return Tokenized([one.ids for one in found], [bool(one.overflowing) for one in found])
+        found = self.tokenizer.encode_batch(prepared, add_special_tokens=self.spec.special_tokens)
+        ids = [one.ids for one in found]
+        if self.spec.drop_id is not None:
+            ids = [[token for token in row if token != self.spec.drop_id] for row in ids]
+        return Tokenized(ids, [bool(one.overflowing) for one in found])
+
+    def _prepared(self, text: Any, number: int, prefix: str, limit: int) -> str:
+        """The text as the tokenizer gets it."""
+        check_text(text, number)
+        text = prefix + (text.lower() if self.spec.lower else text)
+        return text[: limit * self.spec.token_chars] if self.spec.token_chars else text
 
     def embed(
-        self, tokenized: Tokenized, batch_size: int = 32, show_progress: bool = False
+        self, tokenized: Tokenized, batch_size: int | None = None, show_progress: bool = False
     ) -> Float[np.ndarray, "n d"]:
-        """Embed tokenized texts: sorted by length, computed in batches of a few padded shapes, returned in order."""
-        if batch_size < 1:
+        """Embed tokenized texts, in the order given."""
+        with _progress(show_progress, len(tokenized.ids)) as advance:
+            return self._start(tokenized, batch_size).finish(advance)
+
+    def _start(self, tokenized: Tokenized, batch_size: int | None) -> "_Pending":
+        """Hand the batches to the device, which computes them while the host goes on."""
+        if batch_size is not None and batch_size < 1:
             raise BadInput(f"batch_size is {batch_size}; it must be 1 or more.")
-        out = np.zeros((len(tokenized.ids), self.spec.width), np.float32)
-        batches = list(self._batches(tokenized.ids, batch_size))
-        if show_progress:
-            from rich.console import Console
-            from rich.progress import track
+        budget = BUDGET.get(jax.default_backend(), ELSEWHERE)
+        made = batches(
+            tokenized.ids,
+            budget=budget,
+            most_rows=batch_size or budget,
+            most_tokens=self.spec.positions,
+            pad_id=self.spec.pad_id,
+        )
+        parts = [(rows, self.apply(self.params, tokens)) for rows, tokens in made]
+        return _Pending(np.zeros((len(tokenized.ids), self.spec.width), np.float32), parts)
 
-            batches = track(batches, "Embedding", console=Console(stderr=True), disable=len(batches) < 2)
-        for rows, tokens in batches:
-            out[rows] = np.asarray(self.apply(self.params, tokens))[: len(rows)]
-        return out
 
-    def _batches(self, ids: list[list[int]], batch_size: int) -> Iterator[tuple[list[int], Tokens]]:
-        """Rows of similar length with their tokens; both axes are padded, so shapes are few."""
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            shape = (_padded_rows(len(rows), batch_size), _padded_length(len(ids[rows[0]]), self.spec.positions))
-            padded = Tokens(np.full(shape, self.spec.pad_id, np.int32), np.zeros(shape, np.int32))
-            for i, row in enumerate(rows):
-                padded.ids[i, : len(ids[row])] = ids[row]
-                padded.mask[i, : len(ids[row])] = 1
-            yield rows, padded
+class _Pending(NamedTuple):
+    """Embeddings under way: what they go into, and each batch's rows with what the device makes of them."""
+
+    out: Float[np.ndarray, "n d"]
+    parts: list[tuple[list[int], Array]]
+
+    def finish(self, advance) -> Float[np.ndarray, "n d"]:
+        """Wait for the device, and put each row in its place."""
+        for rows, part in self.parts:
+            self.out[rows] = np.asarray(part)[: len(rows)]
+            advance(len(rows))
+        return self.out
+
+
+def check_text(text: Any, number: int) -> None:
+    """Raise BadInput, with the text's number, unless a tokenizer can take it."""
+    if not isinstance(text, str):
+        raise BadInput(f"Text {number} is {type(text).__name__}, not a string.")
+    if len(text) > LONGEST:
+        raise BadInput(f"Text {number} has {len(text):,} characters; split texts of more than {LONGEST:,} yourself.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"Text {number} holds a lone surrogate, which is no character. Decode it as UTF-8.") from error
+
+
+@contextmanager
+def _progress(show: bool, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where it is worth one; the callable is told of every n texts done."""
+    if not show or (total is not None and total < BAR):
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("Embedding", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda n: bar.advance(task, n)

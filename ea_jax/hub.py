@@ -5,17 +5,12 @@ from pathlib import Path
 
 from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEncoder, EncoderNotFound
+from ea_jax.files import weight_files
+from ea_jax.modules import read_chain
 from ea_jax.registry import Space
 
-WEIGHTS = "model.safetensors"
-NEEDED = (
-    "config.json",
-    "modules.json",
-    "1_Pooling/config.json",
-    "sentence_bert_config.json",
-    "tokenizer.json",
-    WEIGHTS,
-)
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+UNWANTED = ["onnx/*", "openvino/*"]
 
 
 def encoder_folder(space: Space, folder: Path | None = None, *, download: bool = True) -> Path:
@@ -31,7 +26,7 @@ def encoder_folder(space: Space, folder: Path | None = None, *, download: bool =
         BadEncoder: The explicit folder has no weights.
     """
     if folder is not None:
-        if not (folder / "config.json").is_file():
+        if not space.table and not any((folder / name).is_file() for name in ("config.json", "modules.json")):
             raise BadEncoder(f"{folder} has no config.json. Name a sentence-transformers folder.")
         return folder
     if not space.local:
@@ -59,15 +54,30 @@ def check_weights(file: Path, wanted: str) -> str:
     return found
 
 
-def _complete(folder: Path) -> Path | None:
-    return folder if all((folder / name).is_file() for name in NEEDED) else None
+def _lacks(folder: Path, space: Space) -> str:
+    """What an encoder folder lacks to be loaded; nothing if it is whole."""
+    if space.table:
+        return ", ".join(name for name in (space.table, space.tokenizer) if not (folder / name).is_file())
+    if not (folder / "modules.json").is_file():
+        return "modules.json"
+    try:
+        chain = read_chain(folder)
+        weight_files(chain.model)
+    except BadEncoder as error:
+        return str(error)
+    vocabulary = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+    return "" if any((chain.model / name).is_file() for name in vocabulary) else "tokenizer.json"
+
+
+def _complete(folder: Path, space: Space) -> Path | None:
+    return None if _lacks(folder, space) else folder
 
 
 def _cached(space: Space) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(space.id, "config.json")
-    return _complete(Path(found).parent) if isinstance(found, str) else None
+    return _complete(Path(found).parent, space) if isinstance(found, str) else None
 
 
 def _packaged(space: Space) -> Path | None:
@@ -77,7 +87,7 @@ def _packaged(space: Space) -> Path | None:
         package = importlib.metadata.distribution(space.package.partition("==")[0])
     except importlib.metadata.PackageNotFoundError:
         return None
-    return _complete(Path(str(package.locate_file(space.folder))))
+    return _complete(Path(str(package.locate_file(space.folder))), space)
 
 
 def _downloaded(space: Space) -> Path | None:
@@ -85,13 +95,12 @@ def _downloaded(space: Space) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        folder = Path(snapshot_download(space.id, allow_patterns=list(NEEDED)))
+        folder = Path(snapshot_download(space.id, allow_patterns=WANTED, ignore_patterns=UNWANTED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EncoderNotFound(f"{space.id} could not be fetched from the hub ({reason}). {_how(space)}") from error
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing:
-        raise EncoderNotFound(f"{space.id} on the hub lacks {', '.join(missing)}. {_how(space)}")
+    if lacking := _lacks(folder, space):
+        raise EncoderNotFound(f"{space.id} on the hub lacks {lacking}. {_how(space)}")
     return folder
 
 

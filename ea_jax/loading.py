@@ -8,6 +8,7 @@ import jax
 from ea_jax.adapter import Adapter
 from ea_jax.arrays import Params
 from ea_jax.checkpoint import load_params
+from ea_jax.devices import fast_dtype
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.folders import load_folder
@@ -17,6 +18,7 @@ from ea_jax.quality import Quality, abstract_quality
 from ea_jax.registry import Entry, find_entry, find_space
 from ea_jax.spec import Purpose
 
+DTYPES = ("float32", "bfloat16")
 PURPOSES: tuple[Purpose, ...] = ("store", "query")
 Root = str | os.PathLike[str] | None
 
@@ -68,13 +70,21 @@ def load_quality(
 
 
 def load_encoder(
-    name: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None, root: Root = None
+    name: str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    dim: int | None = None,
+    dtype: str | None = None,
+    root: Root = None,
 ) -> Encoder:
     """The encoder of a local model.
 
     Args:
         name: Its id or alias; or the path of a sentence-transformers folder.
         folder: Where its files are; hub cache, installed weight package and hub are searched if None.
+        dim: How many leading numbers are kept, for models trained for that (Matryoshka); all if None.
+        dtype: What products are taken in, `float32` or `bfloat16`; sums are always float32. If None, bfloat16 where the
+            device has instructions for it, which changes MiniLM's vectors to a cosine of .9999, and float32 elsewhere.
         root: A registry folder whose spaces are known too.
 
     Raises:
@@ -82,10 +92,14 @@ def load_encoder(
         EncoderNotFound: Its files are nowhere; the message says how to get them.
         BadEncoder: Its files are incomplete, unsupported, or another model's.
     """
+    dtype = dtype or fast_dtype()
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     if Path(name).is_dir():
-        return load_folder(Path(name))
+        return load_folder(Path(name), dim=dim, dtype=dtype)
     space = find_space(str(name), root)
-    return load_folder(encoder_folder(space, Path(folder) if folder is not None else None), space)
+    found = encoder_folder(space, Path(folder) if folder is not None else None)
+    return load_folder(found, space, dim=dim, dtype=dtype)
 
 
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:

@@ -28,6 +28,8 @@ class Space:
     sha256: str = ""
     package: str = ""
     folder: str = ""
+    table: str = ""
+    tokenizer: str = ""
 
     @property
     def alias(self) -> str:

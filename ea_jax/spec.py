@@ -43,12 +43,19 @@ class EncoderSpec:
         model: Full id of the model, or the folder's name where it has none.
         revision: First 16 hex digits of the SHA-256 of the weights: the same weights, the same revision.
         width: Width of the embeddings.
-        pooling: How token vectors become one: `mean`.
+        pooling: How token vectors become one, for instance `mean`.
         normalize: Whether embeddings have length one.
-        prompts: Names and texts of the prefixes that the model was trained with.
         max_length: Tokens, special ones included, after which a text is cut.
         positions: The most tokens that the model can take at all.
         pad_id: Token id that fills the padding.
+        prompts: Names and texts of the prefixes that the model was trained with.
+        default_prompt: Name of the prompt that is meant where none is named.
+        dim: How many leading numbers were asked for; None for all.
+        dtype: What kernels are multiplied in.
+        lower: Whether texts are lower-cased before the tokenizer sees them.
+        special_tokens: Whether the tokenizer adds its special tokens.
+        drop_id: A token id that is left out, in tables without a row for unknown tokens.
+        token_chars: Where a text is first cut to `max_length` times as many characters, as model2vec does.
     """
 
     model: str
@@ -56,13 +63,23 @@ class EncoderSpec:
     width: int
     pooling: str
     normalize: bool
-    prompts: tuple[tuple[str, str], ...]
     max_length: int
     positions: int
     pad_id: int
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt: str | None = None
+    dim: int | None = None
+    dtype: str = "float32"
+    lower: bool = False
+    special_tokens: bool = True
+    drop_id: int | None = None
+    token_chars: int | None = None
 
     def facts(self, prompt: str | None = None) -> dict[str, str | int | bool]:
-        """All that shapes a vector, and their `fingerprint`: 16 hex digits that change when one of them does."""
+        """All that shapes a vector, and their `fingerprint`: 16 hex digits that change when one of them does.
+
+        The dtype is not among them: it changes a vector by less than an adapter can tell.
+        """
         facts: dict[str, str | int | bool] = {
             "model": self.model,
             "revision": self.revision,
@@ -70,17 +87,17 @@ class EncoderSpec:
             "normalize": self.normalize,
             "prefix": self.prefix(prompt),
             "max_length": self.max_length,
-        }
+        } | ({"dim": self.dim} if self.dim else {})
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return facts | {"fingerprint": digest[:16]}
 
     def prefix(self, prompt: str | None) -> str:
-        """The text that a named prompt puts before an input; none for None.
+        """The text that a named prompt puts before an input; the default prompt's, or none, for None.
 
         Raises:
             UnknownName: The model has no prompt of this name.
         """
-        prompts = dict(self.prompts)
-        if prompt is not None and prompt not in prompts:
-            raise UnknownName(f"{self.model} has no prompt named {prompt!r}. {nearest(prompt, prompts)}")
-        return prompts[prompt] if prompt is not None else ""
+        prompts, name = dict(self.prompts), prompt or self.default_prompt
+        if name is not None and name not in prompts:
+            raise UnknownName(f"{self.model} has no prompt named {name!r}. {nearest(name, prompts)}")
+        return prompts[name] if name is not None else ""

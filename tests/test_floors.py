@@ -13,11 +13,12 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "devices", "spec"],
-    ["digests", "metrics", "ops", "registry"],
+    ["arrays", "devices", "files", "spec"],
+    ["batching", "digests", "metrics", "ops", "registry"],
     ["encoders", "models", "quality", "solve"],
-    ["adapter", "checkpoint", "encoder", "evaluate", "fitting", "hub", "tables"],
-    ["folders", "entries"],
+    ["adapter", "checkpoint", "encoder", "evaluate", "fitting", "modules", "tables"],
+    ["entries", "hub"],
+    ["folders"],
     ["loading"],
     ["facade", "recipe"],
     ["cli", "__init__"],

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,24 +10,38 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from ea_jax.cli.embed import fetch
 from ea_jax.errors import BadEncoder, EncoderNotFound
-from ea_jax.hub import NEEDED, check_weights, encoder_folder
+from ea_jax.hub import check_weights, encoder_folder
 from ea_jax.loading import load_encoder
 from ea_jax.registry import Space, find_space
 
 MINILM = find_space("minilm")
 TOY = Space(id="toy/encoder", width=36, unit_norm=True, local=True, aliases=("toy-e",))
 COMMIT = "a" * 40
+MODULES = [
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+FILES = {
+    "config.json": {"model_type": "bert"},
+    "modules.json": MODULES,
+    "1_Pooling/config.json": {"pooling_mode": "mean"},
+    "tokenizer.json": {},
+    "model.safetensors": {},
+}
 
 
-def fill(folder: Path, content: str = "{}") -> Path:
-    """Files of the names that an encoder folder needs."""
-    for name in NEEDED:
+def fill(folder: Path) -> Path:
+    """The files of an encoder folder, without its weights."""
+    for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
+        (folder / name).write_text(json.dumps(content))
     return folder
 
 
@@ -54,8 +69,9 @@ def test_the_hub_cache_comes_before_the_installed_package(cache):
     assert encoder_folder(MINILM) == found
 
 
-def test_an_incomplete_cache_is_passed_over(cache, minilm):
-    (cached(cache, MINILM.id) / "modules.json").unlink()
+@pytest.mark.parametrize("missing", FILES)
+def test_an_incomplete_cache_is_passed_over(cache, minilm, missing):
+    (cached(cache, MINILM.id) / missing).unlink()
     assert cache not in encoder_folder(MINILM).parents
 
 
@@ -81,6 +97,18 @@ def test_a_providers_model_has_no_folder():
 def test_an_explicit_path_without_a_model_is_refused(tmp_path):
     with pytest.raises(BadEncoder, match=r"has no config.json"):
         load_encoder("minilm", folder=tmp_path)
+
+
+def test_wordllama_is_found_in_its_package(cache):
+    if importlib.util.find_spec("wordllama") is None:
+        pytest.skip("the package wordllama is not installed")
+    folder = encoder_folder(space := find_space("wordllama"))
+    table = load_file(folder / space.table)["embedding.weight"].astype(np.float64)
+    ids = Tokenizer.from_file(str(folder / space.tokenizer)).encode("Hello, world!", add_special_tokens=False).ids
+    wanted = table[ids].mean(0)
+    found = load_encoder("wordllama")(["Hello, world!", ""])
+    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), atol=1e-6)
+    np.testing.assert_array_equal(found[1], 0)
 
 
 def test_other_weights_than_the_published_ones_are_refused(tmp_path):
@@ -128,8 +156,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path):
     """A hub on loopback that serves the toy encoder, and the environment of a process that asks it."""
-    folder = fill(tmp_path / "served", '{"from": "the hub"}')
-    Hub.files = {name: (folder / name).read_bytes() for name in NEEDED}
+    folder = fill(tmp_path / "served")
+    Hub.files = {name: (folder / name).read_bytes() for name in FILES}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     registry = tmp_path / "registry"
@@ -156,7 +184,7 @@ def test_a_model_is_downloaded_once_and_then_found_in_the_cache(hub, tmp_path):
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.strip())
     assert tmp_path / "home" in folder.parents
-    assert all((folder / name).read_bytes() == Hub.files[name] for name in NEEDED)
+    assert all((folder / name).read_bytes() == Hub.files[name] for name in FILES)
     assert run_fetch(hub | {"HF_HUB_OFFLINE": "1"}).stdout == first.stdout
 
 
@@ -164,7 +192,7 @@ def test_a_repository_without_the_needed_files_is_an_error(hub):
     Hub.files = {"README.md": b"nothing else"}
     found = run_fetch(hub)
     assert (found.returncode, found.stdout) == (1, "")
-    assert "ea-jax: toy/encoder on the hub lacks config.json" in found.stderr.splitlines()[-1]
+    assert "ea-jax: toy/encoder on the hub lacks modules.json" in found.stderr.splitlines()[-1]
 
 
 def test_a_repository_that_does_not_exist_is_one_line(hub):

@@ -47,6 +47,13 @@ def test_the_table_is_the_benchmarks_and_the_cards():
     assert f"<!-- standard split -->\n{metrics_table(measured, ROWS)}\n<!-- end -->" in README
 
 
+def test_the_speed_table_is_the_benchmarks():
+    from benchmarks.encoder import table
+
+    measured = json.loads((ROOT / "benchmarks" / "encoder.json").read_text())
+    assert f"<!-- encoder -->\n{table(measured['figures'], measured['padding'])}\n<!-- end -->" in README
+
+
 def test_the_make_targets_that_it_names_are_there():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)|^make (\w+)", README, re.M)):

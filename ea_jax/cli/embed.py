@@ -33,7 +33,7 @@ def embed(
     text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated. Lines of stdin if none.")] = None,
     quality: Annotated[bool, typer.Option(help="Score each text with a confidence.")] = True,
     ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts computed together.")] = 32,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="The most texts computed together.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens after which a text is cut.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one if not given.")] = None,
     verbose: Annotated[bool, typer.Option(help="Say on stderr what was used and how long it took.")] = False,
@@ -71,7 +71,8 @@ def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or a
 
     space = find_space(source)
     folder = encoder_folder(space)
-    check_weights(folder / "model.safetensors", space.sha256)
+    if space.sha256:
+        check_weights(folder / (space.table or "model.safetensors"), space.sha256)
     print(folder)
 
 

@@ -1,60 +1,89 @@
-"""BERT (MiniLM, e5, bge, gte): Devlin et al. 2019, arXiv:1810.04805. Shapes: b texts, t tokens, h heads, d width."""
+"""BERT and its kin, with the norm after each residual: BERT, RoBERTa and XLM-R, MPNet, DistilBERT.
 
+Sources: Devlin et al. 2019, arXiv:1810.04805; Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116;
+Song et al. 2020, arXiv:2004.09297; Sanh et al. 2019, arXiv:1910.01108.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.weights import WeightMap
-from ea_jax.errors import BadEncoder
+from ea_jax.encoders.layers import ACTIVATIONS, Dense, attend, padding_bias, positions
+from ea_jax.encoders.weights import WeightMap, dense, norm, read_config
+
+ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+SIZES = {
+    name: name
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+} | {"positions": "max_position_embeddings", "pad_id": "pad_token_id", "eps": "layer_norm_eps"}
+DISTIL_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "positions": "max_position_embeddings",
+    "pad_id": "pad_token_id",
+}
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The numbers of a BERT `config.json` that shape its output."""
+    """The numbers that shape the output.
 
+    Attributes:
+        offset: Position of the first token: 0, or one past the padding index in RoBERTa and MPNet.
+        segments: Rows of the segment table; 0 where there is none.
+        buckets: Relative-position buckets of MPNet; 0 where there are none.
+    """
+
+    vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    vocab_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
-    pad_token_id: int
+    positions: int
+    pad_id: int
+    eps: float
+    act: str
+    offset: int = 0
+    segments: int = 0
+    buckets: int = 0
 
-    @classmethod
-    def from_json(cls, config: dict[str, Any]) -> "BertConfig":
-        """Read a `config.json`; a variant that would be computed wrongly is an error.
-
-        Raises:
-            BadEncoder: A number is missing, or the activation or position kind is not BERT's.
-        """
-        for key, supported in {"hidden_act": "gelu", "position_embedding_type": "absolute"}.items():
-            if config.get(key, supported) != supported:
-                raise BadEncoder(f"config.json has {key} = {config[key]!r}; this BERT computes {supported!r} only.")
-        missing = [name for name in cls.__dataclass_fields__ if name not in config]
-        if missing:
-            raise BadEncoder(f"config.json lacks {', '.join(missing)}. Is it a BERT's?")
-        return cls(**{name: config[name] for name in cls.__dataclass_fields__})
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that the position table serves."""
+        return self.positions - self.offset
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; `bias` is 0 on tokens and very negative on padding."""
+def bert_config(config: Mapping[str, Any]) -> BertConfig:
+    """From a BERT's config.json."""
+    supported = {"hidden_act": ACTS, "position_embedding_type": ("absolute",), "is_decoder": (False,)}
+    sizes = read_config("BERT", config, SIZES | {"segments": "type_vocab_size"}, supported)
+    return BertConfig(**sizes, act=config.get("hidden_act", "gelu"))
 
-    config: BertConfig
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "b 1 1 t"]) -> Float[Array, "b t d"]:
-        heads = self.config.num_attention_heads
-        split = (*x.shape[:-1], heads, x.shape[-1] // heads)
-        q, k, v = (nn.Dense(x.shape[-1], name=name)(x).reshape(split) for name in ("query", "key", "value"))
-        logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * split[-1] ** -0.5 + bias
-        mixed = jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits, axis=-1), v)
-        return nn.Dense(x.shape[-1], name="out")(mixed.reshape(x.shape))
+def roberta_config(config: Mapping[str, Any]) -> BertConfig:
+    """From a RoBERTa's or XLM-R's config.json: positions start one past the padding index."""
+    plain = bert_config(config)
+    return BertConfig(**{**vars(plain), "offset": plain.pad_id + 1})
+
+
+def mpnet_config(config: Mapping[str, Any]) -> BertConfig:
+    """From an MPNet's config.json: no segments, and a bias by relative position. Its padding index is always 1."""
+    keys = SIZES | {"buckets": "relative_attention_num_buckets"}
+    sizes = read_config("MPNet", {"pad_token_id": 1} | dict(config), keys, {"hidden_act": ACTS})
+    return BertConfig(**sizes, act=config.get("hidden_act", "gelu"), offset=2)
+
+
+def distilbert_config(config: Mapping[str, Any]) -> BertConfig:
+    """From a DistilBERT's config.json: no segments."""
+    sizes = read_config("DistilBERT", {"pad_token_id": 0} | dict(config), DISTIL_SIZES, {"activation": ACTS})
+    return BertConfig(**sizes, eps=1e-12, act=config.get("activation", "gelu"))
 
 
 class Layer(nn.Module):
@@ -63,11 +92,13 @@ class Layer(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "b 1 1 t"]) -> Float[Array, "b t d"]:
-        eps = self.config.layer_norm_eps
-        x = nn.LayerNorm(eps, name="attention_norm")(x + Attention(self.config, name="attention")(x, bias))
-        wide = nn.gelu(nn.Dense(self.config.intermediate_size, name="up")(x), approximate=False)
-        return nn.LayerNorm(eps, name="norm")(x + nn.Dense(x.shape[-1], name="down")(wide))
+    def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "b h tt t"]) -> Float[Array, "b t d"]:
+        c = self.config
+        split = (*x.shape[:-1], c.num_attention_heads, c.hidden_size // c.num_attention_heads)
+        q, k, v = (Dense(c.hidden_size, name=name)(x).reshape(split) for name in ("query", "key", "value"))
+        x = nn.LayerNorm(c.eps, name="attention_norm")(x + Dense(c.hidden_size, name="out")(attend(q, k, v, bias)))
+        wide = ACTIVATIONS[c.act](Dense(c.intermediate_size, name="up")(x))
+        return nn.LayerNorm(c.eps, name="norm")(x + Dense(c.hidden_size, name="down")(wide))
 
 
 class Bert(nn.Module):
@@ -78,40 +109,80 @@ class Bert(nn.Module):
     @nn.compact
     def __call__(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         c = self.config
-        word = nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)
-        position = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position")(jnp.arange(ids.shape[-1]))
-        segment = nn.Embed(c.type_vocab_size, c.hidden_size, name="segment")(jnp.zeros((), jnp.int32))
-        x = nn.LayerNorm(c.layer_norm_eps, name="norm")(word + position[None] + segment[None, None])
-        bias = jnp.where(mask[:, None, None, :] > 0, 0.0, jnp.finfo(x.dtype).min)
+        place = positions(mask) + c.offset
+        x = nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)
+        x += nn.Embed(c.positions, c.hidden_size, name="position")(place)
+        if c.segments:
+            x += nn.Embed(c.segments, c.hidden_size, name="segment")(jnp.zeros_like(ids))
+        x = nn.LayerNorm(c.eps, name="norm")(x)
+        bias = padding_bias(mask)
+        if c.buckets:
+            near = nn.Embed(c.buckets, c.num_attention_heads, name="relative")(relative_bucket(place, c.buckets))
+            bias += jnp.moveaxis(near, -1, 1)
         for i in range(c.num_hidden_layers):
             x = Layer(c, name=f"layer_{i}")(x, bias)
         return x
 
 
-def weight_map(config: BertConfig) -> WeightMap:
-    """Where the weights of a transformers `BertModel` go."""
-    embeddings = {
-        "embeddings.word_embeddings.weight": "word.embedding",
-        "embeddings.position_embeddings.weight": "position.embedding",
-        "embeddings.token_type_embeddings.weight": "segment.embedding",
-        **_norm("embeddings.LayerNorm", "norm"),
-    }
-    layers = {}
+def relative_bucket(place: Int[Array, "b t"], buckets: int, furthest: int = 128) -> Int[Array, "b t t"]:
+    """Bucket of each (query, key) distance: one a step nearby, then logarithmic; the upper half for later keys.
+
+    Source: Raffel et al. 2020, arXiv:1910.10683, as MPNet uses it.
+    """
+    half = buckets // 2
+    exact = half // 2
+    distance = place[:, None, :] - place[:, :, None]
+    far = jnp.abs(distance)
+    log = jnp.log(jnp.maximum(far, 1).astype(jnp.float32) / exact) / jnp.log(furthest / exact)
+    large = jnp.minimum(exact + (log * (half - exact)).astype(jnp.int32), half - 1)
+    return jnp.where(far < exact, far, large) + half * (distance > 0)
+
+
+def bert_weights(config: BertConfig) -> WeightMap:
+    """Names in a transformers BertModel, RobertaModel or XLMRobertaModel."""
+    leaves = _embeddings("embeddings", segments=True)
     for i in range(config.num_hidden_layers):
         theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
         for name in ("query", "key", "value"):
-            layers |= _dense(f"{theirs}.attention.self.{name}", f"{ours}.attention.{name}")
-        layers |= _dense(f"{theirs}.attention.output.dense", f"{ours}.attention.out")
-        layers |= _norm(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
-        layers |= _dense(f"{theirs}.intermediate.dense", f"{ours}.up")
-        layers |= _dense(f"{theirs}.output.dense", f"{ours}.down")
-        layers |= _norm(f"{theirs}.output.LayerNorm", f"{ours}.norm")
-    return WeightMap(embeddings | layers, ignored=r"embeddings\.position_ids|pooler\..*|cls\..*", prefix=r"bert\.")
+            leaves |= dense(f"{theirs}.attention.self.{name}", f"{ours}.{name}")
+        leaves |= dense(f"{theirs}.attention.output.dense", f"{ours}.out") | _feed_forward(theirs, ours)
+        leaves |= norm(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
+    ignored = r"embeddings\.position_ids|pooler\..*|cls\..*|lm_head\..*"
+    return WeightMap(leaves, ignored, prefix=r"bert\.|roberta\.")
 
 
-def _dense(theirs: str, ours: str) -> dict[str, str]:
-    return {f"{theirs}.weight": f"{ours}.kernel", f"{theirs}.bias": f"{ours}.bias"}
+def mpnet_weights(config: BertConfig) -> WeightMap:
+    """Names in a transformers MPNetModel."""
+    leaves = _embeddings("embeddings", segments=False)
+    leaves |= {"encoder.relative_attention_bias.weight": "relative.embedding"}
+    for i in range(config.num_hidden_layers):
+        theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
+        for short, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
+            leaves |= dense(f"{theirs}.attention.attn.{short}", f"{ours}.{name}")
+        leaves |= norm(f"{theirs}.attention.LayerNorm", f"{ours}.attention_norm") | _feed_forward(theirs, ours)
+    return WeightMap(leaves, r"embeddings\.position_ids|pooler\..*|lm_head\..*", prefix=r"mpnet\.")
 
 
-def _norm(theirs: str, ours: str) -> dict[str, str]:
-    return {f"{theirs}.weight": f"{ours}.scale", f"{theirs}.bias": f"{ours}.bias"}
+def distilbert_weights(config: BertConfig) -> WeightMap:
+    """Names in a transformers DistilBertModel."""
+    leaves = _embeddings("embeddings", segments=False)
+    for i in range(config.num_hidden_layers):
+        theirs, ours = f"transformer.layer.{i}", f"layer_{i}"
+        for short, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items():
+            leaves |= dense(f"{theirs}.attention.{short}_lin", f"{ours}.{name}")
+        leaves |= norm(f"{theirs}.sa_layer_norm", f"{ours}.attention_norm")
+        leaves |= dense(f"{theirs}.ffn.lin1", f"{ours}.up") | dense(f"{theirs}.ffn.lin2", f"{ours}.down")
+        leaves |= norm(f"{theirs}.output_layer_norm", f"{ours}.norm")
+    return WeightMap(leaves, r"embeddings\.position_ids|vocab_.*", prefix=r"distilbert\.")
+
+
+def _embeddings(theirs: str, segments: bool) -> dict[str, str]:
+    tables = {"word_embeddings": "word", "position_embeddings": "position"}
+    tables |= {"token_type_embeddings": "segment"} if segments else {}
+    names = {f"{theirs}.{table}.weight": f"{ours}.embedding" for table, ours in tables.items()}
+    return names | norm(f"{theirs}.LayerNorm", "norm")
+
+
+def _feed_forward(theirs: str, ours: str) -> dict[str, str]:
+    up, down = dense(f"{theirs}.intermediate.dense", f"{ours}.up"), dense(f"{theirs}.output.dense", f"{ours}.down")
+    return up | down | norm(f"{theirs}.output.LayerNorm", f"{ours}.norm")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ea_jax.arrays import Params, leaf_paths
@@ -22,17 +23,18 @@ class WeightMap:
     """
 
     leaves: Mapping[str, str]
-    ignored: str
-    prefix: str
+    ignored: str = "(?!)"
+    prefix: str = ""
 
 
-def map_weights(weights: Mapping[str, np.ndarray], plan: WeightMap, abstract: Params) -> Params:
-    """The parameter tree of a checkpoint, in float32.
+def map_weights(weights: Mapping[str, np.ndarray], plan: WeightMap, abstract: Params, dtype: str) -> Params:
+    """The parameter tree of a checkpoint.
 
     Args:
         weights: Checkpoint name to array.
         plan: Where each goes.
         abstract: Shapes of the tree that the module asks for.
+        dtype: What kernels are stored in, and so multiplied in; everything else is float32.
 
     Raises:
         BadEncoder: Lists at once every missing, unused and wrongly shaped weight.
@@ -42,7 +44,7 @@ def map_weights(weights: Mapping[str, np.ndarray], plan: WeightMap, abstract: Pa
     missing = [name for name in plan.leaves if name not in named]
     unused = [name for name in named if name not in plan.leaves and not re.fullmatch(plan.ignored, name)]
     placed = {
-        path: named[name].T if path.endswith(".kernel") else named[name]
+        path: named[name].T if path.endswith("kernel") else named[name]
         for name, path in plan.leaves.items()
         if name in named
     }
@@ -55,5 +57,39 @@ def map_weights(weights: Mapping[str, np.ndarray], plan: WeightMap, abstract: Pa
     if any(faults.values()):
         told = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
         raise BadEncoder(f"The weights do not fit the configuration ({told}). Is config.json from another model?")
-    order = [placed[path] for path in leaf_paths(abstract)]
-    return jax.tree.unflatten(jax.tree.structure(abstract), [np.asarray(a, np.float32) for a in order])
+    leaves = [
+        jnp.asarray(np.asarray(placed[path], np.float32), dtype if path.endswith("kernel") else jnp.float32)
+        for path in wanted
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def dense(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
+    """Names of a linear layer."""
+    return {f"{theirs}.weight": f"{ours}.kernel"} | ({f"{theirs}.bias": f"{ours}.bias"} if bias else {})
+
+
+def norm(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
+    """Names of a layer norm, or without bias of a root mean square norm."""
+    return {f"{theirs}.weight": f"{ours}.scale"} | ({f"{theirs}.bias": f"{ours}.bias"} if bias else {})
+
+
+def read_config(kind: str, config: Mapping, keys: Mapping[str, str], supported: Mapping[str, tuple]) -> dict:
+    """Numbers of a config.json by our names; a variant that would be computed wrongly is an error.
+
+    Args:
+        kind: The family, for messages.
+        config: The file's content.
+        keys: Our name to the file's.
+        supported: For a key, the values that are computed rightly; the first is meant where the key is absent.
+
+    Raises:
+        BadEncoder: A number is missing, or a setting is not supported.
+    """
+    for key, values in supported.items():
+        if config.get(key, values[0]) not in values:
+            raise BadEncoder(f"config.json has {key} = {config[key]!r}; {kind} is computed for {values} only.")
+    missing = [theirs for theirs in keys.values() if config.get(theirs) is None]
+    if missing:
+        raise BadEncoder(f"config.json lacks {', '.join(missing)}. Is it a {kind}'s?")
+    return {ours: config[theirs] for ours, theirs in keys.items()}

@@ -1,0 +1,196 @@
+"""How fast are texts embedded? MiniLM in ea_jax beside sentence-transformers, torch and ONNX Runtime, in one run.
+
+    pip install '.[bench]'
+    python -m benchmarks.encoder ../shared/data
+
+Work: one text of 12 tokens, one of 60, 2,000 AG News rows, and the same rows cut or joined to mixed lengths. Medians of
+rounds in which the peers take turns, so that the machine's drift is shared.
+"""
+
+import gzip
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import write_json, write_readme
+from ea_jax import load_encoder
+from ea_jax.batching import batches
+from ea_jax.encoder import BUDGET
+from ea_jax.hub import encoder_folder
+from ea_jax.registry import find_space
+
+ROWS = 2000
+LONGEST = 256
+BATCH = 32
+
+
+def news(data: Path) -> list[str]:
+    """Title and text of the first rows of AG News."""
+    with gzip.open(data / "texts" / "ag_news.jsonl.gz", "rt") as lines:
+        rows = [json.loads(next(lines)) for _ in range(ROWS)]
+    return [f"{row['title']} {row['text']}" for row in rows]
+
+
+def mixed(texts: list[str], seed: int = 0) -> list[str]:
+    """As many texts of 2 to 256 words, their lengths spread evenly over the powers of two."""
+    rng, words = random.Random(seed), " ".join(texts).split()
+    lengths = [round(2 ** rng.uniform(1, 8)) for _ in texts]
+    return [" ".join(words[start : start + n]) for n in lengths for start in [rng.randrange(len(words) - n)]]
+
+
+def sentence_transformers_peer(folder: Path):
+    """sentence-transformers on torch, as its users call it."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    return lambda texts: model.encode(texts, batch_size=BATCH, normalize_embeddings=True)
+
+
+def torch_peer(folder: Path):
+    """transformers' torch model, texts sorted by length and padded by batch."""
+    import torch
+    import transformers
+
+    tokenizer, model = (cls.from_pretrained(folder) for cls in (transformers.AutoTokenizer, transformers.AutoModel))
+    pooled = _pooled(torch, model.eval())
+
+    def embed(texts: list[str]) -> np.ndarray:
+        def one(batch: list[str]) -> np.ndarray:
+            tokens = tokenizer(batch, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+            with torch.inference_mode():
+                return pooled(tokens["input_ids"], tokens["attention_mask"]).numpy()
+
+        return _sorted_batches(texts, one)
+
+    return embed
+
+
+def onnx_peer(folder: Path, scratch: Path):
+    """ONNX Runtime in float32, on a graph with pooling that is exported here, with `tokenizers` in front."""
+    import onnxruntime
+    import torch
+    import transformers
+    from tokenizers import Tokenizer
+
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    example = (torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long))
+    axes = {"ids": {0: "b", 1: "t"}, "mask": {0: "b", 1: "t"}, "y": {0: "b"}}
+    names = {"input_names": ["ids", "mask"], "output_names": ["y"], "dynamic_axes": axes}
+    file = str(scratch / "minilm.onnx")
+    torch.onnx.export(_pooled(torch, model), example, file, dynamo=False, opset_version=17, **names)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(LONGEST)
+    tokenizer.enable_padding()
+
+    def one(batch: list[str]) -> np.ndarray:
+        found = tokenizer.encode_batch(batch)
+        ids, mask = (np.asarray([getattr(row, name) for row in found]) for name in ("ids", "attention_mask"))
+        return np.asarray(session.run(None, {"ids": ids, "mask": mask})[0])
+
+    return lambda texts: _sorted_batches(texts, one)
+
+
+def _pooled(torch, model):
+    class Pooled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids, mask):
+            hidden, weight = (
+                self.model(input_ids=ids, attention_mask=mask).last_hidden_state,
+                mask.unsqueeze(-1).float(),
+            )
+            return torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1)
+
+    return Pooled()
+
+
+def _sorted_batches(texts: list[str], one) -> np.ndarray:
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    out = np.zeros((len(texts), 384), np.float32)
+    for part in parts:
+        out[part] = one([texts[i] for i in part])
+    return out
+
+
+def padding(encode, texts: list[str]) -> dict[str, float]:
+    """Padded tokens over real ones, and the number of shapes that are compiled for them."""
+    ids = encode.tokenize(texts).ids
+    most = encode.spec.positions
+    made = batches(ids, budget=BUDGET["cpu"], most_rows=BUDGET["cpu"], most_tokens=most, pad_id=0)
+    shapes = [tokens.ids.shape for _, tokens in made]
+    padded = sum(rows * length for rows, length in shapes)
+    return {"waste": round(padded / sum(map(len, ids)), 3), "shapes": len(set(shapes))}
+
+
+def main(data: Path, rounds: int = 3) -> None:
+    """Time every peer on every kind of work, in turn; compare all with torch's vectors; write JSON and README.md."""
+    warnings.simplefilter("ignore")
+    folder, texts = encoder_folder(find_space("minilm")), news(data)
+    encode = load_encoder("minilm")
+    words = "where can i get a good hamburger near the old"
+    work = {
+        "one text of 12 tokens": [words],
+        "one text of 60 tokens": [" ".join([words] * 6)[: len(words) * 6 - 6]],
+        "AG News": texts,
+        "AG News, mixed lengths": mixed(texts),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        peers = {
+            "sentence-transformers": sentence_transformers_peer(folder),
+            "torch": torch_peer(folder),
+            "ONNX Runtime": onnx_peer(folder, Path(scratch)),
+            "ea_jax float32": load_encoder("minilm", dtype="float32"),
+            f"ea_jax {encode.spec.dtype} (default)": encode,
+        }
+        figures = {name: _measure(peers, load, rounds if len(load) > 1 else 100) for name, load in work.items()}
+    waste = {name: padding(encode, load) for name, load in work.items() if len(load) > 1}
+    write_json(
+        __file__, {"texts": {name: len(load) for name, load in work.items()}, "padding": waste, "figures": figures}
+    )
+    print(table(figures, waste))
+    write_readme("encoder", table(figures, waste))
+
+
+def table(figures: dict[str, dict[str, dict[str, float]]], waste: dict[str, dict[str, float]]) -> str:
+    """Milliseconds for one text, texts a second for many, and how far each peer's vectors are from torch's."""
+    peers = list(next(iter(figures.values())))
+    lines = ["| | " + " | ".join(peers) + " |", "| --- |" + " ---: |" * len(peers)]
+    for name, row in figures.items():
+        many = name in waste
+        cells = [f"{ROWS / f['seconds']:.0f}/s" if many else f"{f['seconds'] * 1e3:.1f} ms" for f in row.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    least = [f"{min(row[peer]['cosine'] for row in figures.values()):.6f}" for peer in peers]
+    return "\n".join([*lines, "| least cosine to torch | " + " | ".join(least) + " |"])
+
+
+def _measure(peers: dict, texts: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    wanted = peers["torch"](texts)
+    found = {name: embed(texts) for name, embed in peers.items()}  # warms up as well
+    times = {name: [] for name in peers}
+    for _ in range(rounds):
+        for name, embed in peers.items():
+            start = time.perf_counter()
+            embed(texts)
+            times[name].append(time.perf_counter() - start)
+    return {
+        name: {
+            "seconds": round(statistics.median(taken), 5),
+            "cosine": round(float(np.sum(found[name] * wanted, axis=1).min()), 6),
+        }
+        for name, taken in times.items()
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
