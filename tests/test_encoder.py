@@ -156,7 +156,10 @@ def test_a_nul_byte_is_a_character_like_any_other(tiny):
 
 def test_few_shapes_serve_texts_of_all_lengths():
     rng = np.random.default_rng(0)
-    ids = [[2, *rng.integers(5, 50, size=int(n)).tolist(), 3] for n in np.exp(rng.uniform(0, np.log(250), size=2000))]
+    ids = [
+        [2, *rng.integers(5, 50, size=int(n)).tolist(), 3]
+        for n in np.exp(rng.uniform(np.log(6), np.log(250), size=2000))
+    ]
     made = list(batches(ids, budget=1024, most_rows=1024, most_tokens=256, pad_id=0))
     assert sorted(row for rows, _ in made for row in rows) == list(range(2000))
     assert len({tokens.ids.shape for _, tokens in made}) <= 12
