@@ -47,7 +47,7 @@ def mixed(texts: list[str], seed: int = 0) -> list[str]:
 
 def sentence_transformers_peer(folder: Path):
     """sentence-transformers on torch, as its users call it."""
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] (extra: bench)
 
     model = SentenceTransformer(str(folder), device="cpu")
     return lambda texts: model.encode(texts, batch_size=BATCH, normalize_embeddings=True)
@@ -74,7 +74,7 @@ def torch_peer(folder: Path):
 
 def onnx_peer(folder: Path, scratch: Path):
     """ONNX Runtime in float32, on a graph with pooling that is exported here, with `tokenizers` in front."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports] (extra: bench)
     import torch
     import transformers
     from tokenizers import Tokenizer
