@@ -15,10 +15,9 @@ from benchmarks.machine import write_json, write_readme
 from ea_jax import load
 from ea_jax.entries import metrics_table
 from ea_jax.evaluate import KEEP_SOURCE, evaluate
-from ea_jax.fitting import near_duplicates
-from ea_jax.recipe import held_out
+from ea_jax.recipe import far_from_tests, held_out
 from ea_jax.registry import find_entry
-from ea_jax.solve import Affine, covariance, mean_only, moments, procrustes, ridge
+from ea_jax.solve import covariance, mean_only, moments, procrustes, ridge
 from ea_jax.tables import read_pairs
 
 ROWS = {
@@ -41,10 +40,7 @@ def main(folder: Path) -> None:
     train = read_pairs([folder / "train.parquet"])
     assert train.x is not None
     entry = find_entry("minilm", "oai-3-small")
-    near = entry.training["near_duplicate_cosine"]
-    kept = np.ones(len(train.y), bool)
-    for test in tests.values():
-        kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
+    kept = far_from_tests(train, tests, entry.training["near_duplicate_cosine"])
     if kept.sum() != entry.training["pairs"]:
         raise SystemExit(f"{kept.sum()} training rows here, {entry.training['pairs']} in the entry: not the same data.")
 
@@ -53,7 +49,7 @@ def main(folder: Path) -> None:
     adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
     figures = {}
     for name, test in tests.items():
-        outputs = {row: _apply(affine, test.x) for row, affine in maps.items()}
+        outputs = {row: affine.apply(test.x) for row, affine in maps.items()}
         outputs |= {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()}
         figures[name] = evaluate(test, outputs)
     sizes = {name: {"queries": len(test.x), "corpus": len(test.corpus_x)} for name, test in tests.items()}
@@ -61,10 +57,6 @@ def main(folder: Path) -> None:
     table = metrics_table(figures, ROWS)
     print(table)
     write_readme("standard split", table)
-
-
-def _apply(a: Affine, x: np.ndarray) -> np.ndarray:
-    return x @ a.kernel.astype(np.float32) + a.bias.astype(np.float32)
 
 
 if __name__ == "__main__":

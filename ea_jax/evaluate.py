@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -45,7 +44,7 @@ def evaluate(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d_out"]])
     """
     hit = top_hit(test.y, test.corpus_y)
     figures = {
-        name: {"cosine": _rounded(mean_cosine(_unit(out), test.y)), **_recall(out, test.corpus_y, hit)}
+        name: {"cosine": _rounded(mean_cosine(unit(out), test.y)), **_recall(out, test.corpus_y, hit)}
         for name, out in outputs.items()
     }
     return figures | {KEEP_SOURCE: _recall(test.x, test.corpus_x, hit)}
@@ -58,7 +57,3 @@ def _recall(queries, corpus, hit) -> dict[str, float]:
 
 def _rounded(value) -> float:
     return round(float(value), 4)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return np.asarray(unit(jnp.asarray(x)))

@@ -156,7 +156,7 @@ def near_duplicates(
 
 def fit_quality(x: Float[np.ndarray, "n d"], fold: Int[np.ndarray, " n"], *, seed: int = 0) -> Params:
     """Statistics of in-domain rows; the percentiles are of rows held out of the statistics, by fold."""
-    x = np.asarray(unit(jnp.asarray(x)))
+    x = np.asarray(unit(x))
     held_out = [
         _distances(_quality_statistics(x[fold != k], seed), x[fold == k]) for k in range(FOLDS) if np.any(fold == k)
     ]
@@ -187,17 +187,13 @@ def _try_all(c: Covariance, x: np.ndarray, y: np.ndarray, rng: np.random.Generat
     cosine, rank = {}, {}
     for kind in KINDS:
         affine = kind.solve(c)
-        cosine[kind] = float(mean_cosine(np.asarray(unit(jnp.asarray(_apply(affine, x)))), y))
+        cosine[kind] = float(mean_cosine(unit(affine.apply(x)), y))
         for exponent in EXPONENTS:
             white = whitened(affine, c, spectrum, exponent)
             for length in LENGTHS:
-                places = rank_of(_apply(stretched(white, c, length), x[asks]), corpus, hit)
+                places = rank_of(stretched(white, c, length).apply(x[asks]), corpus, hit)
                 rank[QueryKind(kind, exponent, length)] = float(reciprocal_rank(places))
     return cosine, rank
-
-
-def _apply(a: Affine, x: np.ndarray) -> np.ndarray:
-    return x @ a.kernel.astype(np.float32) + a.bias.astype(np.float32)
 
 
 def _layer(a: Affine) -> Params:

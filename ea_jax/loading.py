@@ -104,7 +104,7 @@ def load_encoder(
 
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
     """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
-    ours = encoder.spec.facts(entry.encoder.get("prompt"))
+    ours = encoder.spec.facts()
     if ours["fingerprint"] != entry.encoder["fingerprint"]:
         told = [
             f"{key} {ours[key]!r} for {entry.encoder.get(key)!r}" for key in ours if ours[key] != entry.encoder.get(key)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ea_jax.arrays import ArrayIn
 from ea_jax.errors import BadInput
 
 
@@ -21,9 +22,9 @@ def check_embeddings(x: Any, width: int, model: str) -> None:
         )
 
 
-def unit(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+def unit(x: Float[ArrayIn, "*batch d"]) -> Float[Array, "*batch d"]:
     """Each row scaled to length one, in float32 at least; a zero row stays zero and has a finite gradient."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
     squared = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)
 

@@ -24,7 +24,7 @@ class Scores(NamedTuple):
 
 @jax.jit
 def _scores(params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Scores:
-    x = unit(jnp.asarray(x))
+    x = unit(x)
     far = mahalanobis(x, params["mean"], params["whiten"])
     near = nearest_distance(x, params["references"])
     conf_maha = distance_confidence(far, params["maha_p95"], params["maha_p99"])

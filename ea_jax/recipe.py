@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ea_jax.adapter import Adapter
 from ea_jax.encoder import Encoder
@@ -16,6 +16,7 @@ from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.evaluate import KS, HeldOut, evaluate
 from ea_jax.fitting import Fitted, fit, near_duplicates
 from ea_jax.loading import PURPOSES, load_encoder, of_purpose
+from ea_jax.ops import unit
 from ea_jax.registry import Space
 from ea_jax.spec import Spec
 from ea_jax.tables import Pairs, read_pairs
@@ -64,9 +65,7 @@ def fit_entry(
         for name, path in tests.items()
     }
     say(f"{len(train.y):,} pairs read")
-    kept = ~np.zeros(len(train.y), bool)
-    for test in test_sets.values():
-        kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
+    kept = far_from_tests(train, test_sets, near)
     groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
     say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
     fitted = fit(train.x[kept], train.y[kept], groups=groups, seed=seed)
@@ -93,7 +92,7 @@ def _embedded(pairs: Pairs, where: str, source: Space, target: Space, encoder: E
         pairs = replace(pairs, x=encoder(pairs.text, show_progress=True))
     elif encoder is not None and pairs.text is not None:
         rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
-        worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * _unit(pairs.x[rows]), axis=1))
+        worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(pairs.x[rows]), axis=1))
         if worst < 0.999:
             raise FingerprintMismatch(
                 f"{where}: column x is not what {source.id} makes of column text (cosine {worst:.3f} in a spot check). "
@@ -128,6 +127,15 @@ def held_out(pairs: Pairs, where: str, model: str) -> HeldOut:
     return HeldOut(pairs.x[asks], pairs.y[asks], pairs.x[~asks], pairs.y[~asks])
 
 
+def far_from_tests(train: Pairs, tests: Mapping[str, HeldOut], near: float) -> Bool[np.ndarray, " n"]:
+    """Which training pairs have, in both spaces, a cosine below `near` to every test query."""
+    assert train.x is not None
+    kept = np.ones(len(train.y), bool)
+    for test in tests.values():
+        kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
+    return kept
+
+
 def _outputs(fitted: Fitted, source: Space, target: Space, test: HeldOut) -> dict[str, Float[np.ndarray, "n d_out"]]:
     spec = Spec("linear", source.id, target.id, source.width, target.width, target.unit_norm)
     adapt = Adapter(spec, of_purpose(fitted.params, "store"))
@@ -137,7 +145,3 @@ def _outputs(fitted: Fitted, source: Space, target: Space, test: HeldOut) -> dic
 def _provider_facts(source: Space) -> dict[str, Any]:
     """Facts of a model that runs elsewhere: its id is all that is known."""
     return {"model": source.id, "fingerprint": hashlib.sha256(source.id.encode()).hexdigest()[:16]}
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -49,6 +49,10 @@ class Affine(NamedTuple):
     kernel: Float64[np.ndarray, "d_in d_out"]
     bias: Float64[np.ndarray, " d_out"]
 
+    def apply(self, x: Float[np.ndarray, "n d_in"]) -> Float[np.ndarray, "n d_out"]:
+        """The map of rows, in float32 and not scaled to length one."""
+        return x @ self.kernel.astype(np.float32) + self.bias.astype(np.float32)
+
 
 @jax.jit
 def _products(x: Float[Array, "n d_in"], y: Float[Array, "n d_out"]) -> tuple[Array, ...]:

@@ -99,7 +99,7 @@ def _pipeline(entry, purpose, quality, batch_size, max_length, device, say):
     say(f"{entry.name} for {purpose}, from {entry.path.parent}")
 
     def run(texts: list[str]) -> Iterator[dict[str, Any]]:
-        tokenized = encode.tokenize(texts, prompt=entry.encoder.get("prompt"), max_length=max_length)
+        tokenized = encode.tokenize(texts, max_length=max_length)
         if any(tokenized.cut):
             limit = max_length or encode.spec.max_length
             print(f"ea-jax: {sum(tokenized.cut)} of {len(texts)} texts were cut at {limit} tokens.", file=sys.stderr)
