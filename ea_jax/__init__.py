@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ea_jax.adapter import Adapter as Adapter
+    from ea_jax.adapter import compose as compose
     from ea_jax.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
     from ea_jax.facade import EmbeddingAdapter as EmbeddingAdapter
@@ -25,13 +26,14 @@ _HOME = {
     "Quality": "quality",
     "Scores": "quality",
     "Spec": "spec",
+    "compose": "adapter",
     "fit": "fitting",
     "load": "loading",
     "load_encoder": "loading",
     "load_quality": "loading",
 }
 __all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
-__all__ += ["fit", "load", "load_encoder", "load_quality"]
+__all__ += ["compose", "fit", "load", "load_encoder", "load_quality"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,16 +37,13 @@ def save_params(path: Path, params: Params) -> dict[str, Any]:
     return {"sha256": values_sha256(params), "files": _file_records(path)}
 
 
-def load_params(
-    path: Path, record: Mapping[str, Any], abstract: Params, sharding: jax.sharding.Sharding | None = None
-) -> Params:
+def load_params(path: Path, record: Mapping[str, Any], abstract: Params) -> Params:
     """Read a checkpoint that `save_params` wrote, whole or not at all.
 
     Args:
         path: Its folder.
         record: What `save_params` returned, kept beside it.
         abstract: Shape and dtype of every leaf that must be there, and no other may.
-        sharding: Where the leaves go; the default device if None.
 
     Raises:
         CorruptCheckpoint: A file or a value is missing, cut short, changed, of the wrong shape or dtype, or too many.
@@ -61,7 +58,7 @@ def load_params(
         params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     if values_sha256(params) != record["sha256"]:
         raise CorruptCheckpoint(f"The parameter values in {path} are not those that entry.toml names. {AGAIN}")
-    return jax.tree.map(jax.numpy.asarray, params) if sharding is None else jax.device_put(params, sharding)
+    return jax.tree.map(jax.numpy.asarray, params)
 
 
 def _file_records(path: Path) -> dict[str, dict[str, Any]]:

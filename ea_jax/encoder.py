@@ -1,7 +1,6 @@
 """The encoder: texts to embeddings, a tokenizer on the host and a pure function on the device."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer
 from ea_jax.arrays import Params
 from ea_jax.batching import Tokens, batches
 from ea_jax.errors import BadInput
+from ea_jax.progress import progress
 from ea_jax.spec import EncoderSpec
 
 CHUNK = 4096
@@ -97,7 +97,7 @@ class Encoder:
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
         total, source, seen = (len(texts) if isinstance(texts, Sequence) else None), iter(texts), 0
-        with _progress(show_progress, total) as advance:
+        with progress("Embedding", total, show_progress, least=BAR) as advance:
             waiting: _Pending | None = None
             while chunk := list(islice(source, CHUNK)):
                 tokenized = self.tokenize(chunk, prompt=prompt, max_length=max_length, start=seen)
@@ -140,7 +140,7 @@ class Encoder:
         self, tokenized: Tokenized, batch_size: int | None = None, show_progress: bool = False
     ) -> Float[np.ndarray, "n d"]:
         """Embed tokenized texts, in the order given."""
-        with _progress(show_progress, len(tokenized.ids)) as advance:
+        with progress("Embedding", len(tokenized.ids), show_progress, least=BAR) as advance:
             return self._start(tokenized, batch_size).finish(advance)
 
     def _start(self, tokenized: Tokenized, batch_size: int | None) -> "_Pending":
@@ -183,18 +183,3 @@ def check_text(text: Any, number: int) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadInput(f"Text {number} holds a lone surrogate, which is no character. Decode it as UTF-8.") from error
-
-
-@contextmanager
-def _progress(show: bool, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where it is worth one; the callable is told of every n texts done."""
-    if not show or (total is not None and total < BAR):
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("Embedding", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda n: bar.advance(task, n)

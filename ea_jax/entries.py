@@ -51,13 +51,14 @@ def save_entry(
         new = Path(scratch) / entry.name
         new.mkdir()
         facts = {
-            "family": "linear",
+            "family": fitted.family,
             "source": source.id,
             "target": target.id,
             "flavor": flavor,
             "d_in": source.width,
             "d_out": target.width,
             "unit_norm": target.unit_norm,
+            "sizes": fitted.sizes,
             "description": description,
             "tags": [],
             "encoder": encoder,
@@ -66,6 +67,7 @@ def save_entry(
             "params": save_params(new / "params", fitted.params),
             "quality": {
                 "references": len(fitted.quality["references"]),
+                "directions": fitted.quality["directions"].shape[1],
                 **save_params(new / "quality", fitted.quality),
             },
         }
@@ -97,6 +99,33 @@ def _listed(facts: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}".replace("_", " ") for key, value in facts.items())
 
 
+def _kernel_told(facts: dict[str, Any]) -> str:
+    sizes = facts["sizes"]
+    return (
+        f"One affine map plus {sizes['landmarks']:,} radial functions on the sphere, mixed down to {sizes['rank']:,} "
+        "features (Nystrom kernel ridge regression),"
+    )
+
+
+TOLD = {
+    "linear": lambda facts: "One affine map",
+    "kernel": _kernel_told,
+    "mlp": lambda facts: f"One affine map plus a gated network {facts['sizes']['width']:,} wide",
+}
+
+
+def _choice(training: dict[str, Any]) -> str:
+    return "\n".join(f"- `{purpose}`: {_listed(training[purpose])}" for purpose in ("store", "query"))
+
+
+def _curve(training: dict[str, Any]) -> str:
+    points = training["learning_curve"]
+    if not points:
+        return ""
+    told = ", ".join(f"{rank:.3f} with {int(pairs):,} pairs" for pairs, rank in points.items())
+    return f"Learning curve, mean reciprocal rank on a held-out fold: {told}.\n\n"
+
+
 def _card(facts: dict[str, Any], source: str, target: str) -> str:
     training = facts["training"]
     near = training.get("near_duplicates", 0)
@@ -112,6 +141,7 @@ query ranking a corpus of native {target} vectors. No test row, nor a near-dupli
         if facts["metrics"]
         else ""
     )
+    weak = "".join(f"- {line}\n" for line in training["advice"])
     return f"""---
 library_name: ea_jax
 license: apache-2.0
@@ -126,7 +156,7 @@ tags:
 
 # {source} to {target}, flavor {facts["flavor"]}
 
-One affine map from embeddings of `{facts["source"]}` (width {facts["d_in"]})
+{TOLD[facts["family"]](facts)} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
 to the space of `{facts["target"]}` (width {facts["d_out"]}), in two versions: `store` is faithful, `query` ranks best.
 
 ```python
@@ -140,14 +170,14 @@ y = adapt(adapt.params, x)
 
 {facts["description"]}
 
-{training["pairs"]:,} pairs of {training["groups"]:,} groups; {near:,} more were left out as
-near-duplicates of test queries. Chosen on groups held out of the fit, with the figure that decided:
+{training["pairs"]:,} pairs; {near:,} more were left out as near-duplicates of test queries. Chosen on folds of
+{training["groups"]:,} groups, which no fold shares, with the figure that decided:
 
-- `store`: {_listed(training["store"])}
-- `query`: {_listed(training["query"])} (exponent and centred length of a partial whitening of the target space)
+{_choice(training)}
 
-{measured}## Limits
+{_curve(training)}{measured}## Limits
 
-It knows what its pairs knew. Text of another kind, language or length is mapped less well: read the confidence, and
-judge the adapter on your own data. Scores of `query` vectors are for ranking and are not native similarities.
+{weak}- It knows what its pairs knew. Text of another kind, language or length is mapped less well: read the confidence,
+  and judge the adapter on your own data.
+- Scores of `query` vectors are for ranking; `Quality.native_similarity` puts them on the scale of native similarities.
 """

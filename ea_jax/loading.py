@@ -1,11 +1,14 @@
 """`load`, `load_quality`, `load_encoder`: from names to the three objects, each checked whole before it is returned."""
 
 import os
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
-from ea_jax.adapter import Adapter
+from ea_jax.adapter import Adapter, compose
 from ea_jax.arrays import Params
 from ea_jax.checkpoint import load_params
 from ea_jax.devices import fast_dtype
@@ -14,9 +17,11 @@ from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
 from ea_jax.models import abstract_params
-from ea_jax.quality import Quality, abstract_quality
+from ea_jax.packing import WHOLE, unpacked
+from ea_jax.quality import Quality, abstract_quality, prepared
 from ea_jax.registry import Entry, find_entry, find_space
-from ea_jax.spec import Purpose
+from ea_jax.routes import hop_entries
+from ea_jax.spec import Purpose, Spec
 
 DTYPES = ("float32", "bfloat16")
 PURPOSES: tuple[Purpose, ...] = ("store", "query")
@@ -27,32 +32,42 @@ def load(
     source: str,
     target: str,
     *,
+    via: str | Sequence[str] | None = None,
     flavor: str | None = None,
     purpose: Purpose = "store",
+    dtype: str | None = None,
     sharding: jax.sharding.Sharding | None = None,
     root: Root = None,
 ) -> Adapter:
-    """The adapter between two spaces.
+    """The adapter between two spaces, or several in a chain that stop at others on the way.
+
+    `load_quality` from the source to the first stop judges the inputs of a chain. `ea-jax paths` lists what stops cost.
 
     Args:
         source: Model that made the embeddings, by id or alias.
         target: Model whose space they go to, by id or alias.
-        flavor: Which adapter of the pair; may be left out where there is one only.
-        purpose: `store` for faithful vectors, `query` for best recall against a native index.
+        via: A space on the way, or several in order; the direct adapter if None.
+        flavor: Which adapter of the pair: `small` is the fastest, `large` the best. If None, `small` where there is
+            one, or the only one; so too on the way for pairs that lack the flavor.
+        purpose: `store` for faithful vectors, `query` for best recall against a native index. On the way to the last
+            stop it is always `store`.
+        dtype: What products with weights of few bits are taken in, `float32` or `bfloat16`; sums are always float32. If
+            None, bfloat16 where the device has instructions for it. Such weights are exact in both.
         sharding: Where the parameters go; the default device if None.
         root: A registry folder; $EA_JAX_REGISTRY and the bundled one if None.
 
     Raises:
-        UnknownName: A space, the pair or the flavor is not there.
+        UnknownName: A space, a pair or the flavor is not there; the message names a way round, if one was measured.
         BadInput: The purpose is neither of the two.
         BadEntry, CorruptCheckpoint: The stored adapter is not whole. Nothing is loaded in part.
     """
     if purpose not in PURPOSES:
         raise BadInput(f"purpose is {purpose!r}; it must be 'store' or 'query'.")
-    entry = find_entry(source, target, flavor, root)
-    spec = entry.spec(purpose)
-    stored = load_params(entry.path / "params", entry.params, stored_abstract(abstract_params(spec)), sharding)
-    return Adapter(spec, of_purpose(stored, purpose))
+    stops = [via] if isinstance(via, str) else list(via or ())
+    *before, last = hop_entries([source, *stops, target], flavor, root)
+    dtype = _product_dtype(dtype)
+    chain = [_adapter(entry, "store", dtype, sharding) for entry in before]
+    return reduce(compose, [*chain, _adapter(last, purpose, dtype, sharding)])
 
 
 def load_quality(
@@ -65,8 +80,9 @@ def load_quality(
 ) -> Quality:
     """The quality part of the adapter that `load` gives for the same names. Args and errors are those of `load`."""
     entry = find_entry(source, target, flavor, root)
-    abstract = abstract_quality(entry.d_in, entry.quality["references"])
-    return Quality(entry.spec("store"), load_params(entry.path / "quality", entry.quality, abstract, sharding))
+    abstract = abstract_quality(entry.d_in, entry.quality["references"], entry.quality["directions"])
+    stored = load_params(entry.path / "quality", entry.quality, abstract)
+    return Quality(entry.spec("store"), _placed(prepared(stored), sharding))
 
 
 def load_encoder(
@@ -92,9 +108,7 @@ def load_encoder(
         EncoderNotFound: Its files are nowhere; the message says how to get them.
         BadEncoder: Its files are incomplete, unsupported, or another model's.
     """
-    dtype = dtype or fast_dtype()
-    if dtype not in DTYPES:
-        raise BadInput(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    dtype = _product_dtype(dtype)
     if Path(name).is_dir():
         return load_folder(Path(name), dim=dim, dtype=dtype)
     space = find_space(str(name), root)
@@ -115,11 +129,32 @@ def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
         )
 
 
-def stored_abstract(params: Params) -> Params:
-    """Shapes of what an entry stores: the parameters, with one last layer `out` for each purpose."""
-    return params | {"out": dict.fromkeys(PURPOSES, params["out"])}
+def stored_abstract(spec: Spec) -> Params:
+    """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose."""
+    params = abstract_params(spec)
+    whole = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.int8) for name in WHOLE & params.keys()}
+    kernel, bias = params["out"]["kernel"], params["out"]["bias"]
+    grid = {"values": jax.ShapeDtypeStruct(kernel.shape, jnp.int8), "scale": bias}
+    return params | whole | {"out": {purpose: {"kernel": grid, "bias": bias} for purpose in PURPOSES}}
 
 
 def of_purpose(stored: Params, purpose: Purpose) -> Params:
     """The parameters of one purpose, out of what an entry stores."""
     return stored | {"out": stored["out"][purpose]}
+
+
+def _adapter(entry: Entry, purpose: Purpose, dtype: str, sharding: jax.sharding.Sharding | None) -> Adapter:
+    spec = entry.spec(purpose)
+    stored = load_params(entry.path / "params", entry.params, stored_abstract(spec))
+    return Adapter(spec, _placed(unpacked(of_purpose(stored, purpose), dtype), sharding))
+
+
+def _product_dtype(name: str | None) -> str:
+    name = name or fast_dtype()
+    if name not in DTYPES:
+        raise BadInput(f"dtype is {name!r}; it must be one of {', '.join(DTYPES)}.")
+    return name
+
+
+def _placed(params: Params, sharding: jax.sharding.Sharding | None) -> Params:
+    return params if sharding is None else jax.device_put(params, sharding)

@@ -1,6 +1,7 @@
 """Adapter families as Flax Linen modules. Each ends in a layer named `out`: purposes differ in that layer alone."""
 
 from functools import partial
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -9,10 +10,17 @@ from jaxtyping import Array, Float
 
 from ea_jax.arrays import Params
 from ea_jax.errors import BadEntry, nearest
-from ea_jax.ops import unit
+from ea_jax.ops import radial, unit
 from ea_jax.spec import Spec
 
 _dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+_Dense = partial(nn.Dense, dot_general=_dot)
+_LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
+
+
+def _product(x: Float[Array, "*batch d"], weights: Float[Array, "d k"]) -> Float[Array, "*batch k"]:
+    """`x @ weights`, taken in the dtype of the weights with float32 sums."""
+    return _dot(x.astype(weights.dtype), weights, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 class Linear(nn.Module):
@@ -23,22 +31,96 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
-        y = nn.Dense(self.d_out, name="out", dot_general=_dot)(x)
+        y = _Dense(self.d_out, name="out")(x)
         return unit(y) if self.unit_norm else y
 
 
-FAMILIES = {"linear": Linear}
+class Kernel(nn.Module):
+    """Linear plus a sum of radial functions around landmarks on the sphere, mixed down to `rank` features.
+
+    `y = [x, (phi(x) - centre) M] W + b` with `phi_j(x) = sum_s w_s exp(gamma_s (cos(x, z_j) - 1))`. Landmarks are
+    stored as directions with the `scale` that gives them length one, and M as `mix` with a `step` a feature, so that
+    both may be whole numbers of few bits; products with them are taken in their own dtype.
+    """
+
+    d_out: int
+    unit_norm: bool
+    landmarks: int
+    rank: int
+    bandwidths: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
+        normal, m = nn.initializers.normal(), self.landmarks
+        z = self.param("landmarks", normal, (m, x.shape[-1]))
+        scale = self.param("scale", nn.initializers.ones, (m,))
+        gamma = self.param("gamma", nn.initializers.ones, (self.bandwidths,))
+        weight = self.param("weight", nn.initializers.ones, (self.bandwidths,))
+        centre = self.param("centre", nn.initializers.zeros, (m,))
+        mix = self.param("mix", normal, (m, self.rank))
+        step = self.param("step", nn.initializers.ones, (self.rank,))
+        phi = radial(_product(unit(x), z.T), scale, gamma, weight)
+        h = _product(phi - jnp.broadcast_to(centre, phi.shape), mix)
+        h = h * jnp.broadcast_to(step, h.shape)
+        y = _Dense(self.d_out, name="out")(jnp.concatenate([x.astype(jnp.float32), h], axis=-1))
+        return unit(y) if self.unit_norm else y
+
+
+class MLP(nn.Module):
+    """Linear plus a gated residual network of `depth` blocks, whose features join the input before the last layer."""
+
+    d_out: int
+    unit_norm: bool
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d_in"], features: bool = False) -> Float[Array, "*batch d"]:
+        """Outputs, or what the last layer reads."""
+        h = _Dense(self.width, name="in")(x)
+        for block in range(self.depth):
+            value = _LayerNorm(name=f"norm_{block}")(h)
+            gated = _Dense(self.width, name=f"value_{block}")(value) * nn.gelu(
+                _Dense(self.width, name=f"gate_{block}")(value)
+            )
+            h = h + _Dense(self.width, name=f"down_{block}")(gated)
+        read = jnp.concatenate([x, _LayerNorm(name="norm")(h)], axis=-1)
+        if features:
+            return read
+        y = _Dense(self.d_out, name="out")(read)
+        return unit(y) if self.unit_norm else y
+
+
+class Chain(nn.Module):
+    """Modules one after the other."""
+
+    links: tuple[nn.Module, ...]
+
+    def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
+        for link in self.links:
+            x = cast(Array, link(x))
+        return x
+
+
+FAMILIES = {"linear": Linear, "kernel": Kernel, "mlp": MLP}
 
 
 def build(spec: Spec) -> nn.Module:
     """The module that computes an adapter; it does not depend on names, so equal shapes share one compilation.
 
     Raises:
-        BadEntry: No family has this name.
+        BadEntry: No family has this name, or its sizes are not those that the family has.
     """
+    if spec.parts:
+        return Chain(tuple(build(part) for part in spec.parts))
     if spec.family not in FAMILIES:
         raise BadEntry(f"No adapter family is named {spec.family!r}. {nearest(spec.family, FAMILIES)}")
-    return FAMILIES[spec.family](spec.d_out, spec.unit_norm)
+    family, sizes = FAMILIES[spec.family], dict(spec.sizes)
+    wanted = set(family.__dataclass_fields__) - {"d_out", "unit_norm", "parent", "name"}
+    if set(sizes) != wanted:
+        told = f"its sizes are {', '.join(sorted(wanted)) or 'none'}, not {', '.join(sorted(sizes)) or 'none'}"
+        raise BadEntry(f"Family {spec.family!r}: {told}. Fetch the adapter again.")
+    return family(spec.d_out, spec.unit_norm, **sizes)
 
 
 def abstract_params(spec: Spec) -> Params:

@@ -30,23 +30,26 @@ def unit(x: Float[ArrayIn, "*batch d"]) -> Float[Array, "*batch d"]:
 
 
 def mahalanobis(
-    x: Float[Array, "*batch d"], mean: Float[Array, " d"], whiten: Float[Array, "d d"]
+    x: Float[Array, "*batch d"], mean: Float[Array, " d"], spread: Float[Array, ""], directions: Float[Array, "d k"]
 ) -> Float[Array, "*batch"]:
-    """Distance of each embedding from a Gaussian fitted to in-domain data.
+    """Distance of each embedding from a Gaussian fitted to in-domain data, `sqrt(|c|^2 / s^2 - |c U|^2)`, c = x - mean.
 
     Args:
         x: Embeddings, at the scale the statistics were fitted at.
         mean: In-domain mean.
-        whiten: `W` such that `W @ W.T` is the inverse covariance.
+        spread: Standard deviation s of every direction but the leading ones.
+        directions: The k leading eigenvectors u_j of the covariance, each times `sqrt(1 / s^2 - 1 / l_j)`.
 
     Returns:
         Distances in standard deviations; larger is further out of domain.
         In-domain rows lie near `sqrt(d)`, not near 1.
 
     Errors: raises nothing; a non-finite row scores non-finite, no other row does.
-    Source: Lee et al. 2018, arXiv:1807.03888 (one class, no perturbation).
+    Source: Lee et al. 2018, arXiv:1807.03888 (one class, no perturbation); Tipping and Bishop 1999 (the covariance).
     """
-    return jnp.linalg.norm((x - jnp.broadcast_to(mean, x.shape)) @ whiten, axis=-1)
+    c = x - jnp.broadcast_to(mean, x.shape)
+    squared = jnp.sum(jnp.square(c), axis=-1) / jnp.square(spread) - jnp.sum(jnp.square(c @ directions), axis=-1)
+    return jnp.sqrt(jnp.maximum(squared, 1e-12))
 
 
 def nearest_distance(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch"]:
@@ -77,3 +80,20 @@ def mean_pool(hidden: Float[Array, "*batch t d"], mask: Float[Array, "*batch t"]
     """Mean of the token vectors whose mask is one. A row without any token gives zeros."""
     total = jnp.einsum("...td,...t->...d", hidden, mask)
     return total / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
+
+
+def radial(
+    cosine: Float[Array, "*batch m"], scale: Float[Array, " m"], gamma: Float[Array, " s"], weight: Float[Array, " s"]
+) -> Float[Array, "*batch m"]:
+    """Sum of radial functions on the sphere, `phi = sum_s w_s exp(gamma_s (c - 1))`, of cosines to landmarks.
+
+    Args:
+        cosine: Inner products of unit rows with the landmarks, before their scale.
+        scale: What makes an inner product a cosine, `1 / |z_j|`.
+        gamma: Bandwidths: `exp(-gamma |x - z|^2 / 2)` of unit rows; larger is narrower.
+        weight: Of each bandwidth.
+
+    Source: Schoenberg 1942: non-negative sums of these are positive definite on the sphere.
+    """
+    away = cosine * jnp.broadcast_to(scale, cosine.shape) - 1
+    return sum((w * jnp.exp(g * away) for g, w in zip(gamma, weight, strict=True)), jnp.zeros_like(away))

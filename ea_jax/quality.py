@@ -11,6 +11,8 @@ from ea_jax.arrays import ArrayIn, Params
 from ea_jax.ops import check_embeddings, distance_confidence, mahalanobis, nearest_distance, unit
 from ea_jax.spec import Spec
 
+KNOTS = 64
+
 
 class Scores(NamedTuple):
     """One number an input; distances grow with badness, confidences with goodness."""
@@ -25,7 +27,7 @@ class Scores(NamedTuple):
 @jax.jit
 def _scores(params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Scores:
     x = unit(x)
-    far = mahalanobis(x, params["mean"], params["whiten"])
+    far = mahalanobis(x, params["mean"], params["spread"], params["directions"])
     near = nearest_distance(x, params["references"])
     conf_maha = distance_confidence(far, params["maha_p95"], params["maha_p99"])
     conf_knn = distance_confidence(near, params["knn_p95"], params["knn_p99"])
@@ -54,9 +56,27 @@ class Quality:
         check_embeddings(x, self.spec.d_in, self.spec.source)
         return _scores(params, x)
 
+    def native_similarity(self, params: Params, score: Float[ArrayIn, "*batch"]) -> Float[Array, "*batch"]:
+        """Scores of `query` vectors against native ones, on the scale of similarities between native vectors.
 
-def abstract_quality(d_in: int, references: int) -> Params:
-    """Shapes and dtypes of the parameters of a quality part with this many references."""
-    shapes = {"mean": (d_in,), "whiten": (d_in, d_in), "references": (references, d_in)}
-    shapes |= dict.fromkeys(("maha_p95", "maha_p99", "knn_p95", "knn_p99"), ())
-    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+        The map is monotone, so it changes no ranking; it is for those who compare scores with a threshold.
+        """
+        knots = params["similarity"]
+        return jnp.interp(jnp.asarray(score), knots["score"], knots["native"])
+
+
+def abstract_quality(d_in: int, references: int, directions: int) -> Params:
+    """Shapes and dtypes of what an entry stores of a quality part of this many references and directions."""
+    shapes = {"mean": (d_in,)} | dict.fromkeys(("spread", "maha_p95", "maha_p99", "knn_p95", "knn_p99"), ())
+    plain = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    return plain | {
+        "directions": jax.ShapeDtypeStruct((d_in, directions), jnp.float16),
+        "references": jax.ShapeDtypeStruct((references, d_in), jnp.int8),
+        "similarity": dict.fromkeys(("score", "native"), jax.ShapeDtypeStruct((KNOTS,), jnp.float32)),
+    }
+
+
+def prepared(stored: Params) -> Params:
+    """The parameters of a quality part out of what an entry stores: in float32, references of length one."""
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), stored)
+    return params | {"references": unit(params["references"])}

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from ea_jax.adapter import Adapter
 from ea_jax.encoder import Encoder
 from ea_jax.entries import save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.evaluate import KS, HeldOut, evaluate
-from ea_jax.fitting import Fitted, fit, near_duplicates
-from ea_jax.loading import PURPOSES, load_encoder, of_purpose
+from ea_jax.fitting import DEFAULT, Budget, Family, fit
+from ea_jax.fitting.splits import near_duplicates
+from ea_jax.loading import PURPOSES, load_encoder
 from ea_jax.ops import unit
 from ea_jax.registry import Space
-from ea_jax.spec import Spec
 from ea_jax.tables import Pairs, read_pairs
 
 SPOT_CHECKS = 8
@@ -31,10 +30,13 @@ def fit_entry(
     out: Path,
     *,
     flavor: str,
+    family: Family = "auto",
+    budget: Budget = DEFAULT,
     tests: Mapping[str, Path],
     near: float,
     description: str,
     seed: int,
+    show_progress: bool = False,
     say: Callable[[str], None],
 ) -> Path:
     """Fit an adapter on the pairs of files and write it as a registry entry.
@@ -45,10 +47,13 @@ def fit_entry(
         target: Space of y.
         out: Registry folder.
         flavor: Which of several adapters between the two.
+        family: Of adapters, as `fit` takes it.
+        budget: How large the adapter may be.
         tests: Files of test pairs by name, with a column `query`.
         near: Cosine to a test query, in either space, from which a training pair is left out.
         description: What the pairs were, for people.
         seed: Of all sampling; one seed gives one result.
+        show_progress: Draw bars on stderr.
         say: Told what is going on.
 
     Returns:
@@ -68,13 +73,16 @@ def fit_entry(
     kept = far_from_tests(train, test_sets, near)
     groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
     say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
-    fitted = fit(train.x[kept], train.y[kept], groups=groups, seed=seed)
+    x, y = train.x[kept], train.y[kept]
+    fitted = fit(x, y, family=family, budget=budget, groups=groups, seed=seed, show_progress=show_progress)
+    for line in fitted.report["advice"]:
+        say(line)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
-    metrics = {name: evaluate(test, _outputs(fitted, source, target, test)) for name, test in test_sets.items()}
-    facts = encoder.spec.facts() if encoder else _provider_facts(source)
+    metrics = {name: evaluate(test, {p: fitted.apply(test.x, p) for p in PURPOSES}) for name, test in test_sets.items()}
+    facts = encoder.spec.facts() if encoder else provider_facts(source)
     return save_entry(
         out,
-        fitted._replace(report=report),
+        fitted.reported(report),
         source,
         target,
         flavor=flavor,
@@ -136,12 +144,6 @@ def far_from_tests(train: Pairs, tests: Mapping[str, HeldOut], near: float) -> B
     return kept
 
 
-def _outputs(fitted: Fitted, source: Space, target: Space, test: HeldOut) -> dict[str, Float[np.ndarray, "n d_out"]]:
-    spec = Spec("linear", source.id, target.id, source.width, target.width, target.unit_norm)
-    adapt = Adapter(spec, of_purpose(fitted.params, "store"))
-    return {purpose: np.asarray(adapt(of_purpose(fitted.params, purpose), test.x)) for purpose in PURPOSES}
-
-
-def _provider_facts(source: Space) -> dict[str, Any]:
+def provider_facts(source: Space) -> dict[str, Any]:
     """Facts of a model that runs elsewhere: its id is all that is known."""
     return {"model": source.id, "fingerprint": hashlib.sha256(source.id.encode()).hexdigest()[:16]}

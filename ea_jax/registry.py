@@ -12,6 +12,7 @@ from ea_jax.errors import BadEntry, UnknownName, nearest
 from ea_jax.spec import Purpose, Spec
 
 PACKAGE = Path(__file__).parent
+SMALL = "small"
 BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
 
 
@@ -55,6 +56,7 @@ class Entry:
         quality: The same of its quality part, and the number of `references`.
         metrics: Measured figures by test set, then by row.
         training: What it was fitted on, and what was chosen.
+        sizes: The family's own widths and counts by name.
         description: One sentence for people.
         tags: Free labels; `pro` marks a paid adapter.
     """
@@ -72,6 +74,7 @@ class Entry:
     quality: Mapping[str, Any]
     metrics: Mapping[str, Any]
     training: Mapping[str, Any]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
     tags: tuple[str, ...] = ()
 
@@ -82,8 +85,17 @@ class Entry:
 
     def spec(self, purpose: Purpose) -> Spec:
         """The static part of the adapter that this entry stores."""
-        fingerprint = self.encoder["fingerprint"]
-        return Spec(self.family, self.source, self.target, self.d_in, self.d_out, self.unit_norm, purpose, fingerprint)
+        return Spec(
+            self.family,
+            self.source,
+            self.target,
+            self.d_in,
+            self.d_out,
+            self.unit_norm,
+            purpose,
+            self.encoder["fingerprint"],
+            tuple(sorted(self.sizes.items())),
+        )
 
 
 def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -169,10 +181,10 @@ def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
 def find_entry(
     source: str, target: str, flavor: str | None = None, root: str | os.PathLike[str] | None = None
 ) -> Entry:
-    """The adapter between two spaces, by full id or alias; the flavor may be left out where there is one only.
+    """The adapter between two spaces, by full id or alias; without a flavor the small one, or the only one.
 
     Raises:
-        UnknownName: A space, the pair or the flavor is not there; or several flavors are and none was named.
+        UnknownName: A space, the pair or the flavor is not there; or several are, none is small, and none was named.
     """
     a, b = find_space(source, root), find_space(target, root)
     known = entries(root)
@@ -183,6 +195,8 @@ def find_entry(
             f"No adapter goes from {a.alias} to {b.alias}. {nearest(f'{a.alias} to {b.alias}', routes)} "
             "`ea-jax fit` makes one from pairs."
         )
+    if flavor is None and SMALL in pair:
+        return pair[SMALL]
     if flavor is None and len(pair) > 1:
         raise UnknownName(f"{a.alias} to {b.alias} has several flavors: name one of {', '.join(sorted(pair))}.")
     if flavor is not None and flavor not in pair:

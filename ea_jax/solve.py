@@ -4,13 +4,14 @@ Products are taken in float32 on whatever device JAX has, block by block, and su
 small systems (the widths of the models) are solved. The number of pairs is not bounded by memory.
 """
 
+from collections.abc import Iterator
 from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float64, Int
 
 from ea_jax.arrays import ArrayIn
 from ea_jax.ops import unit
@@ -54,20 +55,37 @@ class Affine(NamedTuple):
         return x @ self.kernel.astype(np.float32) + self.bias.astype(np.float32)
 
 
-@jax.jit
-def _products(x: Float[Array, "n d_in"], y: Float[Array, "n d_out"]) -> tuple[Array, ...]:
+def blocks(
+    x: Float[ArrayIn, "n d_in"],
+    y: Float[ArrayIn, "n d_out"],
+    rows: Int[np.ndarray, " k"] | None = None,
+    size: int | None = None,
+) -> Iterator[tuple[Float[np.ndarray, "b d_in"], Float[np.ndarray, "b d_out"]]]:
+    """Pairs, or those at `rows`, a block at a time in float32: of arrays in files, no more is in memory."""
+    n = len(x) if rows is None else len(rows)
+    size = size or BLOCK
+    for start in range(0, n, size):
+        part = slice(start, start + size) if rows is None else rows[start : start + size]
+        yield np.asarray(x[part], np.float32), np.asarray(y[part], np.float32)
+
+
+def gram(phi: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "m m"]:
+    """`phi^T phi` in float32: on an accelerator where there is one, else by the host's BLAS, which takes half of it."""
+    if jax.default_backend() == "cpu":
+        return phi.T @ phi
     with jax.default_matmul_precision("highest"):
-        return x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y
+        return np.asarray(jnp.asarray(phi).T @ jnp.asarray(phi))
 
 
-def moments(x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"]) -> Moments:
-    """Moments of row-aligned pairs, streamed in blocks."""
-    blocks = [
-        Moments(len(part), *(np.asarray(s, np.float64) for s in _products(part, y[start : start + BLOCK])))
-        for start in range(0, len(x), BLOCK)
-        for part in [x[start : start + BLOCK]]
-    ]
-    return reduce(Moments.plus, blocks)
+def moments(
+    x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], rows: Int[np.ndarray, " k"] | None = None
+) -> Moments:
+    """Moments of row-aligned pairs, or of those at `rows`, streamed in blocks."""
+    found = (
+        (len(a), *(s.astype(np.float64) for s in (a.sum(0), b.sum(0), gram(a), a.T @ b, gram(b))))
+        for a, b in blocks(x, y, rows)
+    )
+    return reduce(Moments.plus, (Moments(*sums) for sums in found))
 
 
 def covariance(m: Moments) -> Covariance:
@@ -92,6 +110,32 @@ def ridge(c: Covariance, penalty: float) -> Affine:
     """
     t = np.trace(c.xx) / len(c.xx)
     return _centred(np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), c.xy), c)
+
+
+def generalised_cross_validation(c: Covariance, n: float, penalty: float) -> float:
+    """Score of a ridge penalty without held-out pairs, `n * RSS / (n - dof - 1)^2`; smaller is better.
+
+    `dof = sum_i l_i / (l_i + penalty * t)` over the eigenvalues l_i of C_xx, with t their mean.
+
+    Source: Golub, Heath and Wahba 1979.
+    """
+    values = np.maximum(np.linalg.eigvalsh(c.xx), 0)
+    degrees = np.sum(values / (values + penalty * values.mean()))
+    kernel = ridge(c, penalty).kernel
+    left = np.trace(c.yy) - 2 * np.sum(kernel * c.xy) + np.sum(kernel * (c.xx @ kernel))
+    return float(n * n * left / (n - degrees - 1) ** 2)
+
+
+def reduced_rank(c: Covariance, penalty: float, rank: int) -> Affine:
+    """Reduced-rank ridge regression: the ridge map projected on the leading directions of its own fitted values.
+
+    Source: Izenman 1975; Mukherjee and Zhu 2011, for the penalty.
+    """
+    kernel = ridge(c, penalty).kernel
+    values, axes = np.linalg.eigh(c.xx)
+    root = np.sqrt(np.maximum(values, 0))[:, None] * axes.T
+    leading = np.linalg.svd(root @ kernel, full_matrices=False)[2][:rank].T
+    return _centred(kernel @ leading @ leading.T, c)
 
 
 def procrustes(c: Covariance, scale: str) -> Affine:
@@ -120,17 +164,21 @@ def target_spectrum(c: Covariance) -> Spectrum:
     return Spectrum(*np.linalg.eigh(c.yy * (len(c.yy) / np.trace(c.yy))))
 
 
-def whitened(a: Affine, c: Covariance, s: Spectrum, exponent: float, shrinkage: float = 0.1) -> Affine:
+def whitening(s: Spectrum, exponent: float, shrinkage: float = 0.1) -> Float64[np.ndarray, "d_out d_out"]:
+    """`(C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy: the identity for exponent 0."""
+    return (s.vectors * (np.maximum(s.values, 0) + shrinkage) ** -exponent) @ s.vectors.T
+
+
+def whitened(a: Affine, c: Covariance, s: Spectrum, exponent: float) -> Affine:
     """The map with its centred output passed through a partial whitening of the target covariance.
 
-    `y = mu + (x W + b - mu) (C_yy / t + shrinkage I)^-exponent`, with t the mean eigenvalue of C_yy. Regression shrinks
+    `y = mu + (x W + b - mu) (C_yy / t + .1 I)^-exponent`, with t the mean eigenvalue of C_yy. Regression shrinks
     towards the leading directions of the target, which makes hubs: rows near to every query. Whitening undoes that.
 
     Source: Radovanović et al. 2010 on hubs; Mu and Viswanath 2018, arXiv:1702.01417, on leading directions.
     """
-    power = (np.maximum(s.values, 0) + shrinkage) ** -exponent
-    kernel, centre = ((m @ s.vectors * power) @ s.vectors.T for m in (a.kernel, a.bias - c.y_mean))
-    return Affine(kernel, c.y_mean + centre)
+    flat = whitening(s, exponent)
+    return Affine(a.kernel @ flat, c.y_mean + (a.bias - c.y_mean) @ flat)
 
 
 def stretched(a: Affine, c: Covariance, length: float) -> Affine:

@@ -23,6 +23,8 @@ class Spec:
         unit_norm: Whether outputs have length one.
         purpose: `store` for faithful vectors, `query` for best recall against a native index.
         fingerprint: Of the encoder whose embeddings it was fitted on; empty where not recorded.
+        sizes: The family's own widths and counts by name, for instance the number of landmarks.
+        parts: Of a chain, the adapters that follow each other.
     """
 
     family: str
@@ -33,6 +35,8 @@ class Spec:
     unit_norm: bool = True
     purpose: Purpose = "store"
     fingerprint: str = ""
+    sizes: tuple[tuple[str, int], ...] = ()
+    parts: tuple["Spec", ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,11 @@ def toy_pairs(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return x, (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_toy_registry(root: Path, flavors: tuple[str, ...] = ("small",)) -> Path:
+def write_toy_registry(root: Path, flavors: tuple[str, ...] = ("small",), family="linear") -> Path:
     """A registry folder with toy spaces and a real, fitted adapter in each flavor."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "spaces.toml").write_text(TOY_SPACES)
-    fitted = fit(*toy_pairs())
+    fitted = fit(*toy_pairs(), family=family)
     for flavor in flavors:
         save_entry(
             root,

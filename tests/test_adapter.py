@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ea_jax.adapter import _forward
+from ea_jax.adapter import forward
 from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.loading import load
@@ -103,7 +103,7 @@ def test_an_equal_spec_never_recompiles(toy_root, key):
     for purpose in ("store", "query", "store"):
         other = load("toy/source", "toy/target", purpose=purpose, root=toy_root)
         other(other.params, x)
-        compiled.append(_forward._cache_size())
+        compiled.append(forward._cache_size())
     assert len(set(compiled)) == 1
 
 

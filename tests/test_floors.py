@@ -13,10 +13,11 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "devices", "files", "spec"],
-    ["batching", "digests", "metrics", "ops", "registry"],
-    ["encoders", "models", "quality", "solve"],
-    ["adapter", "checkpoint", "encoder", "evaluate", "fitting", "modules", "tables"],
+    ["arrays", "devices", "files", "progress", "spec", "texts"],
+    ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume"],
+    ["draws", "encoders", "models", "provider", "quality", "routes", "solve"],
+    ["adapter", "checkpoint", "collect", "encoder", "evaluate", "kernel", "mlp", "modules", "tables", "train"],
+    ["fitting"],
     ["entries", "hub"],
     ["folders"],
     ["loading"],

@@ -26,8 +26,9 @@ def test_mahalanobis_is_the_textbook_distance(key):
     mean, inverse = data.mean(0), np.linalg.inv(np.cov(data.T))
     x = rng.normal(size=(2, 3, 5))
     wanted = np.sqrt(np.einsum("...i,ij,...j->...", x - mean, inverse, x - mean))
-    whiten = np.linalg.cholesky(inverse)
-    found = ops.mahalanobis(*(jnp.asarray(a, jnp.float32) for a in (x, mean, whiten)))
+    values, vectors = np.linalg.eigh(np.cov(data.T))
+    directions = vectors[:, 1:] * np.sqrt(1 / values[0] - 1 / values[1:])  # all but the least: nothing is averaged
+    found = ops.mahalanobis(*(jnp.asarray(a, jnp.float32) for a in (x, mean, np.sqrt(values[0]), directions)))
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
@@ -50,8 +51,8 @@ def test_confidence_is_four_fifths_at_p95_and_one_fifth_at_p99():
 def test_a_row_that_is_not_finite_spoils_no_other_row(bad):
     x = np.ones((3, 4), np.float32)
     x[1, 2] = bad
-    mean, whiten = jnp.zeros(4), jnp.eye(4)
-    assert list(np.isfinite(ops.mahalanobis(jnp.asarray(x), mean, whiten))) == [True, False, True]
+    gaussian = jnp.zeros(4), jnp.float32(1), 0.5 * jnp.eye(4)
+    assert list(np.isfinite(ops.mahalanobis(jnp.asarray(x), *gaussian))) == [True, False, True]
     assert list(np.isfinite(ops.unit(jnp.asarray(x))).all(1)) == [True, False, True]
 
 
@@ -72,3 +73,13 @@ def test_mean_pool_ignores_padding_whatever_it_holds():
 def test_what_is_not_an_embedding_is_refused_with_both_facts(x, told):
     with pytest.raises(BadInput, match=told):
         ops.check_embeddings(x, 3, "toy/source")
+
+
+def test_radial_functions_are_gaussians_of_the_distance_on_the_sphere():
+    rng = np.random.default_rng(0)
+    x, z = (np.asarray(ops.unit(jnp.asarray(rng.normal(size=(n, 6)), jnp.float32))) for n in (4, 7))
+    squared = np.square(x[:, None].astype(np.float64) - z[None]).sum(-1)
+    wanted = 0.7 * np.exp(-0.5 * squared / 2) + 0.3 * np.exp(-3 * squared / 2)
+    gamma, weight = jnp.asarray([0.5, 3.0]), jnp.asarray([0.7, 0.3])
+    found = ops.radial(jnp.asarray(x @ (5 * z).T), jnp.full(7, 0.2), gamma, weight)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -16,8 +16,10 @@ def judge(toy_root):
 
 def test_scores_are_the_stated_formulas(judge):
     x = unit_rows(np.random.default_rng(1), 5, 8)
-    p = {name: np.asarray(value, np.float64) for name, value in judge.params.items()}
-    maha = np.linalg.norm((x - p["mean"]) @ p["whiten"], axis=1)
+    p = {name: np.asarray(value, np.float64) for name, value in judge.params.items() if name != "similarity"}
+    c = x - p["mean"]
+    inverse = np.eye(8) / p["spread"] ** 2 - p["directions"] @ p["directions"].T
+    maha = np.sqrt(np.einsum("ni,ij,nj->n", c, inverse, c))
     knn = np.linalg.norm(x[:, None] - p["references"][None], axis=-1).min(1)
 
     def confidence(d, p95, p99):
@@ -73,3 +75,12 @@ def test_length_does_not_matter(judge):
 def test_another_models_width_is_refused(judge):
     with pytest.raises(BadInput, match="width 8"):
         judge(judge.params, np.ones((2, 5), np.float32))
+
+
+def test_native_similarities_are_interpolated_between_the_knots_and_never_fall(judge):
+    knots = judge.params["similarity"]
+    score = np.linspace(-1, 1, 50).astype(np.float32)
+    found = np.asarray(judge.native_similarity(judge.params, score))
+    np.testing.assert_allclose(found, np.interp(score, knots["score"], knots["native"]), atol=1e-6)
+    assert np.all(np.diff(found) >= 0)
+    assert found[-1] > found[0]

@@ -78,9 +78,9 @@ def test_whitening_with_exponent_zero_changes_nothing(c):
 
 
 def test_whitening_by_a_half_flattens_the_native_spectrum_and_keeps_the_mean(c):
-    identity = solve.Affine(np.eye(12), np.zeros(12))
-    found = solve.whitened(identity, c, solve.target_spectrum(c), 0.5, shrinkage=0.0)
-    np.testing.assert_allclose(found.kernel.T @ c.yy @ found.kernel, np.trace(c.yy) / 12 * np.eye(12), atol=1e-9)
+    flat = solve.whitening(solve.target_spectrum(c), 0.5, shrinkage=0.0)
+    np.testing.assert_allclose(flat.T @ c.yy @ flat, np.trace(c.yy) / 12 * np.eye(12), atol=1e-9)
+    found = solve.whitened(solve.Affine(np.eye(12), np.zeros(12)), c, solve.target_spectrum(c), 0.5)
     np.testing.assert_allclose(c.y_mean @ found.kernel + found.bias, c.y_mean, atol=1e-9)
 
 
@@ -113,3 +113,38 @@ def test_cluster_centres_find_planted_directions():
 def test_all_rows_are_centres_where_there_are_fewer_than_asked():
     x = unit_rows(np.random.default_rng(0), 5, 4)
     assert solve.cluster_centres(x, 9).shape == (5, 4)
+
+
+def test_generalised_cross_validation_is_its_formula_and_prefers_the_penalty_that_left_out_rows_prefer():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 12)).astype(np.float32)
+    y = (x @ rng.normal(size=(12, 4)) + 6 * rng.normal(size=(60, 4))).astype(np.float32)
+    c = solve.covariance(solve.moments(x, y))
+    penalties = [0.01, 0.1, 1.0, 10.0, 100.0]
+    found = [solve.generalised_cross_validation(c, 60, p) for p in penalties]
+    centred, left_out = (a.astype(np.float64) - a.mean(0) for a in (x, y)), []
+    a, b = centred
+    for penalty, score in zip(penalties, found, strict=True):
+        t = np.trace(a.T @ a) / 12
+        hat = a @ np.linalg.solve(a.T @ a + penalty * t * np.eye(12), a.T)
+        residual = b - hat @ b
+        assert score == pytest.approx(60 * np.sum(residual**2) / (60 - np.trace(hat) - 1) ** 2, rel=1e-4)
+        left_out.append(np.sum((residual / (1 - np.diag(hat)[:, None] - 1 / 60)) ** 2))
+    assert np.argmin(found) == np.argmin(left_out)
+
+
+def test_reduced_rank_is_the_best_approximation_of_the_ridge_maps_values(pairs, c):
+    x, _ = pairs
+    plain, found = solve.ridge(c, 0.1), solve.reduced_rank(c, 0.1, 3)
+    a = x - x.mean(0)
+    u, s, vt = np.linalg.svd(a @ plain.kernel, full_matrices=False)
+    np.testing.assert_allclose(a @ found.kernel, (u[:, :3] * s[:3]) @ vt[:3], atol=1e-4)
+    assert np.linalg.matrix_rank(found.kernel, tol=1e-6) == 3
+
+
+def test_rows_that_are_named_are_the_ones_that_are_summed(pairs, monkeypatch):
+    x, y = pairs
+    monkeypatch.setattr(solve, "BLOCK", 64)
+    rows = np.random.default_rng(0).permutation(400)[:170]
+    for a, b in zip(solve.moments(x, y, rows), solve.moments(x[rows], y[rows]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

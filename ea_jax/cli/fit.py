@@ -1,6 +1,7 @@
 """Pairs to a registry entry: `ea-jax fit`."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,27 @@ import typer
 from ea_jax.errors import BadInput
 
 
+class FamilyName(StrEnum):
+    """Families that `fit` knows."""
+
+    auto = "auto"
+    linear = "linear"
+    kernel = "kernel"
+    mlp = "mlp"
+
+
 def fit(
     pairs: Annotated[list[Path], typer.Argument(help="Files of pairs: .parquet, .jsonl or .jsonl.gz.")],
     source: Annotated[str, typer.Option(help="Model of the column x, or that embeds the column text.")],
     target: Annotated[str, typer.Option(help="Model of the column y.")],
     out: Annotated[Path, typer.Option(help="Registry folder that the entry goes into.")],
-    flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "small",
+    flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "large",
+    family: Annotated[FamilyName, typer.Option(help="linear is the fastest; auto takes what ranks best.")] = (
+        FamilyName.auto
+    ),
+    landmarks: Annotated[int, typer.Option(min=1, help="Radial functions of the kernel family, at the most.")] = 4096,
+    rank: Annotated[int, typer.Option(min=1, help="Features that they are mixed down to, at the most.")] = 512,
+    bits: Annotated[int, typer.Option(min=3, max=8, help="Of a stored weight, about.")] = 6,
     test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs; may be repeated.")] = None,
     near: Annotated[float, typer.Option(help="Cosine to a test row from which a pair is left out.")] = 0.95,
     about: Annotated[str, typer.Option(help="A sentence on the pairs, for the card.")] = "",
@@ -33,9 +49,24 @@ def fit(
     from ea_jax.cli.device import start_jax
 
     start_jax()
+    from ea_jax.fitting import Budget
     from ea_jax.recipe import fit_entry
 
-    entry = fit_entry(pairs, a, b, out, flavor=flavor, tests=named, near=near, description=about, seed=seed, say=_say)
+    entry = fit_entry(
+        pairs,
+        a,
+        b,
+        out,
+        flavor=flavor,
+        family=family.value,
+        budget=Budget(landmarks, rank, bits),
+        tests=named,
+        near=near,
+        description=about,
+        seed=seed,
+        show_progress=sys.stderr.isatty(),
+        say=_say,
+    )
     print(entry)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ea_jax import registry as reg
+from ea_jax.routes import MOST_HOPS, Route, routes
 
 
 def list_adapters(
@@ -55,17 +56,40 @@ def info(
         _print_columns(list(_flat(facts)))
 
 
-def paths() -> None:
-    """List the routes between spaces, each with the recall that was measured on it.
+def paths(
+    source: Annotated[str | None, typer.Argument(help="Where to start, by id or alias; anywhere if left out.")] = None,
+    target: Annotated[str | None, typer.Argument(help="Where to end, likewise.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    hops: Annotated[int, typer.Option(min=1, max=MOST_HOPS, help="The most adapters in a row.")] = MOST_HOPS,
+) -> None:
+    """List the routes between spaces, each with its measured recall, and what a detour costs in it.
 
-    Example: ea-jax paths
+    Example: ea-jax paths minilm oai-3-small
     """
-    rows = []
-    for entry in reg.entries():
-        recall = [f"{test} R@10 {rows['query']['recall@10']:.3f}" for test, rows in entry.metrics.items()]
-        route = (reg.find_space(entry.source).alias, "->", reg.find_space(entry.target).alias)
-        rows.append((*route, entry.flavor, ", ".join(recall)))
+    found = routes(source, target, hops)
+    if as_json:
+        told = [dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]
+        print(json.dumps(told, indent=2))
+        return
+    if not found:
+        print("ea-jax: no such route is there.", file=sys.stderr)
+        return
+    tests = list(dict.fromkeys(test for route in found for test in route.recall))
+    rows = [("route", "flavor", *(f"R@10 {test}" for test in tests), "against the direct one")]
+    for route in found:
+        recall = (f"{route.recall[test]:.3f}" if test in route.recall else "" for test in tests)
+        rows.append((" -> ".join(route.spaces), route.flavor or "default", *recall, _cost(route)))
     _print_columns(rows)
+
+
+def _cost(route: Route) -> str:
+    if not route.recall:
+        return "not measured"
+    if route.hops == 1:
+        return ""
+    if route.direct is None:
+        return "no direct adapter"
+    return " / ".join(f"{cost:+.3f}" for cost in route.cost.values()) or "not measured"
 
 
 COMMANDS = {list_adapters: "list", registry: "registry", info: "info", paths: "paths"}
@@ -83,7 +107,7 @@ def _flat(facts: dict[str, Any], prefix: str = ""):
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", " ".join(value) if isinstance(value, tuple | list) else str(value)
+            yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _print_columns(rows: list[tuple[str, ...]]) -> None:

@@ -1,0 +1,102 @@
+"""What does a detour cost? Recall of every route of two hops in the bundled registry, beside the direct adapter.
+
+    python -m benchmarks.routes ../shared/data build
+
+A route is judged on the test sets of the direct adapter between its ends (benchmarks/tasks.py); pairs that share a set
+of texts hold out the same rows of it. A route whose ends have no text in common is not measured. Writes routes.json and
+registry/paths.toml, which `ea-jax paths` reads.
+"""
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+
+from benchmarks.machine import write_json
+from benchmarks.tasks import TASKS, load_task
+from ea_jax import load
+from ea_jax.evaluate import HeldOut, evaluate
+from ea_jax.registry import BUNDLED
+from ea_jax.routes import FILE, Route, digest, hop_entries, routes
+
+SIDES = {"in": "in-domain", "across": "across"}
+SAME = 0.005
+Figures = dict[str, dict[str, dict[str, float]]]
+
+
+@lru_cache(maxsize=1)
+def test_sets(source: str, target: str, data: Path, build: Path) -> dict[str, HeldOut]:
+    """Test sets of a pair by name; none where no text has vectors of both."""
+    name = f"{source}--{target}"
+    task = next((task for task in (name, f"{name}--mixed") if task in TASKS), None)
+    return {SIDES[key]: side.test for key, side in load_task(task, data, build).sides.items()} if task else {}
+
+
+def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, float]]:
+    """Figures of the chain, and of the direct adapter where there is one, for queries."""
+    source, *via, target = route.spaces
+    chain = load(source, target, via=via, flavor=route.flavor, purpose="query", root=root)
+    maps = {"route": chain}
+    if route.direct is not None:
+        flavors = {r.flavor for r in routes(source, target, 1, root)}
+        flavor = route.flavor if route.flavor in flavors else None
+        maps["direct"] = load(source, target, flavor=flavor, purpose="query", root=root)
+    return evaluate(test, {name: np.asarray(adapt(adapt.params, test.x)) for name, adapt in maps.items()})
+
+
+def check(route: Route, figures: Figures) -> None:
+    """Stop if the direct adapter's recall is not what its entry says: the test sets are then not the same."""
+    for test, rows in figures.items():
+        said = (route.direct or {}).get(test)
+        if said is not None and abs(rows["direct"]["recall@10"] - said) > SAME:
+            told = f"R@10 {rows['direct']['recall@10']} here, {said} in its entry"
+            raise SystemExit(f"{told_name(route)}, {test}: the direct adapter has {told}. It is not the same data.")
+
+
+def told_name(route: Route) -> str:
+    """A route for people."""
+    return f"{' -> '.join(route.spaces)} ({route.flavor or 'default'})"
+
+
+def facts(route: Route, figures: Figures, root: Path) -> dict[str, object]:
+    """A table of paths.toml."""
+    flavor = {"flavor": route.flavor} if route.flavor else {}
+    params = [digest(entry) for entry in hop_entries(route.spaces, route.flavor, root)]
+    recall = {test: round(rows["route"]["recall@10"], 4) for test, rows in figures.items()}
+    return {"spaces": list(route.spaces), **flavor, "params": params, "recall": recall}
+
+
+def line(route: Route, figures: Figures) -> str:
+    """A row of the printed table: R@10 of the route and of the direct adapter on each test set."""
+    cells = (
+        " / ".join(f"{rows[name]['recall@10']:.3f}" for rows in figures.values() if name in rows)
+        for name in ("route", "direct")
+    )
+    return f"| {' | '.join([told_name(route), *cells])} |"
+
+
+def main(data: Path, build: Path, root: Path = BUNDLED) -> None:
+    """Measure what can be measured, route by route, and write both files."""
+    paths, told = [], {}
+    print("| R@10 in domain / across | route | direct adapter |\n| --- | ---: | ---: |")
+    for route in (route for route in routes(root=root) if route.hops > 1):
+        sets = test_sets(route.spaces[0], route.spaces[-1], data, build)
+        if not sets:
+            continue
+        figures = {name: measure(route, test, root) for name, test in sets.items()}
+        check(route, figures)
+        paths.append(facts(route, figures, root))
+        told[told_name(route)] = figures
+        print(line(route, figures), flush=True)
+    paths.sort(key=lambda path: (path["spaces"], path.get("flavor", "")))
+    (root / FILE).write_text(tomli_w.dumps({"path": paths}), encoding="utf-8")
+    write_json(__file__, {"figures": dict(sorted(told.items()))})
+
+
+if __name__ == "__main__":
+    from ea_jax.cli.device import start_jax
+
+    start_jax()
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,5 @@
+"""Fit adapters from pairs: folds, candidates judged on them, the last layers, and `fit`, which puts them together."""
+
+from ea_jax.fitting.fit import DEFAULT, Budget, Family, Fitted, advice, fit
+
+__all__ = ["DEFAULT", "Budget", "Family", "Fitted", "advice", "fit"]

@@ -1,0 +1,81 @@
+"""What comes before an adapter's last layer, by family: its stored parameters, and the features it makes of inputs."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int
+
+from ea_jax.arrays import Params
+from ea_jax.fitting.search import BASE, Choice, Folds, Machine, shape_of, total
+from ea_jax.kernel import Radial, left_out, mixed, sums, weights
+from ea_jax.mlp import mlp_start
+from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, moments, ridge, whitening
+from ea_jax.train import MLP_TRAINING, Held, train
+
+METRIC = 0.3
+MLP_WIDTH, MLP_DEPTH, EPOCHS = 512, 2, 20
+
+
+class Body(NamedTuple):
+    """All of a family's adapter but its last layer.
+
+    Attributes:
+        family: Which module computes it.
+        sizes: The module's widths and counts.
+        params: As they are stored.
+        covariance: Of its features and the targets.
+        store: The faithful layer on its features; None where any affine map of the inputs will do.
+        rows: Features of the sampled rows, as if the body had not seen the row.
+    """
+
+    family: str
+    sizes: dict[str, int]
+    params: Params
+    covariance: Covariance
+    store: Affine | None
+    rows: Float32[np.ndarray, "n k"]
+
+
+def linear_body(folds: Folds, sample: Int[np.ndarray, " n"]) -> Body:
+    """The features are the inputs."""
+    return Body("linear", {}, {}, folds.covariance, None, np.asarray(folds.x[sample], np.float32))
+
+
+def kernel_body(
+    folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, sample: Int[np.ndarray, " n"], seed: int
+) -> Body:
+    """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
+    x, y, m = folds.x, folds.y, total(folds.moments)
+    radial = Radial.around(cluster_centres(x, min(landmarks, len(x)), seed=seed), machine.gamma, x)
+    s = sums(radial, x, y)
+    affine = ridge(covariance(m), BASE)
+    (w,) = weights(s, radial.among, affine, (machine.penalty,))
+    features, expand = mixed(radial, w, s, whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1]), bits)
+    rows = left_out(features, w, affine, s, machine.penalty, np.asarray(x[sample]), np.asarray(y[sample]))
+    c = features.covariance(s, m)
+    store = Affine(np.concatenate([affine.kernel, expand]), affine.bias)
+    return Body("kernel", features.sizes(), features.params(), c, store, rows)
+
+
+def mlp_body(
+    folds: Folds, judging: int, sample: Int[np.ndarray, " n"], seed: int, show_progress: bool
+) -> tuple[Body, Choice]:
+    """The inputs, and the features of a network trained on all folds but the judging one, which chooses."""
+    k, judge = judging, folds.judges[judging]
+    rows = np.flatnonzero(folds.fold != k)
+    x, y = np.asarray(folds.x[rows]), np.asarray(folds.y[rows])
+    module, start = mlp_start(x, y, MLP_WIDTH, MLP_DEPTH, seed)
+    held = Held(judge.held.x, judge.held.y, judge.held.corpus)
+    training = replace(MLP_TRAINING, steps=max(MLP_TRAINING.steps, EPOCHS * len(x) // MLP_TRAINING.batch))
+    params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
+    read = jax.jit(lambda part: module.apply({"params": params}, part, features=True))
+    store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
+    features = np.asarray(read(np.asarray(folds.x[sample], np.float32)))
+    c = covariance(moments(features, np.asarray(folds.y[sample])))
+    found = {k: store.apply(np.asarray(read(judge.held.x)))}
+    rank = shape_of(found, folds._replace(judges={k: judge}))
+    body = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name != "out"}
+    sizes = {"width": MLP_WIDTH, "depth": MLP_DEPTH}
+    return Body("mlp", sizes, body, c, store, features), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)

@@ -1,0 +1,185 @@
+"""Held-out scores of the ways to fit: which affine map, which kernel machine, which shape of query vectors."""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from ea_jax.arrays import ArrayIn
+from ea_jax.fitting.heads import PLAIN, SHAPES, Judge, Shape, shaped, whitenings
+from ea_jax.fitting.splits import FOLDS, Held
+from ea_jax.kernel import Radial, Sums, sums, weights
+from ea_jax.solve import (
+    Affine,
+    Covariance,
+    Moments,
+    Spectrum,
+    cluster_centres,
+    covariance,
+    procrustes,
+    reduced_rank,
+    ridge,
+    target_spectrum,
+)
+
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)
+RANK = 64
+GAMMAS = (0.3, 0.6, 1.2)
+KERNEL_PENALTIES = (0.01, 0.03, 0.1, 0.4)
+BASE = 0.1
+LANDMARKS = 1536
+
+
+class Kind(NamedTuple):
+    """One way to fit the affine map: ridge or reduced rank with a penalty, or Procrustes with a scale."""
+
+    name: str
+    setting: float | str
+
+    def solve(self, c: Covariance) -> Affine:
+        """The map that this kind fits."""
+        if isinstance(self.setting, str):
+            return procrustes(c, self.setting)
+        return ridge(c, self.setting) if self.name == "ridge" else reduced_rank(c, self.setting, RANK)
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"kind": self.name, "scale" if isinstance(self.setting, str) else "penalty": self.setting}
+
+
+ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape makes the same
+STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
+QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:]), ROTATION]
+
+
+class Machine(NamedTuple):
+    """A kernel machine: bandwidth, and the penalty of its weights; its affine part is ridge with penalty .1."""
+
+    gamma: float
+    penalty: float
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"kind": "kernel", "gamma": self.gamma, "penalty": self.penalty}
+
+
+class Choice(NamedTuple):
+    """What won, and by which held-out scores.
+
+    Attributes:
+        store: The way to faithful vectors.
+        cosine: Its mean cosine.
+        query: The way to query vectors.
+        shape: How they are shaped.
+        rank: Their mean reciprocal rank.
+        tried: How many ways were tried.
+    """
+
+    store: Any
+    cosine: float
+    query: Any
+    shape: Shape
+    rank: float
+    tried: int
+
+
+class Folds(NamedTuple):
+    """Pairs cut into folds, with the moments of each, and the judges of those that are judged."""
+
+    x: ArrayIn
+    y: ArrayIn
+    fold: Int[np.ndarray, " n"]
+    moments: list[Moments]
+    judges: dict[int, Judge]
+    covariance: Covariance
+    spectrum: Spectrum
+    flat: dict[float, Float32[np.ndarray, "d_out d_out"]]
+
+    def without(self, k: int) -> Covariance:
+        """Covariance of all folds but one."""
+        return covariance(total([m for i, m in enumerate(self.moments) if i != k]))
+
+
+def total(parts: Sequence[Any]) -> Any:
+    """Sums of all parts together."""
+    return reduce(lambda a, b: a.plus(b), parts)
+
+
+def _cosine(found: dict[int, np.ndarray], folds: Folds) -> float:
+    return float(np.mean([judge.cosine(found[k]) for k, judge in folds.judges.items()]))
+
+
+def _rank(found: dict[int, np.ndarray], folds: Folds, shape: Shape) -> float:
+    def one(k: int, judge: Judge) -> float:
+        return judge.rank(shaped(found[k], folds.covariance, folds.flat[shape.exponent], shape.length))
+
+    return float(np.mean([one(k, judge) for k, judge in folds.judges.items()]))
+
+
+def shape_of(found: dict[int, np.ndarray], folds: Folds) -> tuple[Shape, float]:
+    """The shape in which held-out outputs, by fold, rank best, and their mean reciprocal rank."""
+    score = {shape: _rank(found, folds, shape) for shape in SHAPES}
+    best = max(score, key=score.__getitem__)
+    return best, score[best]
+
+
+def choose_linear(folds: Folds) -> Choice:
+    """The best affine map for each purpose."""
+    maps = {k: folds.without(k) for k in folds.judges}
+
+    def outputs(kind: Kind) -> dict[int, np.ndarray]:
+        return {k: kind.solve(c).apply(folds.judges[k].held.x) for k, c in maps.items()}
+
+    cosine = {kind: _cosine(outputs(kind), folds) for kind in STORE_KINDS}
+    shape = {kind: shape_of(outputs(kind), folds) for kind in QUERY_KINDS}
+    store = max(cosine, key=cosine.__getitem__)
+    query = max(shape, key=lambda kind: shape[kind][1])
+    return Choice(store, cosine[store], query, *shape[query], len(cosine) + len(shape))
+
+
+def choose_kernel(folds: Folds, seed: int) -> tuple[Choice, dict[float, float]]:
+    """The best kernel machine of at most 1,536 landmarks for both purposes, and its rank by the share of the pairs."""
+    centres = cluster_centres(folds.x, min(LANDMARKS, len(folds.x)), seed=seed)
+    outputs: dict[Any, dict[int, np.ndarray]] = {}
+    parts: dict[float, tuple[Radial, list[Sums]]] = {}
+    for gamma in GAMMAS:
+        radial = Radial.around(centres, gamma, folds.x)
+        parts[gamma] = radial, [sums(radial, folds.x, folds.y, np.flatnonzero(folds.fold == k)) for k in range(FOLDS)]
+        for k in folds.judges:
+            others = [i for i in range(FOLDS) if i != k]
+            for penalty, found in zip(KERNEL_PENALTIES, _outputs(folds, *parts[gamma], others, k), strict=True):
+                outputs.setdefault(Machine(gamma, penalty), {})[k] = found
+    cosine = {way: _cosine(found, folds) for way, found in outputs.items()}
+    machine = max(cosine, key=lambda way: cosine[way] + _rank(outputs[way], folds, PLAIN))
+    shape = shape_of(outputs[machine], folds)
+    choice = Choice(machine, cosine[machine], machine, *shape, len(outputs))
+    k = next(iter(folds.judges))
+    curve = {}
+    for used in (1, 2, FOLDS - 1):
+        some = [i for i in range(FOLDS) if i != k][:used]
+        (out,) = _outputs(folds, *parts[machine.gamma], some, k, (machine.penalty,))
+        curve[used / FOLDS] = _rank({k: out}, folds._replace(judges={k: folds.judges[k]}), choice.shape)
+    return choice, curve
+
+
+def _outputs(
+    folds: Folds, radial: Radial, parts: list[Sums], used: list[int], k: int, penalties: Sequence[float] = ()
+) -> list[Float[np.ndarray, "q d_out"]]:
+    """For each penalty, what a machine that is fitted on some folds makes of the queries of fold k."""
+    held: Held = folds.judges[k].held
+    affine = ridge(covariance(total([folds.moments[i] for i in used])), BASE)
+    phi, plain = radial(held.x), affine.apply(held.x)
+    s = total([parts[i] for i in used])
+    return [plain + phi @ w.astype(np.float32) for w in weights(s, radial.among, affine, penalties or KERNEL_PENALTIES)]
+
+
+def folds_of(
+    x: ArrayIn, y: ArrayIn, fold: Int[np.ndarray, " n"], parts: list[Moments], judged: dict[int, Held]
+) -> Folds:
+    """Folds with their judges, and the covariance and spectrum of all pairs."""
+    c = covariance(total(parts))
+    spectrum = target_spectrum(c)
+    judges = {k: Judge(held) for k, held in judged.items()}
+    return Folds(x, y, fold, parts, judges, c, spectrum, whitenings(spectrum))

@@ -1,0 +1,182 @@
+"""A file of pairs in the making: finished vectors in a folder beside it, so that a run that was cut off can go on.
+
+pairs.parquet.parts/
+  job.parquet                    the texts, and in its metadata the target, the model and the dimensions
+  000000000-000000256.npy        vectors of the texts 0 to 255
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float32
+from pyarrow import parquet
+
+from ea_jax.errors import BadInput
+from ea_jax.texts import Texts
+
+JOB = "job.parquet"
+PART = re.compile(r"(\d{9,})-(\d{9,})\.npy")
+KEY = "ea_jax."  # before the names of our facts in a parquet file's metadata
+WRITTEN = 8192  # rows written together
+
+
+class Job(NamedTuple):
+    """What a file of pairs is made of; equal jobs can go on with each other's parts.
+
+    Attributes:
+        texts: The texts to embed.
+        target: Full id of the space of the vectors.
+        model: The provider's name of the model.
+        dimensions: Width of the vectors.
+    """
+
+    texts: Texts
+    target: str
+    model: str
+    dimensions: int
+
+    def facts(self) -> dict[str, str]:
+        """What the metadata of its files say."""
+        return {"target": self.target, "model": self.model, "dimensions": str(self.dimensions)}
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the parts of a file of pairs lie until it is written."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def check_parts(folder: Path, job: Job) -> None:
+    """Raise BadInput, with what differs, where the folder holds parts of another job."""
+    if not folder.exists():
+        return
+    if not (folder / JOB).is_file():
+        if not folder.is_dir() or any(PART.fullmatch(file.name) for file in folder.iterdir()):
+            raise BadInput(f"{folder} is in the way and has no {JOB}. Remove it, or name another --out.")
+        return
+    try:
+        table = parquet.read_table(folder / JOB)
+    except pa.ArrowException as error:
+        raise BadInput(f"{folder / JOB} is damaged. Remove {folder} and start anew.") from error
+    then = {key.decode().removeprefix(KEY): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    found = _differences(job, then, table.column("text").to_pylist())
+    if found:
+        raise BadInput(
+            f"{folder} holds the beginning of another job: {'; '.join(found)}. Run that one to its end, remove the "
+            "folder to start anew, or name another --out."
+        )
+
+
+def _differences(job: Job, then: Mapping[str, str], texts: list[str]) -> list[str]:
+    found = [
+        f"the {key} is now {value}, it was {then.get(key)}"
+        for key, value in job.facts().items()
+        if then.get(key) != value
+    ]
+    now = job.texts.text
+    if len(now) != len(texts):
+        found.append(f"there are now {len(now):,} texts, there were {len(texts):,}")
+    other = next((row for row, (a, b) in enumerate(zip(now, texts, strict=False)) if a != b), None)
+    if other is not None:
+        found.append(f"text {other} is now {quoted(now[other])}, it was {quoted(texts[other])}")
+    return found
+
+
+def quoted(text: str, most: int = 40) -> str:
+    """A text in quotes on one line, cut where it is long."""
+    return repr(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def begin_parts(folder: Path, job: Job) -> None:
+    """Make the folder, and write what the job is, unless that was done before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / JOB).exists():
+        table = pa.table({"text": job.texts.text}).replace_schema_metadata(_metadata(job))
+        _write(folder / JOB, lambda file: parquet.write_table(table, file))
+
+
+def save_part(folder: Path, start: int, y: Float32[np.ndarray, "n d"]) -> None:
+    """Keep the vectors of the texts from `start` on: there at once and whole, or not at all."""
+    _write(folder / f"{start:09d}-{start + len(y):09d}.npy", lambda file: np.save(file, y))
+
+
+def done_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
+    """Which texts have their vectors.
+
+    Raises:
+        BadInput: A part is damaged.
+    """
+    done = np.zeros(len(job.texts.text), bool)
+    for start, part in _parts(folder, job):
+        done[start : start + len(part)] = True
+    return done
+
+
+def finish(folder: Path, job: Job, out: Path) -> None:
+    """Write the file of pairs from the parts, which have all vectors, and remove them.
+
+    The columns are text, y and, where there are groups, group.
+    """
+    _write(folder / out.name, lambda file: _write_pairs(file, folder, job), out)
+    shutil.rmtree(folder)
+
+
+def _write_pairs(file: IO[bytes], folder: Path, job: Job) -> None:
+    kinds: dict[str, Any] = {"text": pa.string(), "y": pa.list_(pa.float32(), job.dimensions)}
+    groups = job.texts.group
+    if groups is not None:
+        kinds["group"] = pa.string()
+    schema = pa.schema(kinds, metadata=_metadata(job))
+    with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
+        at = 0
+        for y in _blocks(folder, job):
+            rows = slice(at, at := at + len(y))
+            vectors = pa.FixedSizeListArray.from_arrays(y.ravel(), job.dimensions)
+            grouped = [] if groups is None else [pa.array(groups[rows])]
+            writer.write_table(pa.table([pa.array(job.texts.text[rows]), vectors, *grouped], schema=schema))
+    assert at == len(job.texts.text), f"{folder} has {at} of {len(job.texts.text)} vectors"
+
+
+def _blocks(folder: Path, job: Job) -> Iterator[Float32[np.ndarray, "n d"]]:
+    """The vectors of all texts in order, a few thousand at a time."""
+    held, at = [np.zeros((0, job.dimensions), np.float32)], 0
+    for start, part in _parts(folder, job):
+        held.append(np.asarray(part[max(at - start, 0) :]))
+        at = max(at, start + len(part))
+        if sum(map(len, held)) >= WRITTEN:
+            yield np.concatenate(held)
+            held = held[:1]
+    yield np.concatenate(held)
+
+
+def _parts(folder: Path, job: Job) -> Iterator[tuple[int, Float32[np.ndarray, "n d"]]]:
+    """First row and vectors of each part, in order, mapped from its file."""
+    names = [match for match in map(PART.fullmatch, os.listdir(folder) if folder.is_dir() else []) if match]
+    for match in sorted(names, key=lambda match: (int(match[1]), int(match[2]))):
+        start, end = int(match[1]), int(match[2])
+        try:
+            part = np.load(folder / match[0], mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise BadInput(f"{folder / match[0]} is damaged. Delete it and run the same command again.") from error
+        if part.shape != (end - start, job.dimensions) or part.dtype != np.float32 or end > len(job.texts.text):
+            raise BadInput(f"{folder / match[0]} is not of this job. Delete it and run the same command again.")
+        yield start, part
+
+
+def _metadata(job: Job) -> dict[str, str]:
+    return {KEY + key: value for key, value in job.facts().items()}
+
+
+def _write(file: Path, write: Callable[[IO[bytes]], object], final: Path | None = None) -> None:
+    """Write to a temporary file, put it on the disk, and only then into place."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    with temporary.open("wb") as stream:
+        write(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(final or file)

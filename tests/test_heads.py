@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from ea_jax.fitting.heads import Judge, Shape, query_layer, shaped, similarity_map
+from ea_jax.fitting.splits import Held
+from ea_jax.metrics import occurrences, skewness
+from ea_jax.solve import covariance, moments, ridge, target_spectrum, whitening
+from tests.conftest import toy_pairs, unit_rows
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return toy_pairs(600)
+
+
+def test_shaped_outputs_are_those_of_the_query_layer(pairs):
+    x, y = pairs
+    c = covariance(moments(x, y))
+    store, spectrum, shape = ridge(c, 0.1), target_spectrum(c), Shape(0.3, 2.0)
+    found = shaped(store.apply(x), c, whitening(spectrum, shape.exponent), shape.length)
+    np.testing.assert_allclose(found, query_layer(store, c, spectrum, shape).apply(x), atol=1e-4)
+
+
+def test_no_whitening_at_the_native_length_keeps_directions(pairs):
+    x, y = pairs
+    c = covariance(moments(x, y))
+    store = ridge(c, 0.01)
+    centred = query_layer(store, c, target_spectrum(c), Shape(0.0, 1.0)).apply(x) - c.y_mean
+    plain = store.apply(x) - c.y_mean
+    ratio = np.linalg.norm(centred, axis=1) / np.linalg.norm(plain, axis=1)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+
+
+def test_a_judge_ranks_the_corpus_as_a_plain_loop_does():
+    rng = np.random.default_rng(0)
+    parts = [unit_rows(rng, n, d) for n, d in ((30, 5), (30, 7), (80, 5), (80, 7))]
+    judge, out = Judge(Held(np.arange(110), *parts, 0)), unit_rows(rng, 30, 7)
+    hit = (parts[1].astype(np.float64) @ parts[3].T).argmax(1)
+
+    def reciprocal(queries, corpus):
+        score = queries.astype(np.float64) @ corpus.T
+        return np.mean(1 / (1 + (score > score[np.arange(30), hit][:, None]).sum(1)))
+
+    assert judge.rank(5 * out) == pytest.approx(reciprocal(out, parts[3]), rel=1e-5)
+    assert judge.keep_source() == pytest.approx(reciprocal(parts[0], parts[2]), rel=1e-5)
+    assert judge.cosine(5 * out) == pytest.approx(np.sum(out * parts[1], axis=1).mean(), rel=1e-5)
+
+
+def test_scores_are_mapped_to_the_native_scale_and_never_reordered():
+    rng = np.random.default_rng(0)
+    native, corpus = unit_rows(rng, 60, 8), unit_rows(rng, 500, 8)
+    common = 2 * unit_rows(rng, 1, 8)
+    queries = native + common  # scores are off by what all queries share
+    knots = similarity_map(queries.astype(np.float32), native, corpus)
+    assert np.all(np.diff(knots["score"]) >= 0)
+    assert np.all(np.diff(knots["native"]) >= 0)
+    unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    score, truth = unit @ corpus.T, native @ corpus.T
+    best = np.argsort(-score, axis=1)[:, :50]
+    score, truth = (np.take_along_axis(s, best, axis=1) for s in (score, truth))
+    mapped = np.interp(score, knots["score"], knots["native"])
+    assert abs(mapped.mean() - truth.mean()) < 0.02
+    assert np.abs(mapped - truth).mean() < np.abs(score - truth).mean()
+
+
+def test_whitening_undoes_hubs():
+    """Shrunk outputs lie along few directions, and a few rows are near to every query; the query layer mends that."""
+    rng = np.random.default_rng(0)
+    x = unit_rows(rng, 1500, 24)
+    y = x @ (rng.normal(size=(24, 40)) * np.geomspace(3, 0.2, 24)[:, None]) + 1.0 + 0.3 * rng.normal(size=(1500, 40))
+    y = (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
+    c = covariance(moments(x[:1000], y[:1000]))
+    store = ridge(c, 1.0)
+    query = query_layer(store, c, target_spectrum(c), Shape(0.5, 4.0))
+    skew = {
+        name: float(skewness(occurrences(rows / np.linalg.norm(rows, axis=1, keepdims=True), y[:1000], 10)))
+        for name, rows in {"store": store.apply(x[1000:]), "query": query.apply(x[1000:]), "native": y[1000:]}.items()
+    }
+    assert skew["query"] < skew["store"]

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ea_jax.losses import contrastive_loss, cosine_loss, relational_loss
+from tests.conftest import unit_rows
+
+
+def rows():
+    rng = np.random.default_rng(0)
+    return unit_rows(rng, 7, 5), unit_rows(rng, 7, 5)
+
+
+def infonce(output, target, temperature):
+    logits = output.astype(np.float64) @ target.astype(np.float64).T / temperature
+    return np.mean([np.log(np.exp(row - row.max()).sum()) + row.max() - row[i] for i, row in enumerate(logits)])
+
+
+def test_the_cosine_loss_is_numpys():
+    o, t = rows()
+    wanted = 1 - np.mean([np.dot(a, b) for a, b in zip(o.astype(np.float64), t.astype(np.float64), strict=True)])
+    np.testing.assert_allclose(cosine_loss(o, t), wanted, rtol=1e-6)
+
+
+def test_the_relational_loss_is_numpys():
+    o, t = (a.astype(np.float64) for a in rows())
+    wanted = np.mean([(o[i] @ o[j] - t[i] @ t[j]) ** 2 for i in range(7) for j in range(7) if i != j])
+    np.testing.assert_allclose(relational_loss(*rows()), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
+def test_the_contrastive_loss_is_numpys(temperature):
+    # the logits are up to 1 / temperature, and float32 carries seven digits of them
+    np.testing.assert_allclose(
+        contrastive_loss(*rows(), temperature), infonce(*rows(), temperature), rtol=1e-6, atol=2e-7 / temperature
+    )
+
+
+def test_the_ends_of_each_range_are_reached():
+    o = np.eye(6, dtype=np.float32)
+    assert cosine_loss(o, o) == relational_loss(o, o) == 0
+    assert cosine_loss(o, -o) == 2
+    opposite = np.asarray([[1, 0], [-1, 0]], np.float32)
+    assert relational_loss(np.abs(opposite), opposite) == 4
+    assert contrastive_loss(o, o, 0.01) < 1e-6
+    np.testing.assert_allclose(contrastive_loss(np.ones_like(o), o, 0.05), np.log(6), rtol=1e-6)
+
+
+def test_a_rotation_of_all_outputs_does_not_change_the_relational_loss():
+    o, t = rows()
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0].astype(np.float32)
+    np.testing.assert_allclose(relational_loss(o @ rotation, t), relational_loss(o, t), rtol=1e-5)
+
+
+def test_the_order_of_pairs_does_not_change_a_loss():
+    o, t = rows()
+    order = np.random.default_rng(1).permutation(7)
+    for loss in (cosine_loss, relational_loss, lambda a, b: contrastive_loss(a, b, 0.05)):
+        np.testing.assert_allclose(loss(o[order], t[order]), loss(o, t), rtol=1e-6)
+
+
+def test_one_pair_alone_has_finite_losses_and_gradients():
+    o, t = (jnp.asarray(a[:1]) for a in rows())
+    for loss in (relational_loss, lambda a, b: contrastive_loss(a, b, 0.05)):
+        value, gradient = jax.value_and_grad(loss)(o, t)
+        assert value == 0
+        assert np.all(np.asarray(gradient) == 0)

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from ea_jax.fitting.splits import CORPUS, FOLDS, QUERIES, group_folds, held_out, near_duplicates
+from tests.conftest import unit_rows
+
+
+def test_no_group_straddles_two_folds_and_folds_are_balanced():
+    rng = np.random.default_rng(0)
+    groups = [f"g{i}" for i in rng.integers(0, 40, size=1000)]
+    fold = group_folds(groups, 1000)
+    for group in set(groups):
+        assert len({f for f, g in zip(fold, groups, strict=True) if g == group}) == 1
+    assert np.ptp(np.bincount(fold, minlength=FOLDS)) < 40
+
+
+@pytest.mark.parametrize("groups", [None, ["a", "b"] * 10])
+def test_rows_go_round_the_folds_where_groups_are_too_few(groups):
+    assert list(np.bincount(group_folds(groups, 20))) == [4] * FOLDS
+
+
+def test_near_duplicates_are_those_above_the_cosine():
+    rng = np.random.default_rng(0)
+    test = unit_rows(rng, 20, 32)
+    rows = np.concatenate([test[:3], unit_rows(rng, 5, 32)])
+    rows[0] = (test[0] + 0.1 * unit_rows(rng, 1, 32)[0]) / np.linalg.norm(test[0] + 0.1 * unit_rows(rng, 1, 32)[0])
+    wanted = (rows.astype(np.float64) @ test.T).max(1) >= 0.97
+    np.testing.assert_array_equal(near_duplicates(rows, test, 0.97), wanted)
+    assert wanted.sum() >= 2
+
+
+def test_queries_and_corpus_are_different_rows_of_the_fold():
+    rng = np.random.default_rng(0)
+    x, y, fold = unit_rows(rng, 400, 6), unit_rows(rng, 400, 32), np.arange(400) % FOLDS
+    held = held_out(x, y, fold, 2, seed=0)
+    assert len(held.y) == 40
+    assert len(held.corpus) == 40
+    assert len(set(held.rows.tolist())) == 80
+    assert set(fold[held.rows]) == {2}
+    np.testing.assert_array_equal(np.concatenate([held.x, held.corpus_x]), x[held.rows])
+    np.testing.assert_array_equal(np.concatenate([held.y, held.corpus]), y[held.rows])
+
+
+def test_samples_are_bounded():
+    rng = np.random.default_rng(0)
+    n = FOLDS * (QUERIES + CORPUS + 100)
+    x = unit_rows(rng, n, 6)
+    held = held_out(x, unit_rows(rng, n, 32), np.arange(n) % FOLDS, 0, seed=0)
+    assert (len(held.y), len(held.corpus)) == (QUERIES, CORPUS)
+
+
+def test_queries_that_a_fit_would_know_are_left_out_and_counted():
+    rng = np.random.default_rng(0)
+    x, y, fold = unit_rows(rng, 400, 6), unit_rows(rng, 400, 32), np.arange(400) % FOLDS
+    asked = held_out(x, y, fold, 0, seed=0).rows[:40]
+    y[np.flatnonzero(fold == 1)[:7]] = y[asked[:7]]  # the same vectors, in another fold
+    held = held_out(x, y, fold, 0, seed=0)
+    assert held.near == 7
+    assert len(held.y) == 33
+    assert not set(asked[:7].tolist()) & set(held.rows.tolist())
