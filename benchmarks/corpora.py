@@ -45,6 +45,12 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.text)
 
+    def joined(self, other: "Corpus") -> "Corpus":
+        """The rows of both, of the spaces that both have."""
+        vectors = {name: np.concatenate([v, other.vectors[name]]) for name, v in self.vectors.items()}
+        source, share = (np.concatenate(pair) for pair in ((self.source, other.source), (self.ascii, other.ascii)))
+        return Corpus(self.text + other.text, source, share, vectors)
+
     def at(self, rows: np.ndarray) -> "Corpus":
         """The same columns at some rows."""
         vectors = {name: v[rows] for name, v in self.vectors.items()}
@@ -86,6 +92,14 @@ def texts(data: Path, build: Path, local: Sequence[str] = LOCAL) -> Corpus:
     return Corpus(text, np.array(list(found.values())), share, vectors)
 
 
+def news(data: Path, build: Path, local: Sequence[str] = LOCAL) -> Corpus:
+    """AG News as title and text, distinct, with the local models' vectors."""
+    with gzip.open(data / "texts" / "ag_news.jsonl.gz", "rt", encoding="utf-8") as lines:
+        text = list(dict.fromkeys(f"{row['title']}. {row['text']}" for row in map(json.loads, lines)))
+    vectors = {model: embedded(build, "ag-news", model, text) for model in local}
+    return Corpus(text, np.full(len(text), "ag_news"), np.ones(len(text)), vectors)
+
+
 def embedded(build: Path, name: str, model: str, text: list[str]) -> np.ndarray:
     """What a local model makes of a set's texts; read from `build/vectors` where it is there already."""
     file = build / "vectors" / f"{name}--{find_space(model).alias}.npy"
@@ -109,3 +123,4 @@ if __name__ == "__main__":
     for name in PROVIDERS:
         print(name, len(provider(data, build, name)))
     print("texts", len(texts(data, build)))
+    print("ag-news", len(news(data, build)))

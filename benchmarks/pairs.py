@@ -7,13 +7,12 @@ Texts under 2,000 characters, embedded with MiniLM. `train.parquet` holds the tr
 whose native vectors alone are searched).
 """
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from ea_jax import load_encoder
+from benchmarks.corpora import provider, split_module
 from ea_jax.cli.device import start_jax
 from ea_jax.tables import Pairs, write_pairs
 
@@ -22,31 +21,22 @@ LONGEST = 2000
 
 def main(data: Path, out: Path) -> None:
     """Read `split.py`'s rows and vectors in `data`, embed the texts and write three files into `out`."""
-    spec = importlib.util.spec_from_file_location("split", data / "split.py")
-    assert spec is not None
-    assert spec.loader is not None
-    split = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(split)
-
-    rows, y = split.rows(), split.vectors()
-    short = [i for i, row in enumerate(rows) if len(row["text"]) < LONGEST]
-    rows, y = [rows[i] for i in short], y[short]
-    parts = split.standard_split(rows)
-    text = [row["text"] for row in rows]
-    x = np.zeros((len(rows), 384), np.float32)
-    used = np.unique(np.concatenate(list(parts.values())))
-    x[used] = load_encoder("minilm")([text[i] for i in used], show_progress=True)
+    corpus = provider(data, out, "oai-3-small", ("minilm",))
+    corpus = corpus.at(np.flatnonzero([len(text) < LONGEST for text in corpus.text]))
+    rows = [{"source": s, "ascii": a} for s, a in zip(corpus.source.tolist(), corpus.ascii, strict=True)]
+    parts = split_module(data).standard_split(rows)
 
     def pairs(index: np.ndarray, query: np.ndarray | None = None) -> Pairs:
-        group = [rows[i]["source"] for i in index]
-        return Pairs(y=y[index], x=x[index], text=[text[i] for i in index], group=group, query=query)
+        at = corpus.at(index)
+        x, y = at.vectors["minilm"], at.vectors["oai-3-small"]
+        return Pairs(y=y, x=x, text=at.text, group=at.source.tolist(), query=query)
 
     out.mkdir(parents=True, exist_ok=True)
     write_pairs(out / "train.parquet", pairs(parts["train"]))
     for name, key in {"in-domain": "in", "across": "across"}.items():
-        queries, corpus = parts[f"{key}_query"], parts[f"{key}_corpus"]
-        asks = np.arange(len(queries) + len(corpus)) < len(queries)
-        write_pairs(out / f"{name}.parquet", pairs(np.concatenate([queries, corpus]), asks))
+        queries, others = parts[f"{key}_query"], parts[f"{key}_corpus"]
+        asks = np.arange(len(queries) + len(others)) < len(queries)
+        write_pairs(out / f"{name}.parquet", pairs(np.concatenate([queries, others]), asks))
 
 
 if __name__ == "__main__":

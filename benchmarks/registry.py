@@ -25,10 +25,10 @@ from ea_jax.registry import Space, find_space
 
 SMALL = Budget(bits=7)
 BUDGETS = {
-    "minilm--oai-3-small": Budget(landmarks=8192, rank=1024),
+    "minilm--oai-3-small": Budget(landmarks=10_240, rank=1024),
     "oai-3-small--minilm": Budget(landmarks=4096, rank=256),
-    "minilm--wordllama": Budget(landmarks=8192, rank=256),
-    "wordllama--minilm": Budget(landmarks=8192, rank=384),
+    "minilm--wordllama": Budget(landmarks=4096, rank=256),
+    "wordllama--minilm": Budget(landmarks=4096, rank=256),
 }
 LARGE = Budget(landmarks=2048, rank=256)
 SETS = {
@@ -105,8 +105,8 @@ def facts(space: Space) -> dict[str, Any]:
 
 def main(data: Path, build: Path, out: Path, names: list[str]) -> None:
     """Make the entries that are named, or those that are not there."""
-    for task in TASKS:
-        for flavor in ("small", "large"):
+    for flavor in ("large", "small"):
+        for task in TASKS:
             name = f"{name_of(task)}--{flavor}"
             if not task.endswith("ag-news") and (name in names if names else not (out / name).exists()):
                 make(task, flavor, data, build, out)

@@ -1,4 +1,4 @@
-"""How good is the bundled MiniLM to text-embedding-3-small adapter on text it has not seen? Beside simpler answers.
+"""How good are the bundled MiniLM to text-embedding-3-small adapters on text they have not seen? Beside simpler ones.
 
     python -m benchmarks.pairs ../shared/data build
     python -m benchmarks.standard_split build
@@ -15,6 +15,7 @@ from benchmarks.machine import write_json, write_readme
 from ea_jax import load
 from ea_jax.entries import metrics_table
 from ea_jax.evaluate import KEEP_SOURCE, evaluate
+from ea_jax.loading import PURPOSES
 from ea_jax.recipe import far_from_tests, held_out
 from ea_jax.registry import find_entry
 from ea_jax.solve import covariance, mean_only, moments, procrustes, ridge
@@ -24,8 +25,10 @@ ROWS = {
     "mean": "mean vector alone",
     "ridge": "ridge",
     "procrustes": "centred Procrustes",
-    "store": '**ea_jax**, `purpose="store"`',
-    "query": '**ea_jax**, `purpose="query"`',
+    "small store": '**ea_jax** `small`, `purpose="store"`',
+    "small query": '**ea_jax** `small`, `purpose="query"`',
+    "large store": '**ea_jax** `large`, `purpose="store"`',
+    "large query": '**ea_jax** `large`, `purpose="query"`',
     KEEP_SOURCE: "keep MiniLM on both sides (re-embed the corpus)",
 }
 PENALTY = 0.01
@@ -46,7 +49,11 @@ def main(folder: Path) -> None:
 
     c = covariance(moments(train.x[kept], train.y[kept]))
     maps = {"mean": mean_only(c), "ridge": ridge(c, PENALTY), "procrustes": procrustes(c, "target-length")}
-    adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
+    adapters = {
+        f"{flavor} {purpose}": load("minilm", "oai-3-small", flavor=flavor, purpose=purpose, dtype="float32")
+        for flavor in ("small", "large")
+        for purpose in PURPOSES
+    }
     figures = {}
     for name, test in tests.items():
         outputs = {row: affine.apply(test.x) for row, affine in maps.items()}

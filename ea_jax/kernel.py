@@ -6,7 +6,7 @@ by block, so their number is not bounded by memory; systems of m equations are s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -99,13 +99,13 @@ def sums(
 ) -> Sums:
     """Sums over the pairs, or over those at `rows`, streamed in blocks."""
 
-    def parts() -> Iterator[Sums]:
-        for part_x, part_y in blocks(x, y, rows, PRECISE):
-            phi = radial_(part_x)
-            found = phi.sum(0), gram(phi), phi.T @ part_x, phi.T @ part_y
-            yield Sums(*(s.astype(np.float64) for s in found))
-
-    return reduce(Sums.plus, parts())
+    m, d_in, d_out = len(radial_.scale), x.shape[1], y.shape[1]
+    found = Sums(*(np.zeros(shape) for shape in ((m,), (m, m), (m, d_in), (m, d_out))))
+    for part_x, part_y in blocks(x, y, rows, PRECISE):
+        phi = radial_(part_x)
+        for total, part in zip(found, (phi.sum(0), gram(phi), phi.T @ part_x, phi.T @ part_y), strict=True):
+            total += part
+    return found
 
 
 def weights(

@@ -18,9 +18,9 @@ _Dense = partial(nn.Dense, dot_general=_dot)
 _LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
 
 
-def _product(x: Float[Array, "*batch d"], weights: Float[Array, "d k"]) -> Float[Array, "*batch k"]:
-    """`x @ weights`, taken in the dtype of the weights with float32 sums."""
-    return _dot(x.astype(weights.dtype), weights, (((x.ndim - 1,), (0,)), ((), ())))
+def _product(x: Float[Array, "*batch d"], weights: Float[Array, "a b"], axis: int = 0) -> Float[Array, "*batch k"]:
+    """Products with the weights along one of their axes, taken in their dtype with float32 sums."""
+    return _dot(x.astype(weights.dtype), weights, (((x.ndim - 1,), (axis,)), ((), ())))
 
 
 class Linear(nn.Module):
@@ -59,7 +59,7 @@ class Kernel(nn.Module):
         centre = self.param("centre", nn.initializers.zeros, (m,))
         mix = self.param("mix", normal, (m, self.rank))
         step = self.param("step", nn.initializers.ones, (self.rank,))
-        phi = radial(_product(unit(x), z.T), scale, gamma, weight)
+        phi = radial(_product(unit(x), z, axis=1), scale, gamma, weight)
         h = _product(phi - jnp.broadcast_to(centre, phi.shape), mix)
         h = h * jnp.broadcast_to(step, h.shape)
         y = _Dense(self.d_out, name="out")(jnp.concatenate([x.astype(jnp.float32), h], axis=-1))

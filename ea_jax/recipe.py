@@ -1,13 +1,15 @@
 """From files of pairs to a registry entry: read, embed where needed, keep test rows out, fit, measure, write."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from ea_jax.encoder import Encoder
 from ea_jax.entries import save_entry
@@ -18,9 +20,10 @@ from ea_jax.fitting.splits import near_duplicates
 from ea_jax.loading import PURPOSES, load_encoder
 from ea_jax.ops import unit
 from ea_jax.registry import Space
-from ea_jax.tables import Pairs, read_pairs
+from ea_jax.tables import Pairs, read_pairs, stacked
 
 SPOT_CHECKS = 8
+BLOCK = 4096
 
 
 def fit_entry(
@@ -42,14 +45,14 @@ def fit_entry(
     """Fit an adapter on the pairs of files and write it as a registry entry.
 
     Args:
-        pairs: Files of pairs, as `read_pairs` takes them.
+        pairs: Files of pairs or one folder, as `read_pairs` takes them. They may exceed memory, and then go to disk.
         source: Space of x, or of the encoder that embeds the texts.
         target: Space of y.
         out: Registry folder.
         flavor: Which of several adapters between the two.
         family: Of adapters, as `fit` takes it.
         budget: How large the adapter may be.
-        tests: Files of test pairs by name, with a column `query`.
+        tests: Files (or folders) of test pairs by name, with a column `query`.
         near: Cosine to a test query, in either space, from which a training pair is left out.
         description: What the pairs were, for people.
         seed: Of all sampling; one seed gives one result.
@@ -64,17 +67,18 @@ def fit_entry(
         FingerprintMismatch: The column x does not hold what the source encoder makes of the column text.
     """
     encoder = load_encoder(source.id) if source.local else None
-    train = _embedded(read_pairs(pairs), str(pairs[0]), source, target, encoder)
     test_sets = {
         name: held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path), source.id)
         for name, path in tests.items()
     }
-    say(f"{len(train.y):,} pairs read")
-    kept = far_from_tests(train, test_sets, near)
-    groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
-    say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
-    x, y = train.x[kept], train.y[kept]
-    fitted = fit(x, y, family=family, budget=budget, groups=groups, seed=seed, show_progress=show_progress)
+    with _scratch_beside(out) as scratch:
+        train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
+        say(f"{len(train.y):,} pairs read")
+        kept = far_from_tests(train, test_sets, near)
+        groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
+        say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
+        x, y = (_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
+        fitted = fit(x, y, family=family, budget=budget, groups=groups, seed=seed, show_progress=show_progress)
     for line in fitted.report["advice"]:
         say(line)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
@@ -92,12 +96,30 @@ def fit_entry(
     )
 
 
-def _embedded(pairs: Pairs, where: str, source: Space, target: Space, encoder: Encoder | None) -> Any:
+@contextmanager
+def _scratch_beside(out: Path) -> Iterator[Path]:
+    """A folder for what exceeds memory, on the disk that `out` is or will be on; it is removed in every case."""
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    with TemporaryDirectory(dir=there, prefix=".fit-") as scratch:
+        yield Path(scratch)
+
+
+def _rows(vectors: Float[np.ndarray, "n d"], kept: Bool[np.ndarray, " n"], scratch: Path) -> Float[np.ndarray, "m d"]:
+    """The rows kept: the array itself where all are, else a new one in `scratch`, written block by block."""
+    if kept.all():
+        return vectors
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(kept), BLOCK)]
+    return stacked((vectors[block][kept[block]] for block in blocks), scratch)
+
+
+def _embedded(
+    pairs: Pairs, where: str, source: Space, target: Space, encoder: Encoder | None, scratch: Path | None = None
+) -> Any:
     """Pairs whose x is there, of the right widths and lengths; texts are embedded, given vectors spot-checked."""
     if pairs.x is None:
         if encoder is None or pairs.text is None:
             raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
-        pairs = replace(pairs, x=encoder(pairs.text, show_progress=True))
+        pairs = replace(pairs, x=stacked(encoder.stream(pairs.text, show_progress=True), scratch))
     elif encoder is not None and pairs.text is not None:
         rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
         worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(pairs.x[rows]), axis=1))
@@ -114,10 +136,11 @@ def _embedded(pairs: Pairs, where: str, source: Space, target: Space, encoder: E
 def _check_vectors(where: str, vectors: np.ndarray, space: Space) -> None:
     if vectors.shape[1] != space.width:
         raise BadInput(f"{where} has width {vectors.shape[1]}, but {space.id} has width {space.width}.")
-    if space.unit_norm:
-        off = np.abs(np.linalg.norm(vectors, axis=1) - 1) > 0.01
+    for start in range(0, len(vectors) if space.unit_norm else 0, BLOCK):
+        off = np.abs(np.linalg.norm(vectors[start : start + BLOCK], axis=1) - 1) > 0.01
         if off.any():
-            raise BadInput(f"{where}, row {off.argmax()}: the vector has not length one, as those of {space.id} have.")
+            row = start + off.argmax()
+            raise BadInput(f"{where}, row {row}: the vector has not length one, as those of {space.id} have.")
 
 
 def held_out(pairs: Pairs, where: str, model: str) -> HeldOut:

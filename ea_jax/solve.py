@@ -112,7 +112,18 @@ def ridge(c: Covariance, penalty: float) -> Affine:
     return _centred(np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), c.xy), c)
 
 
-def generalised_cross_validation(c: Covariance, n: float, penalty: float) -> float:
+def ridge_leverage(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "q d_in"]) -> Float[np.ndarray, " q"]:
+    """Leverage of rows that a ridge fit of n pairs has seen, `h = 1/n + x~^T (C_xx + penalty * t I)^-1 x~ / n`.
+
+    A row's leave-one-out residual is its residual over `1 - h`. Source: Hoaglin and Welsch 1978.
+    """
+    t = np.trace(c.xx) / len(c.xx)
+    centred = x - c.x_mean
+    solved = np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), centred.T)
+    return (1 + np.sum(centred * solved.T, axis=1)) / n
+
+
+def generalised_cross_validation(c: Covariance, n: int, penalty: float) -> float:
     """Score of a ridge penalty without held-out pairs, `n * RSS / (n - dof - 1)^2`; smaller is better.
 
     `dof = sum_i l_i / (l_i + penalty * t)` over the eigenvalues l_i of C_xx, with t their mean.

@@ -19,6 +19,7 @@ from ea_jax.registry import BUNDLED, entries
 from ea_jax.tables import Pairs
 
 ENTRIES = entries(BUNDLED)
+FLAVORS = ("small", "large")
 MEASURED = json.loads((Path(__file__).parent.parent / "benchmarks" / "standard_split.json").read_text())["figures"]
 
 ORDINARY = [
@@ -72,17 +73,38 @@ def test_the_card_shows_the_figures_of_the_entry(entry):
     assert metrics_table(dict(entry.metrics), ROWS) in (entry.path / "card.md").read_text()
 
 
-def test_the_entry_holds_the_figures_that_the_benchmark_measured():
-    entry = next(e for e in ENTRIES if e.name == "minilm--oai-3-small--small")
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_the_entry_holds_the_figures_that_the_benchmark_measured(flavor):
+    entry = next(e for e in ENTRIES if e.name == f"minilm--oai-3-small--{flavor}")
     for test, rows in entry.metrics.items():
-        for row, figures in rows.items():
-            assert figures == MEASURED[test][row]
+        for purpose in ("store", "query"):
+            # a query in two thousand may change its place with the last bit of a product
+            assert rows[purpose] == pytest.approx(MEASURED[test][f"{flavor} {purpose}"], abs=1e-3)
 
 
-def test_the_query_purpose_ranks_better_and_the_store_purpose_is_closer():
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_the_query_purpose_ranks_better_and_the_store_purpose_is_closer(flavor):
+    store, query = f"{flavor} store", f"{flavor} query"
     for rows in MEASURED.values():
-        assert rows["query"]["recall@1"] > max(rows[other]["recall@1"] for other in ("store", "ridge", "procrustes"))
-        assert rows["store"]["cosine"] > max(rows[other]["cosine"] for other in ("query", "procrustes", "mean"))
+        assert rows[query]["recall@1"] > max(rows[other]["recall@1"] for other in (store, "ridge", "procrustes"))
+        assert rows[store]["cosine"] > max(rows[other]["cosine"] for other in (query, "procrustes", "mean"))
+
+
+def test_the_large_flavor_ranks_better_than_the_small_one():
+    rows = MEASURED["in-domain"]
+    assert rows["large query"]["recall@1"] > rows["small query"]["recall@1"] + 0.03
+
+
+def test_every_pair_of_spaces_has_both_flavors_in_both_directions():
+    found = {(e.source, e.target, e.flavor) for e in ENTRIES}
+    for source, target, flavor in found:
+        for other in FLAVORS:
+            assert (source, target, other) in found
+        assert (target, source, flavor) in found
+
+
+def test_all_of_them_are_within_sixty_megabytes():
+    assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) <= 60e6
 
 
 def test_the_adapter_was_fitted_on_this_encoder(minilm):
@@ -120,7 +142,7 @@ def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs
     adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
     found = evaluate(test, {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()})
     for row in adapters:
-        assert found[row]["cosine"] == pytest.approx(MEASURED["across"][row]["cosine"], abs=0.02)
+        assert found[row]["cosine"] == pytest.approx(MEASURED["across"][f"small {row}"]["cosine"], abs=0.02)
     assert found["keep_source"]["recall@10"] > found["query"]["recall@10"] > found["store"]["recall@10"] + 0.05
 
 

@@ -65,12 +65,12 @@ def test_verbose_speaks_on_stderr_alone(ea, minilm):
     ("arguments", "told"),
     [
         (("embed", "--source", "minilmm", "--target", "oai-3-small", "--text", "a"), "Did you mean minilm"),
-        (("embed", "--source", "oai-3-small", "--target", "minilm", "--text", "a"), "No adapter goes from"),
+        (("embed", "--source", "minilm", "--target", "gemini-004", "--text", "a"), "No adapter goes from"),
         ((*EMBED, "--flavor", "smal", "--text", "a"), "Did you mean small?"),
         ((*EMBED, "--device", "abacus", "--text", "a"), "JAX has no device 'abacus' here; it has cpu."),
         ((*EMBED, "--text", "caf\udce9"), "lone surrogate"),
         ((*EMBED, "--max-length", "9999", "--text", "a"), "takes from 3 to 512 tokens"),
-        (("info", "minilm--oai-3-smal--small"), "Did you mean minilm--oai-3-small--small?"),
+        (("info", "minilm--oai-3-smal--small"), "Did you mean minilm--oai-3-small--small"),
         (("fetch", "oai-3-small"), "has no encoder that runs here"),
         (("fit", "none.parquet", "--source", "toy-x", "--target", "oai-3-small", "--out", "x"), "No model space"),
     ],
@@ -208,6 +208,41 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     assert adapt.spec.d_out == 12
 
 
+def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_files, monkeypatch):
+    x, y = toy_pairs(400)
+    folder = toy_files / "arrays"
+    folder.mkdir()
+    np.save(folder / "x.npy", x[:300])
+    np.save(folder / "y.npy", y[:300].astype(np.float64))
+    np.save(folder / "group.npy", np.asarray([f"g{i % 9}" for i in range(300)]))
+    sizes = ("--landmarks", "32", "--rank", "8", "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999")
+    infos = []
+    for pairs in (folder, toy_files / "train.parquet"):
+        out_root = toy_files / f"out-{pairs.stem}"
+        code, out, err = ea("fit", str(pairs), *FIT, *sizes, "--out", str(out_root))
+        assert code == 0, err
+        assert "20 pairs left out as near-duplicates" in err
+        assert [file.name for file in out_root.iterdir()] == [out.strip().rpartition("/")[2]]
+        assert not list(toy_files.glob(".fit-*"))
+        monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
+        infos.append(json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1]) | {"path": ""})
+    assert infos[0] == infos[1]
+
+
+def test_fit_embeds_the_texts_of_a_folder(ea, minilm, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    texts = [f"text number {i}" for i in range(60)]
+    np.save(tmp_path / "pairs" / "y.npy", np.eye(60, 1536, dtype=np.float16))
+    (tmp_path / "pairs" / "text.txt").write_text("\n".join(texts))
+    code, _, err = ea(
+        "fit", str(tmp_path / "pairs"), "--source", "minilm", "--target", "oai-3-small", "--family", "linear",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "60 pairs read" in err
+    assert (tmp_path / "out" / "minilm--oai-3-small--large" / "entry.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -224,6 +259,7 @@ def test_pairs_that_are_not_of_the_spaces_are_refused_and_nothing_is_written(ea,
     assert (code, out) == (1, "")
     assert told in err
     assert not (toy_files / "out").exists()
+    assert not list(toy_files.glob(".fit-*"))
 
 
 def test_test_files_have_to_say_which_rows_ask(ea, toy_files):

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.heads import Judge, Shape, query_layer, shaped, similarity_map
+from ea_jax.fitting.finish import drawn, widened
+from ea_jax.fitting.heads import POLISH, Judge, Shape, polished, query_layer, shaped, similarity_map
 from ea_jax.fitting.splits import Held
 from ea_jax.metrics import occurrences, skewness
-from ea_jax.solve import covariance, moments, ridge, target_spectrum, whitening
+from ea_jax.solve import Affine, covariance, moments, ridge, target_spectrum, whitening
+from ea_jax.train import Held as Judged
+from ea_jax.train import Training
 from tests.conftest import toy_pairs, unit_rows
 
 
@@ -77,3 +80,40 @@ def test_whitening_undoes_hubs():
         for name, rows in {"store": store.apply(x[1000:]), "query": query.apply(x[1000:]), "native": y[1000:]}.items()
     }
     assert skew["query"] < skew["store"]
+
+
+def test_a_layer_is_trained_where_held_out_queries_gain_and_is_the_start_where_they_do_not(pairs):
+    x, y = pairs
+    judged = Judged(x[400:450], y[400:450], y[450:])
+    good = ridge(covariance(moments(x[:400], y[:400])), 0.01)
+    rng = np.random.default_rng(0)
+    bad = Affine(good.kernel + 0.5 * rng.normal(size=good.kernel.shape), good.bias)
+    training = Training(steps=60, batch=128, rate=0.05, terms=POLISH.terms, every=20)
+    layer, trained = polished(bad, x[:400], y[:400], judged, training, seed=0)
+    assert trained.best > 0
+    assert max(score for _, score in trained.judged) > trained.judged[0][1] + 0.1
+    assert np.sum((layer.apply(x) - bad.apply(x)) ** 2) > 0
+    harmful = Training(steps=4, batch=64, rate=50.0, every=2)
+    kept, trained = polished(good, x[:400], y[:400], judged, harmful, seed=0)
+    assert trained.best == 0
+    assert kept is good
+
+
+def test_a_layer_is_drawn_towards_the_linear_one_only_as_far_as_it_costs_nothing():
+    rng = np.random.default_rng(0)
+    layer, linear = (Affine(rng.normal(size=(k, 4)), rng.normal(size=4)) for k in (5, 3))
+    asked = rng.normal(size=(200, 5)).astype(np.float32)
+    a, b = layer.apply(asked), linear.apply(asked[:, :3])
+    noise = 0.1 * rng.normal(size=200)
+
+    def prefers(rows, wanted):
+        return noise - np.linalg.norm(rows - wanted, axis=1)
+
+    found, share = drawn(layer, linear, a, b, lambda rows: prefers(rows, a))
+    assert share == 0
+    np.testing.assert_allclose(found.kernel, layer.kernel)
+    found, share = drawn(layer, linear, a, b, lambda rows: noise)  # nothing to choose by: the most linear one
+    assert share == 0.4
+    factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
+    wanted = 0.6 * layer.kernel + 0.4 * factor * widened(linear, 5).kernel
+    np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)

@@ -54,6 +54,14 @@ def test_the_speed_table_is_the_benchmarks():
     assert f"<!-- encoder -->\n{table(measured['figures'], measured['padding'])}\n<!-- end -->" in README
 
 
+def test_the_other_tables_are_those_of_their_benchmarks():
+    from benchmarks import hubs, speed
+
+    for name, made in {"speed": speed.table, "hubs": hubs.table}.items():
+        measured = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())["figures"]
+        assert f"<!-- {name} -->\n{made(measured)}\n<!-- end -->" in README
+
+
 def test_the_make_targets_that_it_names_are_there():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)|^make (\w+)", README, re.M)):

@@ -32,7 +32,6 @@ def test_aliases_and_full_ids_load_the_same_adapter(toy_root):
         ("toy-a", "zzz", None, r"No model space is named 'zzz'. Known: "),
         ("toy-b", "toy-a", None, r"No adapter goes from toy-b to toy-a. Did you mean toy-a to toy-b\?.*ea-jax fit"),
         ("toy-a", "toy-b", "smal", r"no flavor 'smal'. Did you mean small\?"),
-        ("toy-a", "toy-b", None, r"several flavors: name one of large, small"),
     ],
 )
 def test_an_unknown_or_unclear_name_gets_the_nearest_ones(two_flavors, source, target, flavor, told):
@@ -42,6 +41,7 @@ def test_an_unknown_or_unclear_name_gets_the_nearest_ones(two_flavors, source, t
 
 def test_a_flavor_is_found_by_name_and_may_be_left_out_where_it_is_alone(two_flavors, toy_root):
     assert registry.find_entry("toy-a", "toy-b", "large", two_flavors).name == "toy-a--toy-b--large"
+    assert registry.find_entry("toy-a", "toy-b", None, two_flavors).name == "toy-a--toy-b--small"
     assert registry.find_entry("toy-a", "toy-b", None, toy_root).flavor == "small"
 
 
@@ -70,7 +70,7 @@ def test_a_registry_that_is_not_there_is_an_error(tmp_path):
         ('family = "linear"', 'famly = "linear"', "lacks family; has unknown famly"),
         ('family = "linear"', 'family = "linear', "cannot be read as TOML"),
         ('family = "linear"', 'family = "kernle"', "No adapter family is named 'kernle'"),
-        ("d_in = 8", "d_in = 9", r"out.query.kernel has shape \(8, 12\) where \(9, 12\) is wanted"),
+        ("d_in = 8", "d_in = 9", r"out.query.kernel.values has shape \(8, 12\) where \(9, 12\) is wanted"),
     ],
 )
 def test_a_broken_entry_says_which_key_is_wrong(tmp_path, old, new, told):
@@ -93,3 +93,9 @@ def test_every_bundled_space_has_a_positive_width_and_an_alias():
     for space in registry.spaces():
         assert space.width > 0
         assert space.alias != space.id
+
+
+def test_without_a_flavor_the_choice_has_to_be_clear(tmp_path):
+    root = write_toy_registry(tmp_path / "registry", ("large", "medium"))
+    with pytest.raises(UnknownName, match="several flavors: name one of large, medium"):
+        load("toy-a", "toy-b", root=root)

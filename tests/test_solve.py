@@ -148,3 +148,15 @@ def test_rows_that_are_named_are_the_ones_that_are_summed(pairs, monkeypatch):
     rows = np.random.default_rng(0).permutation(400)[:170]
     for a, b in zip(solve.moments(x, y, rows), solve.moments(x[rows], y[rows]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_leave_one_out_residuals_of_ridge_are_those_of_fits_without_the_row():
+    x, y = toy_pairs(60)
+    c = solve.covariance(solve.moments(x, y))
+    h = solve.ridge_leverage(c, 0.05, 60, x)
+    residual = y - solve.ridge(c, 0.05).apply(x)
+    for row in (0, 31):
+        others = np.delete(np.arange(60), row)
+        without = solve.ridge(solve.covariance(solve.moments(x, y, others)), 0.05)
+        # the penalty is relative to the covariance, which changes by a sixtieth without the row
+        np.testing.assert_allclose(residual[row] / (1 - h[row]), y[row] - without.apply(x[row : row + 1])[0], atol=5e-3)

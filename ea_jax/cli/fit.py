@@ -20,7 +20,7 @@ class FamilyName(StrEnum):
 
 
 def fit(
-    pairs: Annotated[list[Path], typer.Argument(help="Files of pairs: .parquet, .jsonl or .jsonl.gz.")],
+    pairs: Annotated[list[Path], typer.Argument(help="Files of pairs (.parquet, .jsonl, .jsonl.gz), or one folder.")],
     source: Annotated[str, typer.Option(help="Model of the column x, or that embeds the column text.")],
     target: Annotated[str, typer.Option(help="Model of the column y.")],
     out: Annotated[Path, typer.Option(help="Registry folder that the entry goes into.")],
@@ -28,7 +28,7 @@ def fit(
     family: Annotated[FamilyName, typer.Option(help="linear is the fastest; auto takes what ranks best.")] = (
         FamilyName.auto
     ),
-    landmarks: Annotated[int, typer.Option(min=1, help="Radial functions of the kernel family, at the most.")] = 4096,
+    landmarks: Annotated[int, typer.Option(min=1, help="Radial functions of the kernel family, at the most.")] = 8192,
     rank: Annotated[int, typer.Option(min=1, help="Features that they are mixed down to, at the most.")] = 512,
     bits: Annotated[int, typer.Option(min=3, max=8, help="Of a stored weight, about.")] = 6,
     test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs; may be repeated.")] = None,
@@ -39,6 +39,7 @@ def fit(
     """Fit an adapter on pairs, measure it on test pairs, and write a registry entry with its card.
 
     Columns: y (target vector); x (source vector) or text; group (never straddles a split); in test files, query.
+    A folder holds them as arrays: y.npy; x.npy or text.txt (one a line); group.npy; query.npy. Pairs may exceed memory.
 
     Example: ea-jax fit pairs.parquet --source minilm --target oai-3-small --out my-registry
     """

@@ -14,13 +14,13 @@ from ea_jax.fitting.search import Choice, Folds, Kind
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
-from ea_jax.solve import Affine
+from ea_jax.solve import Affine, Covariance, ridge_leverage
 from ea_jax.train import Held, Training
 
 LEAST_TRAINED = 1000
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 ROUND, FLAT = Kind("ridge", 0.1), Shape(0.7, 4.0)  # where training a single matrix ends best, wherever it starts best
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 
 
 class Bench(NamedTuple):
@@ -42,9 +42,9 @@ class Layers(NamedTuple):
 
 
 def bench(body: Body, folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bool, seed: int) -> Bench:
-    """Of the sampled rows, at most 2,000 of one fold ask; the others are trained on, without that fold if grouped."""
+    """Of the sampled rows, at most 2,000 and a quarter ask, if grouped all of one fold; others are trained on."""
     order = np.random.default_rng([seed, judging]).permutation(len(sample))
-    inside = folds.fold[sample[order]] == judging
+    inside = folds.fold[sample[order]] == judging if grouped else np.arange(len(order)) < len(order) // 2
     asks, others = np.split(order[inside], [min(QUERIES, inside.sum() // 2)])
     own = order[~inside] if grouped else np.setdiff1d(order, asks)
     found = np.union1d(others, own)
@@ -67,7 +67,8 @@ def finished(
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
     c = folds.covariance
     plain = {"store": linear.store.solve(c)}
-    plain["query"], facts = _trained_linear(linear, folds, on, training, seed, show_progress)
+    both = isinstance(choice.query, Kind)
+    plain["query"], facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     out, shares = {}, {}
     scores = {"store": lambda rows: _cosines(rows, on), "query": _reciprocal(on)}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
@@ -77,7 +78,8 @@ def finished(
         assert body.store is not None
         shape = choice.shape
         own = body.store if purpose == "store" else query_layer(body.store, body.covariance, folds.spectrum, shape)
-        out[purpose], shares[purpose] = drawn(own, plain[purpose], on.asked, scores[purpose])
+        unseen = plain[purpose].apply(on.asked[:, : folds.x.shape[1]]) + _shift(purpose, linear, folds, on)
+        out[purpose], shares[purpose] = drawn(own, plain[purpose], own.apply(on.asked), unseen, scores[purpose])
     similarity = similarity_map(out["query"].apply(on.asked), on.native, on.corpus[:SCORED])
     return Layers(out, similarity, facts | ({"linear_share": shares} if shares else {}))
 
@@ -85,33 +87,57 @@ def finished(
 def drawn(
     layer: Affine,
     linear: Affine,
-    asked: Float[np.ndarray, "q k"],
+    a: Float[np.ndarray, "q d_out"],
+    b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Float[np.ndarray, " q"]],
 ) -> tuple[Affine, float]:
-    """A layer averaged with a linear one, by the largest share that costs no more than a standard error held out.
+    """A layer averaged with a linear one, by the largest share whose cost held out is within its standard error.
 
     Far from what was fitted on, where held-out rows cannot judge, the linear map is the safer one.
 
     Args:
         layer: Affine map of the features.
         linear: Affine map of the inputs, which are the first features.
-        asked: Features of held-out rows, as if the body had not seen them.
+        a: The layer's outputs for held-out rows.
+        b: The linear one's.
         score: One number a row of outputs; larger is better.
 
     Returns:
         The average, and the share of the linear layer, whose outputs are first scaled to the other's length.
 
-    Source: Breiman et al. 1984, section 3.4.3 (the one-standard-error rule).
+    Source: Breiman et al. 1984, section 3.4.3 (the one-standard-error rule), of paired differences.
     """
-    a, b = layer.apply(asked), linear.apply(asked[:, : len(linear.kernel)])
     factor = float(np.sqrt(np.mean(np.square(a)) / np.mean(np.square(b))))
     found = {share: score((1 - share) * a + share * factor * b) for share in SHARES}
     best = max(found.values(), key=np.mean)
-    floor = best.mean() - best.std() / np.sqrt(len(best))
-    share = max(share for share, one in found.items() if one.mean() >= floor)
+    share = max(share for share, one in found.items() if _within_error(best - one))
     wide = widened(linear, len(layer.kernel))
     average = [(1 - share) * p + share * factor * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), share
+
+
+def _shift(purpose: str, linear: Choice, folds: Folds, on: Bench) -> Float[np.ndarray, "q d_out"]:
+    """What leaving each asked row out of the linear fit changes in its output, as `kernel.left_out` says it."""
+    c, n = folds.covariance, len(folds.x)
+    kind, x = linear.store if purpose == "store" else ROUND, on.asked[:, : folds.x.shape[1]]
+    if isinstance(kind.setting, str):  # a rotation has nothing to fit a single row with
+        return np.zeros_like(on.native)
+    leverage = ridge_leverage(c, kind.setting, n, x)[:, None]
+    moved = leverage / (1 - leverage) * (kind.solve(c).apply(x) - on.native)
+    if purpose == "store":
+        return moved
+    flat = query_layer(Affine(np.eye(len(c.yy)), np.zeros(len(c.yy))), _of_outputs(kind, c), folds.spectrum, FLAT)
+    return moved @ flat.kernel
+
+
+def _of_outputs(kind: Kind, c: Covariance) -> Covariance:
+    """Covariance of a linear fit's own outputs, in the place of its inputs, with the targets."""
+    kernel = kind.solve(c).kernel
+    return c._replace(x_mean=c.y_mean, xx=kernel.T @ c.xx @ kernel, xy=kernel.T @ c.xy)
+
+
+def _within_error(cost: Float[np.ndarray, " q"]) -> bool:
+    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
 
 
 def widened(linear: Affine, features: int) -> Affine:
@@ -128,14 +154,15 @@ def stored(layer: Affine, body: Body, bits: int) -> Params:
 
 
 def _trained_linear(
-    linear: Choice, folds: Folds, on: Bench, training: Training | None, seed: int, show_progress: bool
+    linear: Choice, folds: Folds, on: Bench, training: Training | None, both: bool, seed: int, show_progress: bool
 ) -> tuple[Affine, dict[str, Any]]:
     """The best single matrix for queries: from the chosen start or the flat one, trained where that helps."""
     c, d = folds.covariance, folds.x.shape[1]
     chosen = query_layer(linear.query.solve(c), c, folds.spectrum, linear.shape)
     if training is None or len(folds.x) < LEAST_TRAINED:
         return chosen, {}
-    starts: Sequence[Affine] = (chosen, query_layer(ROUND.solve(c), c, folds.spectrum, FLAT))
+    flat = query_layer(ROUND.solve(c), c, folds.spectrum, FLAT)
+    starts: Sequence[Affine] = (chosen, flat) if both else (flat,)
     training = replace(training, batch=min(training.batch, max(256, len(on.own) // 4)))
     own, held = np.ascontiguousarray(on.own[:, :d]), Held(on.asked[:, :d], on.native, on.corpus)
     found = [polished(start, own, on.y, held, training, seed=seed, show_progress=show_progress) for start in starts]

@@ -42,7 +42,7 @@ class Budget:
         polish: Training of the query layer; None for the closed form alone.
     """
 
-    landmarks: int = 4096
+    landmarks: int = 8192
     rank: int = 512
     bits: int = 6
     polish: Training | None = POLISH
@@ -136,7 +136,8 @@ def fit(
             if machines
             else linear_body(folds, sample)
         )
-    on = bench(body, folds, sample, judging, groups is not None, seed)
+    apart = groups is not None or body.family == "mlp"  # the network has seen all folds but one
+    on = bench(body, folds, sample, judging, apart, seed)
     layers = finished(body, choice, linear, folds, on, budget.polish, seed=seed, show_progress=show_progress)
     params = body.params | {"out": {name: stored(layer, body, budget.bits) for name, layer in layers.out.items()}}
     quality = fit_quality(x, fold, seed=seed) | {"similarity": layers.similarity}

@@ -26,10 +26,11 @@ from ea_jax.solve import (
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)
 RANK = 64
-GAMMAS = (0.3, 0.6, 1.2)
-KERNEL_PENALTIES = (0.01, 0.03, 0.1, 0.4)
+GAMMAS = (0.3, 0.7, 1.5)
+KERNEL_PENALTIES = (0.03, 0.1, 0.3)
 BASE = 0.1
-LANDMARKS = 1536
+LANDMARKS, FEWER, LARGE = 4096, 2048, 8192  # of the search; the fewer where there are more pairs than that
+MANY, JUDGED = 2000, 3  # pairs from which three folds judge kernel machines
 
 
 class Kind(NamedTuple):
@@ -140,8 +141,11 @@ def choose_linear(folds: Folds) -> Choice:
 
 
 def choose_kernel(folds: Folds, seed: int) -> tuple[Choice, dict[float, float]]:
-    """The best kernel machine of at most 1,536 landmarks for both purposes, and its rank by the share of the pairs."""
-    centres = cluster_centres(folds.x, min(LANDMARKS, len(folds.x)), seed=seed)
+    """The best kernel machine of at most 4,096 landmarks for both purposes, and its rank by the share of the pairs."""
+    if len(folds.x) >= MANY:
+        folds = folds._replace(judges=dict(list(folds.judges.items())[:JUDGED]))
+    most = LANDMARKS if len(folds.x) <= LARGE else FEWER
+    centres = cluster_centres(folds.x, min(most, len(folds.x)), seed=seed)
     outputs: dict[Any, dict[int, np.ndarray]] = {}
     parts: dict[float, tuple[Radial, list[Sums]]] = {}
     for gamma in GAMMAS:
@@ -152,7 +156,7 @@ def choose_kernel(folds: Folds, seed: int) -> tuple[Choice, dict[float, float]]:
             for penalty, found in zip(KERNEL_PENALTIES, _outputs(folds, *parts[gamma], others, k), strict=True):
                 outputs.setdefault(Machine(gamma, penalty), {})[k] = found
     cosine = {way: _cosine(found, folds) for way, found in outputs.items()}
-    machine = max(cosine, key=lambda way: cosine[way] + _rank(outputs[way], folds, PLAIN))
+    machine = max(outputs, key=lambda way: _rank(outputs[way], folds, PLAIN))
     shape = shape_of(outputs[machine], folds)
     choice = Choice(machine, cosine[machine], machine, *shape, len(outputs))
     k = next(iter(folds.judges))
