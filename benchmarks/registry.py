@@ -69,7 +69,7 @@ def make(task: str, flavor: str, data: Path, build: Path, out: Path) -> None:
     family: Family = "linear" if flavor == "small" else "auto"
     budget = SMALL if flavor == "small" else BUDGETS.get(name_of(task), LARGE)
     began = time.monotonic()
-    fitted = fit(made.x, made.y, family=family, budget=budget)
+    fitted = fit(made.x, made.y, family=family, budget=budget, domains=made.groups.tolist())
     metrics = {
         name: evaluate(made.sides[side].test, {p: fitted.apply(made.sides[side].test.x, p) for p in PURPOSES})
         for name, side in {"in-domain": "in", "across": "across"}.items()

@@ -95,6 +95,7 @@ def fit(
     family: Family = "auto",
     budget: Budget = DEFAULT,
     groups: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
     seed: int = 0,
     show_progress: bool = False,
 ) -> Fitted:
@@ -110,6 +111,8 @@ def fit(
         family: `linear`, `kernel` or `mlp`; `auto` takes linear or kernel for each purpose, whichever wins.
         budget: How large the adapter may be.
         groups: What must not straddle a fold (document, repository, customer); rows are their own groups if None.
+        domains: Where each pair came from (a repository, a collection), where choices may share it and confidence may
+            not: its percentiles are of domains held out. The groups if None.
         seed: Of all sampling; one seed gives one result.
         show_progress: Draw bars on stderr.
 
@@ -140,7 +143,9 @@ def fit(
     on = bench(body, folds, sample, judging, apart, seed)
     layers = finished(body, choice, linear, folds, on, budget.polish, seed=seed, show_progress=show_progress)
     params = body.params | {"out": {name: stored(layer, body, budget.bits) for name, layer in layers.out.items()}}
-    quality = fit_quality(x, fold, seed=seed) | {"similarity": layers.similarity}
+    quality = fit_quality(x, group_folds(domains, len(x)) if domains is not None else fold, seed=seed) | {
+        "similarity": layers.similarity
+    }
     report = _report(folds, groups, linear, choice, curve) | layers.facts
     return Fitted(body.family, body.sizes, params, quality, report | {"advice": advice(report)})
 

@@ -13,7 +13,7 @@ from ea_jax.solve import cluster_centres, covariance, moments
 
 SHRINKAGE = 1e-3
 REFERENCES, REFERENCE_NUMBERS = 1024, 1024 * 384
-DIRECTIONS, DIRECTION_NUMBERS = 256, 256 * 384
+DIRECTIONS, DIRECTION_NUMBERS = 384, 384 * 384
 SAMPLE = 32768
 
 
@@ -41,7 +41,7 @@ def _statistics(x: Float[np.ndarray, "n d"], seed: int) -> Params:
     k = min(DIRECTIONS, DIRECTION_NUMBERS // d, d - 1)
     variance = values[: d - k].mean()
     leading = vectors[:, d - k :] * np.sqrt(np.maximum(1 / variance - 1 / values[d - k :], 0))
-    centres = cluster_centres(x, min(REFERENCES, REFERENCE_NUMBERS // d), seed=seed, rounds=8)
+    centres = cluster_centres(x, min(REFERENCES, REFERENCE_NUMBERS // d), seed=seed)
     return {
         "mean": c.x_mean.astype(np.float32),
         "spread": np.asarray(np.sqrt(variance), np.float32),
