@@ -12,16 +12,21 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ea_jax import load_encoder
+from ea_jax.fitting import Foreign
+from ea_jax.junk import junk_texts
 from ea_jax.registry import find_space
 
 PROVIDERS = {"oai-3-small": "oai-3-small", "oai-ada-002": "oai-ada-002", "nomic": "nomic"}
 LOCAL = ("minilm", "wordllama")
+NOT_MIXED = ("ag_news", "stsb_en", "stsb_en_dev", "vaswani_corpus", "trec_questions")
+FOREIGN_SEED, JUNK, ORDINARY = 7, 600, 12_000
 COLUMNS = {
     "ag_news": ("text",),
     "mixed": ("text",),
@@ -98,6 +103,18 @@ def news(data: Path, build: Path, local: Sequence[str] = LOCAL) -> Corpus:
         text = list(dict.fromkeys(f"{row['title']}. {row['text']}" for row in map(json.loads, lines)))
     vectors = {model: embedded(build, "ag-news", model, text) for model in local}
     return Corpus(text, np.full(len(text), "ag_news"), np.ones(len(text)), vectors)
+
+
+@lru_cache(maxsize=2)
+def foreign(data: Path, build: Path, model: str) -> Foreign | None:
+    """Junk and texts of `mixed` as a local model embeds them; None for a model that runs elsewhere."""
+    if model not in LOCAL:
+        return None
+    rng = np.random.default_rng(FOREIGN_SEED)
+    corpus = texts(data, build, (model,))
+    known = rng.permutation(np.flatnonzero(~np.isin(corpus.source, NOT_MIXED)))[:ORDINARY]
+    made = [text for kind in junk_texts([corpus.text[i] for i in known], JUNK, FOREIGN_SEED).values() for text in kind]
+    return Foreign(junk=embedded(build, "junk", model, made), ordinary=corpus.vectors[model][known])
 
 
 def embedded(build: Path, name: str, model: str, text: list[str]) -> np.ndarray:

@@ -11,9 +11,11 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.corpora import foreign
 from benchmarks.tasks import TASKS, Task, load_task
 from ea_jax import load_encoder
 from ea_jax.entries import save_entry
@@ -24,11 +26,16 @@ from ea_jax.recipe import provider_facts
 from ea_jax.registry import Space, find_space
 
 SMALL = Budget(bits=7)
+FEW = Budget(landmarks=1024, rank=256)
 BUDGETS = {
     "minilm--oai-3-small": Budget(landmarks=10_240, rank=1024),
-    "oai-3-small--minilm": Budget(landmarks=4096, rank=256),
+    "oai-3-small--minilm": Budget(landmarks=1280, rank=256),
     "minilm--wordllama": Budget(landmarks=4096, rank=256),
     "wordllama--minilm": Budget(landmarks=4096, rank=256),
+    "oai-3-small--wordllama": Budget(landmarks=1280, rank=256),
+    "oai-ada-002--minilm": Budget(landmarks=1024, rank=256),
+    "oai-ada-002--wordllama": Budget(landmarks=1024, rank=192),
+    **dict.fromkeys(("minilm--nomic", "nomic--minilm", "wordllama--nomic", "nomic--wordllama"), FEW),
 }
 LARGE = Budget(landmarks=2048, rank=256)
 SETS = {
@@ -69,7 +76,8 @@ def make(task: str, flavor: str, data: Path, build: Path, out: Path) -> None:
     family: Family = "linear" if flavor == "small" else "auto"
     budget = SMALL if flavor == "small" else BUDGETS.get(name_of(task), LARGE)
     began = time.monotonic()
-    fitted = fit(made.x, made.y, family=family, budget=budget, domains=made.groups.tolist())
+    known = foreign(data, build, source.alias)
+    fitted = fit(made.x, made.y, family=family, budget=budget, domains=made.groups.tolist(), foreign=known)
     metrics = {
         name: evaluate(made.sides[side].test, {p: fitted.apply(made.sides[side].test.x, p) for p in PURPOSES})
         for name, side in {"in-domain": "in", "across": "across"}.items()
@@ -79,7 +87,7 @@ def make(task: str, flavor: str, data: Path, build: Path, out: Path) -> None:
         print(f"  {line}")
     save_entry(
         out,
-        fitted.reported(report),
+        replace(fitted, report=report),
         source,
         target,
         flavor=flavor,

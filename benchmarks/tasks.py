@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.corpora import Corpus, news, provider, split_module, texts
+from benchmarks.corpora import NOT_MIXED, Corpus, news, provider, split_module, texts
 from ea_jax.evaluate import HeldOut
 from ea_jax.recipe import far_from_tests
 from ea_jax.tables import Pairs
@@ -35,7 +35,6 @@ ACROSS = {
     "nomic": ("LW-Weiss/manuscript_certification", "Obito-2/myArAppRag"),
 }
 NEWS = "ag_news"
-OTHER_THAN_MIXED = (NEWS, "stsb_en", "stsb_en_dev", "vaswani_corpus", "trec_questions")
 NEWS_QUERIES, NEWS_ACROSS = 1600, (1500, 10_000)
 MIXED_QUERIES, MIXED_CORPUS, MIXED_TRAIN = 2000, 20_000, 30_000
 
@@ -168,7 +167,7 @@ def _news_split(corpus: Corpus) -> Split:
     """Fit on AG News; across, questions, definitions, dialogue, reviews and so on."""
     rng = np.random.default_rng(0)
     news = rng.permutation(np.flatnonzero(corpus.source == NEWS))
-    other = rng.permutation(np.flatnonzero(~np.isin(corpus.source, OTHER_THAN_MIXED[:-1])))
+    other = rng.permutation(np.flatnonzero(~np.isin(corpus.source, NOT_MIXED[:-1])))
     asks, size = NEWS_ACROSS
     train = news[NEWS_QUERIES:]
     return Split(train, news[:NEWS_QUERIES], train, other[:asks], other[asks : asks + size])
@@ -178,6 +177,6 @@ def _mixed_split(corpus: Corpus) -> Split:
     """Fit on the mixed texts; across, AG News."""
     rng = np.random.default_rng(0)
     news = rng.permutation(np.flatnonzero(corpus.source == NEWS))
-    mixed = rng.permutation(np.flatnonzero(~np.isin(corpus.source, OTHER_THAN_MIXED)))
+    mixed = rng.permutation(np.flatnonzero(~np.isin(corpus.source, NOT_MIXED)))
     train = mixed[MIXED_QUERIES : MIXED_QUERIES + MIXED_TRAIN]
     return Split(train, mixed[:MIXED_QUERIES], train[:MIXED_CORPUS], news[:NEWS_QUERIES], news[NEWS_QUERIES:])

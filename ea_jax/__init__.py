@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ea_jax.loading import load_quality as load_quality
     from ea_jax.quality import Quality as Quality
     from ea_jax.quality import Scores as Scores
+    from ea_jax.quality import interpret_quality as interpret_quality
     from ea_jax.spec import Spec as Spec
+    from ea_jax.thresholds import threshold_for as threshold_for
 
 __version__ = "0.1.0"
 _HOME = {
@@ -28,12 +30,14 @@ _HOME = {
     "Spec": "spec",
     "compose": "adapter",
     "fit": "fitting",
+    "interpret_quality": "quality",
     "load": "loading",
     "load_encoder": "loading",
     "load_quality": "loading",
+    "threshold_for": "thresholds",
 }
 __all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
-__all__ += ["compose", "fit", "load", "load_encoder", "load_quality"]
+__all__ += ["compose", "fit", "interpret_quality", "load", "load_encoder", "load_quality", "threshold_for"]
 
 
 def __getattr__(name: str) -> Any:

@@ -69,8 +69,11 @@ def _file_records(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_files(path: Path, wanted: Mapping[str, Any]) -> None:
+    inside = path.resolve()
     for name, record in wanted.items():
         file = path / name
+        if not file.resolve().is_relative_to(inside):
+            raise CorruptCheckpoint(f"entry.toml names {name}, which is outside of {path}. Do not use this adapter.")
         if not file.is_file():
             raise CorruptCheckpoint(f"{file} is missing. {AGAIN}")
         size = file.stat().st_size

@@ -7,9 +7,11 @@ from typing import Any
 
 import tomli_w
 
+from ea_jax.arrays import Params
 from ea_jax.checkpoint import save_params
 from ea_jax.evaluate import KEEP_SOURCE
 from ea_jax.fitting import Fitted
+from ea_jax.quality_store import sizes_of
 from ea_jax.registry import Space
 
 ROWS = {
@@ -45,34 +47,51 @@ def save_entry(
     Returns:
         The entry's folder.
     """
+    facts = {
+        "family": fitted.family,
+        "source": source.id,
+        "target": target.id,
+        "flavor": flavor,
+        "d_in": source.width,
+        "d_out": target.width,
+        "unit_norm": target.unit_norm,
+        "sizes": fitted.sizes,
+        "description": description,
+        "tags": [],
+        "encoder": encoder,
+        "training": fitted.report,
+        "metrics": metrics,
+    }
+    name = f"{source.alias}--{target.alias}--{flavor}"
+    card = _card(facts, source.alias, target.alias)
+    return write_entry(root, name, facts, fitted.params, fitted.quality, sizes_of(fitted.quality), card)
+
+
+def write_entry(
+    root: Path, name: str, facts: dict[str, Any], params: Params, quality: Params, sizes: dict[str, int], card: str
+) -> Path:
+    """Write an entry's folder, replacing one of that name once the new one is whole.
+
+    Args:
+        root: The registry folder; it is made if it is not there.
+        name: Of the folder.
+        facts: Of `entry.toml`, but those of the two checkpoints.
+        params: The adapter's, as they are stored.
+        quality: Of the quality part, likewise.
+        sizes: What the shapes of the quality part follow from.
+        card: The model card.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    entry = root / f"{source.alias}--{target.alias}--{flavor}".replace("/", "_")
+    entry = root / name.replace("/", "_")
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         new = Path(scratch) / entry.name
         new.mkdir()
-        facts = {
-            "family": fitted.family,
-            "source": source.id,
-            "target": target.id,
-            "flavor": flavor,
-            "d_in": source.width,
-            "d_out": target.width,
-            "unit_norm": target.unit_norm,
-            "sizes": fitted.sizes,
-            "description": description,
-            "tags": [],
-            "encoder": encoder,
-            "training": fitted.report,
-            "metrics": metrics,
-            "params": save_params(new / "params", fitted.params),
-            "quality": {
-                "references": len(fitted.quality["references"]),
-                "directions": fitted.quality["directions"].shape[1],
-                **save_params(new / "quality", fitted.quality),
-            },
+        stored = {
+            "params": save_params(new / "params", params),
+            "quality": {"sizes": sizes, **save_params(new / "quality", quality)},
         }
-        (new / "entry.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
-        (new / "card.md").write_text(_card(facts, source.alias, target.alias), encoding="utf-8")
+        (new / "entry.toml").write_text(tomli_w.dumps(facts | stored), encoding="utf-8")
+        (new / "card.md").write_text(card, encoding="utf-8")
         if entry.exists():
             shutil.rmtree(entry)
         new.rename(entry)

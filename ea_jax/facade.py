@@ -14,9 +14,9 @@ from ea_jax.arrays import ArrayIn
 from ea_jax.devices import find_device
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
-from ea_jax.loading import check_fingerprint, load, load_encoder, load_quality
+from ea_jax.loading import check_fingerprint, entry_for, load, load_encoder, load_quality
 from ea_jax.quality import Quality
-from ea_jax.registry import Entry, find_entry
+from ea_jax.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class EmbeddingAdapter:
         """
         if huggingface_token:
             os.environ["HF_TOKEN"] = huggingface_token
-        entry = find_entry(source, target, flavor)
-        names, flavor = (source, target), entry.flavor
+        entry = entry_for(source, target, flavor)
+        names = entry.source, entry.target
         place = jax.sharding.SingleDeviceSharding(find_device(device))
         encoder = load_encoder(source) if load_source_encoder else None
         if encoder:
             check_fingerprint(entry, encoder)
-        adapter = load(*names, flavor=flavor, sharding=place)
-        return cls(entry, adapter, load_quality(*names, flavor=flavor, sharding=place), encoder)
+        found: dict[str, Any] = {"flavor": entry.flavor, "sharding": place, "root": entry.path.parent}
+        return cls(entry, load(*names, **found), load_quality(*names, **found), encoder)
 
     from_pair = from_registry
 

@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 
 from ea_jax.adapter import Adapter, compose
-from ea_jax.arrays import Params
-from ea_jax.checkpoint import load_params
+from ea_jax.arrays import Params, leaf_paths
+from ea_jax.checkpoint import AGAIN, load_params
 from ea_jax.devices import fast_dtype
 from ea_jax.encoder import Encoder
-from ea_jax.errors import BadInput, FingerprintMismatch
+from ea_jax.errors import BadEntry, BadInput, CorruptCheckpoint, FingerprintMismatch, UnknownName
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
+from ea_jax.importing import fetch_seed
 from ea_jax.models import abstract_params
 from ea_jax.packing import WHOLE, unpacked
-from ea_jax.quality import Quality, abstract_quality, prepared
-from ea_jax.registry import Entry, find_entry, find_space
+from ea_jax.quality import Quality
+from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
+from ea_jax.registry import Entry, entries, find_entry, find_seed, find_space
 from ea_jax.routes import hop_entries
 from ea_jax.spec import Purpose, Spec
 
@@ -64,7 +66,9 @@ def load(
     if purpose not in PURPOSES:
         raise BadInput(f"purpose is {purpose!r}; it must be 'store' or 'query'.")
     stops = [via] if isinstance(via, str) else list(via or ())
-    *before, last = hop_entries([source, *stops, target], flavor, root)
+    *before, last = (
+        hop_entries([source, *stops, target], flavor, root) if stops else [entry_for(source, target, flavor, root)]
+    )
     dtype = _product_dtype(dtype)
     chain = [_adapter(entry, "store", dtype, sharding) for entry in before]
     return reduce(compose, [*chain, _adapter(last, purpose, dtype, sharding)])
@@ -75,14 +79,16 @@ def load_quality(
     target: str,
     *,
     flavor: str | None = None,
+    dtype: str | None = None,
     sharding: jax.sharding.Sharding | None = None,
     root: Root = None,
 ) -> Quality:
     """The quality part of the adapter that `load` gives for the same names. Args and errors are those of `load`."""
-    entry = find_entry(source, target, flavor, root)
-    abstract = abstract_quality(entry.d_in, entry.quality["references"], entry.quality["directions"])
-    stored = load_params(entry.path / "quality", entry.quality, abstract)
-    return Quality(entry.spec("store"), _placed(prepared(stored), sharding))
+    entry = entry_for(source, target, flavor, root)
+    abstract = quality_abstract(entry)
+    stored = prepared(load_params(entry.path / "quality", entry.quality, abstract))
+    adapter = _adapter(entry, "store", _product_dtype(dtype), sharding)
+    return Quality(adapter.spec, {**_placed(stored, sharding), "adapter": adapter.params})
 
 
 def load_encoder(
@@ -116,9 +122,31 @@ def load_encoder(
     return load_folder(found, space, dim=dim, dtype=dtype)
 
 
+def entry_for(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
+    """The entry of the names; where no registry has it, the public adapter of embedding-adapters, fetched and imported.
+
+    Raises:
+        UnknownName: Neither has it.
+        BadInput: It is encrypted or for subscribers, or cannot be fetched.
+    """
+    try:
+        return find_entry(source, target, flavor, root)
+    except UnknownName:
+        listed = find_seed(source, target, flavor) if root is None else None
+        if listed is None:
+            raise
+        (entry,) = entries(fetch_seed(listed).parent)
+        return entry
+
+
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
-    """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
+    """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder.
+
+    An imported adapter knows no more than the model's name.
+    """
     ours = encoder.spec.facts()
+    if not entry.encoder["fingerprint"] and entry.encoder.get("model") == ours["model"]:
+        return
     if ours["fingerprint"] != entry.encoder["fingerprint"]:
         told = [
             f"{key} {ours[key]!r} for {entry.encoder.get(key)!r}" for key in ours if ours[key] != entry.encoder.get(key)
@@ -129,9 +157,27 @@ def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
         )
 
 
+def check_entry(entry: Entry) -> None:
+    """Read an entry whole: hashes, shapes, dtypes and values of both its checkpoints, all of which have to be finite.
+
+    Raises:
+        BadEntry, CorruptCheckpoint: It is not whole.
+    """
+    stored = load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
+    judge = load_params(entry.path / "quality", entry.quality, quality_abstract(entry))
+    for name, leaf in leaf_paths({"params": stored, "quality": judge}).items():
+        if not bool(jnp.isfinite(jnp.asarray(leaf, jnp.float32)).all()):
+            raise CorruptCheckpoint(f"{entry.path}: {name} is not finite. {AGAIN}")
+
+
 def stored_abstract(spec: Spec) -> Params:
-    """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose."""
+    """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose.
+
+    An imported network is stored as it is, and serves both purposes alike.
+    """
     params = abstract_params(spec)
+    if "out" not in params:
+        return params
     whole = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.int8) for name in WHOLE & params.keys()}
     kernel, bias = params["out"]["kernel"], params["out"]["bias"]
     grid = {"values": jax.ShapeDtypeStruct(kernel.shape, jnp.int8), "scale": bias}
@@ -140,7 +186,20 @@ def stored_abstract(spec: Spec) -> Params:
 
 def of_purpose(stored: Params, purpose: Purpose) -> Params:
     """The parameters of one purpose, out of what an entry stores."""
-    return stored | {"out": stored["out"][purpose]}
+    return stored | {"out": stored["out"][purpose]} if "out" in stored else stored
+
+
+def quality_abstract(entry: Entry) -> Params:
+    """Shapes of the quality part that an entry stores.
+
+    Raises:
+        BadEntry: entry.toml does not say its sizes.
+    """
+    sizes, wanted = entry.quality.get("sizes"), IMPORTED if entry.family == "resmlp" else SIZES
+    if not isinstance(sizes, dict) or set(sizes) != set(wanted) or not all(type(n) is int for n in sizes.values()):
+        raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {AGAIN}")
+    make = abstract_imported if entry.family == "resmlp" else abstract_quality
+    return make(entry.d_in, entry.d_out, sizes)
 
 
 def _adapter(entry: Entry, purpose: Purpose, dtype: str, sharding: jax.sharding.Sharding | None) -> Adapter:

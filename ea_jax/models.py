@@ -1,4 +1,4 @@
-"""Adapter families as Flax Linen modules. Each ends in a layer named `out`: purposes differ in that layer alone."""
+"""Adapter families as Flax Linen modules. Those fitted here end in a layer `out`, in which alone purposes differ."""
 
 from functools import partial
 from typing import cast
@@ -91,6 +91,34 @@ class MLP(nn.Module):
         return unit(y) if self.unit_norm else y
 
 
+class _Gated(nn.Module):
+    """One residual step of `ResMLP`, `x + gamma * W (a * gelu(g))` with `a, g` halves of one projection."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        width = x.shape[-1]
+        value, gate = jnp.split(_Dense(8 * width, name="proj")(_LayerNorm(name="ln")(x)), 2, axis=-1)
+        step = _Dense(width, name="down")(value * nn.gelu(gate, approximate=False))
+        return x + step * jnp.broadcast_to(self.param("gamma", nn.initializers.ones, (width,)), step.shape)
+
+
+class ResMLP(nn.Module):
+    """The network of embedding-adapters: normalised in, residual gated blocks, normalised out; it has one purpose."""
+
+    d_out: int
+    unit_norm: bool
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
+        h = _Dense(self.width, name="in_fc")(_LayerNorm(name="in_ln")(x))
+        for block in range(self.depth):
+            h = _Gated(name=f"block_{block}")(h)
+        y = _LayerNorm(name="out_ln")(_Dense(self.d_out, name="out_fc")(_LayerNorm(name="mid_ln")(h)))
+        return unit(y) if self.unit_norm else y
+
+
 class Chain(nn.Module):
     """Modules one after the other."""
 
@@ -102,7 +130,7 @@ class Chain(nn.Module):
         return x
 
 
-FAMILIES = {"linear": Linear, "kernel": Kernel, "mlp": MLP}
+FAMILIES = {"linear": Linear, "kernel": Kernel, "mlp": MLP, "resmlp": ResMLP}
 
 
 def build(spec: Spec) -> nn.Module:

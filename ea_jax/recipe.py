@@ -15,14 +15,16 @@ from ea_jax.encoder import Encoder
 from ea_jax.entries import save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.evaluate import KS, HeldOut, evaluate
-from ea_jax.fitting import DEFAULT, Budget, Family, fit
+from ea_jax.fitting import DEFAULT, Budget, Family, Foreign, fit
 from ea_jax.fitting.splits import near_duplicates
+from ea_jax.junk import junk_texts
 from ea_jax.loading import PURPOSES, load_encoder
 from ea_jax.ops import unit
 from ea_jax.registry import Space
 from ea_jax.tables import Pairs, read_pairs, stacked
 
 SPOT_CHECKS = 8
+JUNK = 100  # texts of each kind
 BLOCK = 4096
 
 
@@ -78,7 +80,10 @@ def fit_entry(
         groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
         say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
         x, y = (_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
-        fitted = fit(x, y, family=family, budget=budget, groups=groups, seed=seed, show_progress=show_progress)
+        foreign = _foreign(train.text, encoder, seed)
+        fitted = fit(
+            x, y, family=family, budget=budget, groups=groups, foreign=foreign, seed=seed, show_progress=show_progress
+        )
     for line in fitted.report["advice"]:
         say(line)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
@@ -86,7 +91,7 @@ def fit_entry(
     facts = encoder.spec.facts() if encoder else provider_facts(source)
     return save_entry(
         out,
-        fitted.reported(report),
+        replace(fitted, report=report),
         source,
         target,
         flavor=flavor,
@@ -94,6 +99,14 @@ def fit_entry(
         metrics=metrics,
         description=description,
     )
+
+
+def _foreign(texts: Sequence[str] | None, encoder: Encoder | None, seed: int) -> Foreign | None:
+    """Embeddings of junk made of the pairs' own words; None where the texts or their encoder are not here."""
+    if not texts or encoder is None:
+        return None
+    junk = [text for kind in junk_texts(texts, JUNK, seed).values() for text in kind]
+    return Foreign(junk=encoder(junk), ordinary=np.zeros((0, encoder.spec.dim or encoder.spec.width), np.float32))
 
 
 @contextmanager

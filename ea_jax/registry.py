@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,25 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Seed:
+    """A public adapter of embedding-adapters.
+
+    Attributes:
+        repo: Its repository on the Hugging Face hub.
+        source: Full id of the model whose embeddings come in.
+        target: Full id of the model whose space they go to.
+        flavor: Which of several adapters between the two.
+        locked: Why it cannot be loaded here; empty where it can.
+    """
+
+    repo: str
+    source: str
+    target: str
+    flavor: str
+    locked: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """A published adapter: the facts of its `entry.toml`.
 
@@ -53,7 +73,7 @@ class Entry:
         unit_norm: Whether outputs have length one.
         encoder: The facts of the encoder it was fitted on, with their `fingerprint`.
         params: `sha256` of the parameter values, and each file's `bytes` and `sha256`.
-        quality: The same of its quality part, and the number of `references`.
+        quality: The same of its quality part, and the `sizes` that its shapes follow from.
         metrics: Measured figures by test set, then by row.
         training: What it was fitted on, and what was chosen.
         sizes: The family's own widths and counts by name.
@@ -99,7 +119,7 @@ class Entry:
 
 
 def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Registry folders in search order: `root` alone if given, else those of $EA_JAX_REGISTRY, then the bundled one.
+    """Registry folders in search order: `root` alone if given, else those of $EA_JAX_REGISTRY, the user's, the bundled.
 
     Raises:
         BadEntry: A folder does not exist.
@@ -107,11 +127,33 @@ def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
     if root is not None:
         found = [Path(root)]
     else:
-        found = [Path(part) for part in os.environ.get("EA_JAX_REGISTRY", "").split(os.pathsep) if part] + [BUNDLED]
+        own = user_folder("data") / "registry"
+        found = [Path(part) for part in os.environ.get("EA_JAX_REGISTRY", "").split(os.pathsep) if part]
+        found += [own, BUNDLED] if own.is_dir() else [BUNDLED]
     for folder in found:
         if not folder.is_dir():
             raise BadEntry(f"The registry folder {folder} does not exist. Check root= and $EA_JAX_REGISTRY.")
     return found
+
+
+def user_folder(kind: str) -> Path:
+    """Where the user's own things are on this system: `data` (adapters that were added) or `cache` (fetched ones)."""
+    from platformdirs import user_cache_path, user_data_path
+
+    return (user_data_path if kind == "data" else user_cache_path)("ea_jax")
+
+
+def seeds() -> list[Seed]:
+    """Public adapters of embedding-adapters."""
+    path = BUNDLED / "seed.toml"
+    return [_build(Seed, facts, path) for facts in _read_toml(path)["adapter"]]
+
+
+def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
+    """The public adapter of embedding-adapters of these names: of several without a flavor, the first that is free."""
+    a, b = find_space(source).id, find_space(target).id
+    pair = [seed for seed in seeds() if (seed.source, seed.target) == (a, b) and flavor in (None, seed.flavor)]
+    return min(pair, key=lambda seed: bool(seed.locked), default=None)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -173,9 +215,32 @@ def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
     found: dict[str, Entry] = {}
     for folder in roots(root):
         for path in sorted(folder.glob("*/entry.toml")):
-            entry = _build(Entry, {**_read_toml(path), "path": path.parent}, path)
+            entry = read_entry(path.parent)
             found.setdefault(entry.name, entry)
     return list(found.values())
+
+
+def read_entry(folder: Path) -> Entry:
+    """The entry of one folder.
+
+    Raises:
+        BadEntry: Its entry.toml is missing, or not what it should be.
+    """
+    path = folder / "entry.toml"
+    return _build(Entry, {**_read_toml(path), "path": folder}, path)
+
+
+def entry_name(entry: Entry) -> str:
+    """The folder name that an entry ought to have.
+
+    Raises:
+        UnknownName: One of its models is in no registry.
+        BadEntry: Its flavor cannot be part of a file name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", entry.flavor):
+        raise BadEntry(f"{entry.path}: the flavor {entry.flavor!r} may hold letters, digits, dots and hyphens alone.")
+    a, b = find_space(entry.source), find_space(entry.target)
+    return f"{a.alias}--{b.alias}--{entry.flavor}".replace("/", "_")
 
 
 def find_entry(

@@ -11,12 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Array, Bool, Float, Float64, Int
+from scipy.special import expit
 
 from ea_jax.arrays import ArrayIn
 from ea_jax.ops import unit
 
 BLOCK = 8192
+NEWTON_STEPS, LONGEST_STEP = 50, 10.0
 
 
 class Moments(NamedTuple):
@@ -123,18 +125,32 @@ def ridge_leverage(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "
     return (1 + np.sum(centred * solved.T, axis=1)) / n
 
 
-def generalised_cross_validation(c: Covariance, n: int, penalty: float) -> float:
-    """Score of a ridge penalty without held-out pairs, `n * RSS / (n - dof - 1)^2`; smaller is better.
+def logistic(
+    z: Float[np.ndarray, "n p"], label: Bool[np.ndarray, " n"], penalty: float
+) -> tuple[Float64[np.ndarray, " p"], float]:
+    """Weights and bias of a logistic regression, `P = 1 / (1 + exp(-z w - b))`, by Newton's method.
 
-    `dof = sum_i l_i / (l_i + penalty * t)` over the eigenvalues l_i of C_xx, with t their mean.
+    Args:
+        z: One row an observation.
+        label: What it came to.
+        penalty: Of squared weights of columns of variance one, beside the mean log loss; the bias is free.
 
-    Source: Golub, Heath and Wahba 1979.
+    Source: Hastie, Tibshirani and Friedman 2009, section 4.4 (iteratively reweighted least squares).
     """
-    values = np.maximum(np.linalg.eigvalsh(c.xx), 0)
-    degrees = np.sum(values / (values + penalty * values.mean()))
-    kernel = ridge(c, penalty).kernel
-    left = np.trace(c.yy) - 2 * np.sum(kernel * c.xy) + np.sum(kernel * (c.xx @ kernel))
-    return float(n * n * left / (n - degrees - 1) ** 2)
+    mean, deviation = z.mean(axis=0), z.std(axis=0) + 1e-9
+    design = np.concatenate([(z - mean) / deviation, np.ones((len(z), 1))], axis=1).astype(np.float64)
+    ridge_ = penalty * np.diag(np.r_[np.ones(z.shape[1]), 1e-6])
+    weight = np.zeros(design.shape[1])
+    for _ in range(NEWTON_STEPS):
+        chance = expit(design @ weight)
+        slope = design.T @ (chance - label) / len(z) + ridge_ @ weight
+        spread = np.maximum(chance * (1 - chance), 1e-6)
+        step = np.linalg.solve(design.T @ (design * spread[:, None]) / len(z) + ridge_, slope)
+        weight -= step * min(1, LONGEST_STEP / np.linalg.norm(step))
+        if np.abs(step).max() < 1e-6:
+            break
+    plain = weight[:-1] / deviation
+    return plain, float(weight[-1] - mean @ plain)
 
 
 def reduced_rank(c: Covariance, penalty: float, rank: int) -> Affine:

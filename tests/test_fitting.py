@@ -6,7 +6,7 @@ from ea_jax.errors import BadInput
 from ea_jax.evaluate import HeldOut, evaluate
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.splits import FOLDS
-from ea_jax.fitting.statistics import fit_quality
+from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from tests.conftest import toy_pairs, unit_rows
 
 
@@ -109,7 +109,7 @@ def test_the_report_names_what_was_tried_and_chosen(fitted):
 def test_percentiles_are_of_rows_that_the_statistics_have_not_seen():
     x = unit_rows(np.random.default_rng(0), 300, 8)
     fold = np.arange(300) % FOLDS
-    held_out = fit_quality(x, fold)
+    held_out = fit_statistics(x, fold, SOURCE)
     references = held_out["references"]
     assert references.shape == (300, 8)  # every row is its own reference, so that seen rows would be at distance 0
     assert held_out["knn_p95"] > 0.1

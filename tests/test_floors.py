@@ -13,17 +13,18 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "devices", "files", "progress", "spec", "texts"],
-    ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume"],
-    ["draws", "encoders", "models", "provider", "quality", "routes", "solve"],
-    ["adapter", "checkpoint", "collect", "encoder", "evaluate", "kernel", "mlp", "modules", "tables", "train"],
-    ["fitting"],
+    ["arrays", "devices", "files", "junk", "progress", "spec", "texts", "torch_zip"],
+    ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume", "vectors"],
+    ["draws", "encoders", "models", "provider", "quality_store", "routes", "solve"],
+    ["adapter", "checkpoint", "collect", "encoder", "evaluate", "kernel", "mlp", "modules", "quality", "seed"],
+    ["drift", "fitting", "thresholds"],
     ["entries", "hub"],
-    ["folders"],
+    ["folders", "importing"],
     ["loading"],
     ["facade", "recipe"],
     ["cli", "__init__"],
 ]
+FLOORS[4] += ["tables", "train"]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

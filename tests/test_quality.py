@@ -5,6 +5,7 @@ import pytest
 
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
+from ea_jax.quality import interpret_quality
 from tests.conftest import toy_pairs, unit_rows
 from tests.test_adapter import on_two_devices
 
@@ -16,7 +17,7 @@ def judge(toy_root):
 
 def test_scores_are_the_stated_formulas(judge):
     x = unit_rows(np.random.default_rng(1), 5, 8)
-    p = {name: np.asarray(value, np.float64) for name, value in judge.params.items() if name != "similarity"}
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), judge.params)
     c = x - p["mean"]
     inverse = np.eye(8) / p["spread"] ** 2 - p["directions"] @ p["directions"].T
     maha = np.sqrt(np.einsum("ni,ij,nj->n", c, inverse, c))
@@ -27,9 +28,45 @@ def test_scores_are_the_stated_formulas(judge):
 
     conf_maha = confidence(maha, p["maha_p95"], p["maha_p99"])
     conf_knn = confidence(knn, p["knn_p95"], p["knn_p99"])
-    wanted = (maha, knn, conf_maha, conf_knn, np.minimum(conf_maha, conf_knn))
+    length = np.log(np.linalg.norm(x @ p["adapter"]["out"]["kernel"] + p["adapter"]["out"]["bias"], axis=1))
+    z = (np.stack([maha, knn, length], 1) - p["features"]["mean"]) / p["features"]["deviation"]
+    z = np.clip(z, -5, 5)
+    squares = [*z.T, *(z[:, i] * z[:, j] for i in range(3) for j in range(i, 3))]
+    head = p["cosine"]
+    bumps = np.exp(2 * (x @ p["references"].T - 1))
+    cosine = np.stack(squares, 1) @ head["quadratic"] + x @ head["x"] + bumps @ head["radial"] + head["bias"]
+    cosine = np.clip(cosine, head["least"], head["most"])
+    lower = cosine - np.interp(cosine, p["margin"]["at"], p["margin"]["width"])
+    chance = 1 / (1 + np.exp(-(z @ p["hit"]["features"] + cosine * p["hit"]["cosine"] + p["hit"]["bias"])))
+    novelty = 1 - np.minimum(conf_maha, conf_knn)  # no junk was given to the fit
+    wanted = (maha, knn, conf_maha, conf_knn, novelty, cosine, lower, chance)
     for found, want in zip(judge(judge.params, x), wanted, strict=True):
-        np.testing.assert_allclose(found, want, rtol=2e-3, atol=2e-4)
+        np.testing.assert_allclose(found, want, rtol=3e-3, atol=1e-3)
+
+
+def test_targets_are_scored_by_the_same_formulas_on_their_own_statistics(judge):
+    native, other = toy_pairs()[1], unit_rows(np.random.default_rng(1), 50, 12)
+    near, far = (judge.score_target(judge.params, y) for y in (native, other))
+    assert np.mean(np.asarray(near.conf_knn) > 0.8) > 0.9
+    assert np.mean(np.asarray(far.confidence)) < np.mean(np.asarray(near.confidence)) - 0.3
+    np.testing.assert_array_equal(near.confidence, np.minimum(near.conf_maha, near.conf_knn))
+    with pytest.raises(BadInput, match="width 12"):
+        judge.score_target(judge.params, np.ones((2, 8), np.float32))
+
+
+def test_the_report_says_a_line_a_text_and_what_to_do(judge):
+    scores = judge(judge.params, toy_pairs()[0][:3])
+    told = interpret_quality(["one", "two  words", "x" * 80], scores, space_label="source")
+    assert told == interpret_quality(["one", "two  words", "x" * 80], scores._asdict())
+    lines = told.splitlines()
+    assert len(lines) == 5
+    assert "source space" in lines[0]
+    assert "'two words': confidence " in lines[2]
+    assert len(lines[3]) < 220
+    sure = int(np.sum(np.asarray(scores.confidence) >= 0.8))
+    assert lines[-1].startswith(f"{sure} of 3 ")
+    with pytest.raises(BadInput, match="2 texts and 3 scores"):
+        interpret_quality(["one", "two"], scores)
 
 
 def test_rows_like_those_it_was_fitted_on_are_above_the_threshold(judge):

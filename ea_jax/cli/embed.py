@@ -32,6 +32,9 @@ def embed(
     ),
     text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated. Lines of stdin if none.")] = None,
     quality: Annotated[bool, typer.Option(help="Score each text with a confidence.")] = True,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help='Mark texts below it with "route": "provider".')
+    ] = None,
     ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="The most texts computed together.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens after which a text is cut.")] = None,
@@ -42,13 +45,13 @@ def embed(
 
     Example: ea-jax embed --source minilm --target oai-3-small --text "Where can I get a hamburger?"
     """
-    from ea_jax.registry import find_entry
-
     if not text and sys.stdin.isatty():
         raise typer.BadParameter("give --text, or pipe lines to stdin.")
-    entry = find_entry(source, target, flavor)
+    if min_confidence is not None and not quality:
+        raise typer.BadParameter("--min-confidence needs the confidence that --no-quality leaves out.")
+    entry = _entry(source, target, flavor)
     say = _teller(verbose)
-    run = _pipeline(entry, purpose.value, quality, batch_size, max_length, device, say)
+    run = _pipeline(entry, purpose.value, quality, min_confidence, batch_size, max_length, device, say)
     rows = (row for chunk in _chunks(text) for row in run(chunk))
     if ndjson:
         for row in rows:
@@ -79,7 +82,22 @@ def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or a
 COMMANDS = {embed: "embed", fetch: "fetch"}
 
 
-def _pipeline(entry, purpose, quality, batch_size, max_length, device, say):
+def _entry(source, target, flavor):
+    """The entry of a registry, without JAX where there is one."""
+    from ea_jax.errors import UnknownName
+    from ea_jax.registry import find_entry, find_seed
+
+    try:
+        return find_entry(source, target, flavor)
+    except UnknownName:
+        if find_seed(source, target, flavor) is None:
+            raise
+    from ea_jax.loading import entry_for
+
+    return entry_for(source, target, flavor)
+
+
+def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, say):
     """A function from texts to result rows, with everything loaded."""
     from ea_jax.cli.device import start_jax
 
@@ -108,7 +126,11 @@ def _pipeline(entry, purpose, quality, batch_size, max_length, device, say):
         confidence = np.asarray(judge(judge.params, x).confidence) if judge else None
         say(f"{len(texts)} texts embedded")
         for i, text in enumerate(texts):
-            scored = {"confidence": round(float(confidence[i]), 6)} if confidence is not None else {}
+            scored: dict[str, Any] = {}
+            if confidence is not None:
+                scored["confidence"] = round(float(confidence[i]), 6)
+                if least is not None and confidence[i] < least:
+                    scored["route"] = "provider"
             yield {"text": text, "embedding": [float(str(v)) for v in y[i]], **scored, **names}
 
     return run

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,17 +16,19 @@ def list_adapters(
     pro_only: Annotated[bool, typer.Option("--pro-only", help="Only paid adapters.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
-    """List the adapters of the registries.
+    """List the adapters of the registries, and the public ones of embedding-adapters (`pro`: not free).
 
     Example: ea-jax list --json
     """
     found = [entry for entry in reg.entries() if "pro" in entry.tags or not pro_only]
+    public = [seed for seed in reg.seeds() if seed.locked or not pro_only]
     if as_json:
-        print(json.dumps([_facts(entry) for entry in found], indent=2))
+        print(json.dumps([*map(_facts, found), *map(_seed_facts, public)], indent=2))
         return
-    if not found:
+    if not found and not public:
         print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
-    _print_columns([(e.name, e.source, "->", e.target, e.flavor, " ".join(e.tags)) for e in found])
+    rows = [(e.name, e.source, "->", e.target, e.flavor, " ".join(e.tags)) for e in found]
+    _print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_seed_tags(s))) for s in public])
 
 
 def registry() -> None:
@@ -92,7 +95,29 @@ def _cost(route: Route) -> str:
     return " / ".join(f"{cost:+.3f}" for cost in route.cost.values()) or "not measured"
 
 
-COMMANDS = {list_adapters: "list", registry: "registry", info: "info", paths: "paths"}
+def import_seed(
+    where: Annotated[str, typer.Argument(help="A folder, or a repository of the Hugging Face hub (owner/name).")],
+    flavor: Annotated[str, typer.Option(help="What to call it beside other adapters of the pair.")] = "imported",
+    out: Annotated[Path | None, typer.Option(help="Registry folder; your own if not given.")] = None,
+) -> None:
+    """Import an adapter of embedding-adapters, and print its folder. Nothing in its checkpoint is run.
+
+    Example: ea-jax import TylerF/emb_adapter_minilm_to_openai_text-embedding-3-medium_v1 --flavor medium
+    """
+    from ea_jax.importing import import_adapter
+
+    print(import_adapter(where, out or reg.user_folder("data") / "registry", flavor))
+
+
+COMMANDS = {list_adapters: "list", registry: "registry", info: "info", paths: "paths", import_seed: "import"}
+
+
+def _seed_tags(seed: reg.Seed) -> list[str]:
+    return ["embedding-adapters", *(["pro"] if seed.locked else [])]
+
+
+def _seed_facts(seed: reg.Seed) -> dict[str, Any]:
+    return {"name": seed.repo, **dataclasses.asdict(seed), "tags": _seed_tags(seed)}
 
 
 def _facts(entry: reg.Entry) -> dict[str, Any]:

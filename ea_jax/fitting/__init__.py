@@ -1,5 +1,6 @@
 """Fit adapters from pairs: folds, candidates judged on them, the last layers, and `fit`, which puts them together."""
 
+from ea_jax.fitting.confidence import Foreign
 from ea_jax.fitting.fit import DEFAULT, Budget, Family, Fitted, advice, fit
 
-__all__ = ["DEFAULT", "Budget", "Family", "Fitted", "advice", "fit"]
+__all__ = ["DEFAULT", "Budget", "Family", "Fitted", "Foreign", "advice", "fit"]

@@ -1,7 +1,7 @@
 """Fit an adapter and its quality part from pairs; every choice is made on groups held out of training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +11,15 @@ from ea_jax.adapter import forward
 from ea_jax.arrays import ArrayIn, Params, leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting.bodies import kernel_body, linear_body, mlp_body
+from ea_jax.fitting.confidence import Foreign, fit_quality
 from ea_jax.fitting.finish import bench, finished, stored
 from ea_jax.fitting.heads import POLISH
 from ea_jax.fitting.search import Choice, Folds, Kind, Machine, choose_kernel, choose_linear, folds_of
 from ea_jax.fitting.splits import FOLDS, group_folds, held_out
-from ea_jax.fitting.statistics import fit_quality
 from ea_jax.models import build
 from ea_jax.packing import unpacked
+from ea_jax.quality import Quality
+from ea_jax.quality_store import prepared
 from ea_jax.solve import mean_only, moments
 from ea_jax.spec import Purpose, Spec
 from ea_jax.train import Training
@@ -71,21 +73,27 @@ class Fitted:
 
     def apply(self, x: Float[ArrayIn, "n d_in"], purpose: Purpose = "store") -> Float32[np.ndarray, "n d_out"]:
         """Outputs of length one for source embeddings."""
-        d_out = len(self.params["out"]["store"]["bias"])
-        module = build(Spec(self.family, "", "", x.shape[1], d_out, sizes=tuple(self.sizes.items())))
-        params = unpacked(self.params | {"out": self.params["out"][purpose]})
+        module, params = build(self._spec), self._unpacked(purpose)
         parts = [forward(module, params, np.asarray(x[i : i + ROWS], np.float32)) for i in range(0, len(x), ROWS)]
         return np.concatenate([np.asarray(part) for part in parts])
 
-    def reported(self, report: dict[str, Any]) -> "Fitted":
-        """The same with another report."""
-        return replace(self, report=report)
+    @property
+    def judge(self) -> Quality:
+        """Its quality part: `fitted.judge(fitted.judge.params, x)`."""
+        return Quality(self._spec, {**prepared(self.quality), "adapter": self._unpacked("store")})
+
+    @property
+    def _spec(self) -> Spec:
+        d_in, d_out = len(self.quality["mean"]), len(self.params["out"]["store"]["bias"])
+        return Spec(self.family, "", "", d_in, d_out, sizes=tuple(sorted(self.sizes.items())))
+
+    def _unpacked(self, purpose: Purpose) -> Params:
+        return unpacked(self.params | {"out": self.params["out"][purpose]})
 
     @property
     def parameters(self) -> int:
         """Numbers that a call for one purpose reads."""
-        one = unpacked(self.params | {"out": self.params["out"]["store"]})
-        return sum(leaf.size for leaf in leaf_paths(one).values())
+        return sum(leaf.size for leaf in leaf_paths(self._unpacked("store")).values())
 
 
 def fit(
@@ -96,6 +104,7 @@ def fit(
     budget: Budget = DEFAULT,
     groups: Sequence[str] | None = None,
     domains: Sequence[str] | None = None,
+    foreign: Foreign | None = None,
     seed: int = 0,
     show_progress: bool = False,
 ) -> Fitted:
@@ -113,6 +122,8 @@ def fit(
         groups: What must not straddle a fold (document, repository, customer); rows are their own groups if None.
         domains: Where each pair came from (a repository, a collection), where choices may share it and confidence may
             not: its percentiles are of domains held out. The groups if None.
+        foreign: Source embeddings of junk, and of ordinary texts unlike the pairs: the confidence learns to tell them
+            apart. Without them it knows junk by its distance alone.
         seed: Of all sampling; one seed gives one result.
         show_progress: Draw bars on stderr.
 
@@ -141,11 +152,10 @@ def fit(
         )
     apart = groups is not None or body.family == "mlp"  # the network has seen all folds but one
     on = bench(body, folds, sample, judging, apart, seed)
-    layers = finished(body, choice, linear, folds, on, budget.polish, seed=seed, show_progress=show_progress)
+    layers = finished(body, choice, linear, folds, sample, on, budget.polish, seed=seed, show_progress=show_progress)
     params = body.params | {"out": {name: stored(layer, body, budget.bits) for name, layer in layers.out.items()}}
-    quality = fit_quality(x, group_folds(domains, len(x)) if domains is not None else fold, seed=seed) | {
-        "similarity": layers.similarity
-    }
+    domain_fold = group_folds(domains, len(x)) if domains is not None else fold
+    quality = fit_quality(x, y, domain_fold, layers.unseen, foreign, seed=seed) | {"similarity": layers.similarity}
     report = _report(folds, groups, linear, choice, curve) | layers.facts
     return Fitted(body.family, body.sizes, params, quality, report | {"advice": advice(report)})
 

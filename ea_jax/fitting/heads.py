@@ -16,7 +16,7 @@ from ea_jax.losses import Terms
 from ea_jax.metrics import mean_cosine, rank_of, reciprocal_rank, top_hit
 from ea_jax.models import Linear
 from ea_jax.ops import unit
-from ea_jax.quality import KNOTS
+from ea_jax.quality_store import KNOTS
 from ea_jax.solve import Affine, Covariance, Spectrum, stretched, whitened, whitening
 from ea_jax.train import Held as Judged
 from ea_jax.train import Trained, Training, train

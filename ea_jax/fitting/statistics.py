@@ -1,56 +1,71 @@
-"""Statistics of the embeddings that an adapter was fitted on: what its quality part stores."""
+"""Statistics of embeddings that an adapter was fitted on: what distances are measured with."""
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.splits import FOLDS
-from ea_jax.ops import mahalanobis, nearest_distance, unit
+from ea_jax.ops import unit
 from ea_jax.packing import nearest_grid
-from ea_jax.quality import prepared
+from ea_jax.quality import distances
+from ea_jax.quality_store import prepared
 from ea_jax.solve import cluster_centres, covariance, moments
 
 SHRINKAGE = 1e-3
-REFERENCES, REFERENCE_NUMBERS = 1024, 1024 * 384
-DIRECTIONS, DIRECTION_NUMBERS = 384, 384 * 384
-SAMPLE = 32768
+SAMPLE = 16384
+BLOCK = 8192
+SOURCE, TARGET = (512 * 384, 128 * 384), (128 * 384, 48 * 384)  # numbers in references and directions, at the most
 
 
-def fit_quality(x: Float[ArrayIn, "n d"], fold: Int[np.ndarray, " n"], *, seed: int = 0) -> Params:
-    """Statistics of in-domain rows; the percentiles are of rows held out of the statistics, by fold.
-
-    Wide embeddings get fewer references and directions, so that a quality part stays below a megabyte.
-    """
+def fit_statistics(
+    x: Float[ArrayIn, "n d"], fold: Int[np.ndarray, " n"], detail: tuple[int, int], *, seed: int = 0
+) -> Params:
+    """Statistics of rows; the percentiles are of rows held out of the statistics, by fold."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:SAMPLE])
-    x, fold = np.asarray(unit(np.asarray(x[rows], np.float32))), fold[rows]
-    held_out = [_distances(_statistics(x[fold != k], seed), x[fold == k]) for k in range(FOLDS) if np.any(fold == k)]
-    maha, knn = (np.concatenate(distances) for distances in zip(*held_out, strict=True))
+    sample, fold = np.asarray(unit(np.asarray(x[rows], np.float32))), fold[rows]
+    far, near = held_out_distances(sample, fold, detail, seed)
     percentiles = {
-        f"{name}_p{q}": np.asarray(np.percentile(distances, q), np.float32)
-        for name, distances in {"maha": maha, "knn": knn}.items()
+        f"{name}_p{q}": np.asarray(np.percentile(found, q), np.float32)
+        for name, found in {"maha": far, "knn": near}.items()
         for q in (95, 99)
     }
-    return _statistics(x, seed) | percentiles
+    return _statistics(sample, detail, seed) | percentiles
 
 
-def _statistics(x: Float[np.ndarray, "n d"], seed: int) -> Params:
+def held_out_distances(
+    x: Float32[np.ndarray, "n d"], fold: Int[np.ndarray, " n"], detail: tuple[int, int], seed: int
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Mahalanobis and nearest-reference distance of each unit row, by statistics of the other folds."""
+    found = np.zeros((2, len(x)), np.float32)
+    for k in range(FOLDS):
+        inside = fold == k
+        if inside.any():
+            found[:, inside] = measured(prepared(_statistics(x[~inside], detail, seed)), x[inside])
+    return found[0], found[1]
+
+
+def measured(
+    statistics: Params, x: Float32[np.ndarray, "n d"]
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Both distances of unit rows, by prepared statistics."""
+    parts = [distances(statistics, jnp.asarray(x[i : i + BLOCK])) for i in range(0, len(x), BLOCK)]
+    far, near = (np.concatenate(found) for found in zip(*parts, strict=True))
+    return far, near
+
+
+def _statistics(x: Float[np.ndarray, "n d"], detail: tuple[int, int], seed: int) -> Params:
     c, d = covariance(moments(x, x[:, :1])), x.shape[1]
+    references, directions = detail
     values, vectors = np.linalg.eigh(c.xx)
     values = np.maximum(values, 0) + SHRINKAGE * values.mean()
-    k = min(DIRECTIONS, DIRECTION_NUMBERS // d, d - 1)
+    k = min(directions // d, d - 1)
     variance = values[: d - k].mean()
     leading = vectors[:, d - k :] * np.sqrt(np.maximum(1 / variance - 1 / values[d - k :], 0))
-    centres = cluster_centres(x, min(REFERENCES, REFERENCE_NUMBERS // d), seed=seed)
+    centres = cluster_centres(x, min(references // d, len(x)), seed=seed)
     return {
         "mean": c.x_mean.astype(np.float32),
         "spread": np.asarray(np.sqrt(variance), np.float32),
         "directions": leading.astype(np.float16),
         "references": nearest_grid(np.asarray(centres), 127).values,
     }
-
-
-def _distances(statistics: Params, x: Float[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray]:
-    s, rows = prepared(statistics), jnp.asarray(x)
-    far = mahalanobis(rows, s["mean"], s["spread"], s["directions"])
-    return np.asarray(far), np.asarray(nearest_distance(rows, s["references"]))

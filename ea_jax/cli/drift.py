@@ -1,0 +1,65 @@
+"""Do inputs still look like those of the fit? `ea-jax drift`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def drift(
+    baseline: Annotated[str, typer.Argument(help="An adapter's name, for its own fit; or a file, as NEW.")],
+    new: Annotated[Path, typer.Argument(help="Vectors (.npy, column x of .parquet) or texts (.txt, .jsonl, -).")],
+    source: Annotated[str | None, typer.Option(help="Where BASELINE is a file: model that made the vectors.")] = None,
+    target: Annotated[str | None, typer.Option(help="Likewise: model whose space they go to.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compare the scores of new inputs with those at fit time, or with those of other inputs.
+
+    Example: ea-jax drift minilm--oai-3-small--small new.npy
+    """
+    from ea_jax.cli.device import start_jax
+    from ea_jax.registry import entry_named, find_entry
+
+    is_file = Path(baseline).suffix != "" and Path(baseline).exists()
+    if is_file and not (source and target):
+        raise typer.BadParameter("with a file as BASELINE, give --source and --target.")
+    entry = find_entry(source, target, flavor) if is_file and source and target else entry_named(baseline)
+    start_jax()
+    from ea_jax import drift as moved
+    from ea_jax.loading import load_quality
+
+    judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
+    scores = judge(judge.params, _inputs(new, entry))
+    before = moved.sample(judge(judge.params, _inputs(Path(baseline), entry))) if is_file else moved.baseline(judge)
+    shifts, outside = moved.drift(before, moved.sample(scores)), moved.outside(scores)
+    if as_json:
+        told = {name: shift._asdict() | {"verdict": shift.verdict} for name, shift in shifts.items()}
+        print(json.dumps({"adapter": entry.name, "outside": outside, "scores": told}, indent=2))
+        return
+    print(f"{'score':<16}{'psi':>8}{'KS':>8}{'p':>10}{'median before':>15}{'now':>10}  verdict")
+    for name, s in shifts.items():
+        print(f"{name:<16}{s.psi:8.3f}{s.distance:8.3f}{s.p_value:10.2g}{s.before:15.3f}{s.now:10.3f}  {s.verdict}")
+    print(f"{outside:.1%} of the new inputs are out of the comfort zone.")
+
+
+COMMANDS = {drift: "drift"}
+
+
+def _inputs(path: Path, entry):
+    """Source embeddings of a file, embedded here where it holds texts."""
+    from ea_jax.loading import check_fingerprint, load_encoder
+    from ea_jax.ops import check_embeddings
+    from ea_jax.texts import read_texts
+    from ea_jax.vectors import KINDS, read_vectors
+
+    if path.suffix in KINDS:
+        x = read_vectors(path)
+        check_embeddings(x, entry.d_in, entry.source)
+        return x
+    found = read_texts([path])
+    encode = load_encoder(entry.source, root=entry.path.parent)
+    check_fingerprint(entry, encode)
+    return encode(found.text, show_progress=sys.stderr.isatty())

@@ -1,0 +1,76 @@
+"""Your own registry, and whether registries are whole: `ea-jax add` and `ea-jax check`."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ea_jax import registry as reg
+from ea_jax.errors import BadEntry, EaJaxError
+
+
+def add(
+    folder: Annotated[Path, typer.Argument(help="An entry's folder, with entry.toml, params/ and quality/.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of the same name.")] = False,
+) -> None:
+    """Check an adapter whole, copy it into your own registry, and print where it is.
+
+    Example: ea-jax add my-registry/minilm--oai-3-small--mine
+    """
+    _start()
+    from ea_jax.loading import check_entry
+
+    links = [path for path in [folder, *folder.rglob("*")] if path.is_symlink()]
+    if links:
+        raise BadEntry(f"{links[0]} is a link, which no entry may hold. Copy the file to where the link is.")
+    root = reg.user_folder("data") / "registry"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
+        copy = Path(shutil.copytree(folder, Path(scratch) / "registry" / folder.resolve().name))
+        entry = reg.read_entry(copy)
+        check_entry(entry)
+        there = root / reg.entry_name(entry)
+        if there.exists() and not replace:
+            raise BadEntry(f"{there} is there already. `--replace` puts this one in its place.")
+        if there.exists():
+            shutil.rmtree(there)
+        copy.rename(there)
+    print(there)
+
+
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if none.")
+    ] = None,
+) -> None:
+    """Read adapters whole and check every hash, shape and value; a line each, exit code 1 if one is not whole.
+
+    Example: ea-jax check minilm--oai-3-small--small
+    """
+    found = [reg.entry_named(name) for name in names] if names else reg.entries()
+    _start()
+    from ea_jax.loading import check_entry
+
+    failed = 0
+    for entry in found:
+        try:
+            check_entry(entry)
+            print(f"{entry.name}: whole")
+        except (EaJaxError, OSError) as error:
+            failed += 1
+            print(f"{entry.name}: {error}")
+    if failed:
+        print(f"ea-jax: {failed} of {len(found)} adapters are not whole.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+COMMANDS = {add: "add", check: "check"}
+
+
+def _start() -> None:
+    from ea_jax.cli.device import start_jax
+
+    start_jax("cpu")

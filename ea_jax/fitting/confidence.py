@@ -1,0 +1,186 @@
+"""The quality part: statistics of the pairs, and heads that forecast the adapter's error, fitted on unseen outputs."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit
+
+from ea_jax.arrays import ArrayIn, Params
+from ea_jax.fitting.finish import Unseen
+from ea_jax.fitting.splits import FOLDS
+from ea_jax.fitting.statistics import SOURCE, TARGET, fit_statistics, held_out_distances, measured
+from ea_jax.ops import distance_confidence, unit
+from ea_jax.quality import bumps, features, squares, standardised
+from ea_jax.quality_store import MARGINS, prepared
+from ea_jax.solve import logistic
+
+SQUARES, INPUT, RADIAL = 1e-3, 0.05, 0.1  # ridge penalties of standardised columns
+STRONGER = (1.0, 10.0, 100.0)
+HIT_PENALTY, JUNK_PENALTY = 1e-2, 1e-5
+COVERAGE = 0.9
+ORDINARY = 16384
+PLENTY = 16  # pairs a reference from which a row hardly moves its own
+NEVER = -100.0  # logit
+
+
+class Foreign(NamedTuple):
+    """Source embeddings beside the pairs, for what a confidence should know of the rest of the world.
+
+    Attributes:
+        junk: Of texts that say nothing, as `junk_texts` makes them.
+        ordinary: Of texts that are not junk and are not like the pairs; there may be none.
+    """
+
+    junk: Float[np.ndarray, "j d_in"]
+    ordinary: Float[np.ndarray, "o d_in"]
+
+
+def fit_quality(
+    x: Float[ArrayIn, "n d_in"],
+    y: Float[ArrayIn, "n d_out"],
+    fold: Int[np.ndarray, " n"],
+    unseen: Unseen,
+    foreign: Foreign | None,
+    *,
+    seed: int = 0,
+) -> Params:
+    """What an entry stores of a quality part, but its map of similarities.
+
+    Args:
+        x: Source embeddings of the pairs.
+        y: Target embeddings of the pairs.
+        fold: Of each pair, of whole domains: percentiles are of domains held out.
+        unseen: Outputs as if each row had not been fitted on.
+        foreign: Embeddings beside the pairs; None where there are none.
+        seed: Of all sampling.
+    """
+    stored = fit_statistics(x, fold, SOURCE, seed=seed)
+    s, rows = prepared(stored), _unit(x[unseen.rows])
+    far, near = _unseen_distances(x, s, unseen.rows, seed)
+    found = np.asarray(features(far, near, unseen.raw, unseen.linear))
+    scale = _single({"mean": found.mean(axis=0), "deviation": found.std(axis=0) + 1e-6})
+    z = np.asarray(standardised(scale, jnp.asarray(found)))
+    truth = np.sum(_unit(unseen.raw) * np.asarray(y[unseen.rows], np.float32), axis=1)
+    radial = np.asarray(bumps(jnp.asarray(rows), s["references"]))
+    if _few(x, s):  # a row lies too near to the references that it made
+        radial = np.zeros_like(radial)
+    cosine, held_out = cosine_head(np.asarray(squares(jnp.asarray(z))), rows, radial, truth)
+    asked = slice(0, len(unseen.found))
+    hit, chance = hit_head(z[asked], held_out[asked], unseen.found)
+    junk = junk_head(_unit(x[np.random.default_rng(seed).permutation(len(x))[:ORDINARY]]), foreign)
+    is_junk = expit(rows[asked] @ junk["x"] + junk["bias"])
+    novelty = is_junk if foreign else 1 - _seed_confidence(s, far[asked], near[asked])
+    scores = np.stack([far[asked], near[asked], novelty, held_out[asked], chance * (1 - is_junk)], axis=1)
+    return stored | {
+        "target": fit_statistics(y, fold, TARGET, seed=seed),
+        "features": scale,
+        "cosine": cosine,
+        "margin": margins(held_out, truth),
+        "hit": hit,
+        "junk": junk,
+        "calibration": {"scores": scores.astype(np.float32), "found": unseen.found.astype(np.int8)},
+    }
+
+
+def cosine_head(
+    powers: Float[np.ndarray, "n q"],
+    x: Float[np.ndarray, "n d"],
+    radial: Float[np.ndarray, "n m"],
+    truth: Float[np.ndarray, " n"],
+) -> tuple[Params, Float[np.ndarray, " n"]]:
+    """Ridge regression of the cosine, and what it says of each row when that is left out.
+
+    Columns are standardised, each kind has a penalty of its own, and by how much all of them are raised is chosen by
+    the leave-one-out error, in closed form.
+
+    Source: Allen 1974 (PRESS).
+    """
+    kinds = powers, x, radial
+    z = np.concatenate(kinds, axis=1).astype(np.float64)
+    mean, deviation = z.mean(axis=0), z.std(axis=0) + 1e-9
+    z = (z - mean) / deviation
+    penalty = np.repeat((SQUARES, INPUT, RADIAL), [kind.shape[1] for kind in kinds])
+    gram, cross = z.T @ z / len(z), z.T @ (truth - truth.mean()) / len(z)
+    tried = []
+    for stronger in STRONGER:
+        factor = cho_factor(gram + stronger * np.diag(penalty))
+        weight = cho_solve(factor, cross)
+        said = truth.mean() + z @ weight
+        leverage = (1 + np.einsum("np,pn->n", z, cho_solve(factor, z.T))) / len(z)
+        held_out = truth - (truth - said) / np.maximum(1 - leverage, 1e-3)
+        tried.append((float(np.mean(np.square(held_out - truth))), weight, held_out))
+    _, weight, held_out = min(tried, key=lambda one: one[0])
+    weight = weight / deviation
+    parts = np.split(weight, np.cumsum([kind.shape[1] for kind in kinds])[:-1])
+    least, most = np.quantile(truth, (0.001, 0.999))
+    head = dict(zip(("quadratic", "x", "radial"), parts, strict=True))
+    head |= {"bias": truth.mean() - mean @ weight, "least": least, "most": most}
+    return _single(head), np.clip(held_out, least, most)
+
+
+def margins(said: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> Params:
+    """How far below what was said nine truths in ten stay, by what was said.
+
+    Rows are cut into bins of like forecasts, each with the quantile of its own errors that holds for one row more.
+
+    Source: Vovk et al. 2003 (Mondrian); Lei et al. 2018, arXiv:1604.04173 (split conformal).
+    """
+    bins = np.array_split(np.argsort(said, kind="stable"), MARGINS)
+    at = np.array([said[rows].mean() for rows in bins])
+    level = [min(1.0, np.ceil((len(rows) + 1) * COVERAGE) / max(len(rows), 1)) for rows in bins]
+    width = [np.quantile(said[rows] - truth[rows], q, method="higher") for rows, q in zip(bins, level, strict=True)]
+    return _single({"at": at, "width": np.array(width)})
+
+
+def hit_head(
+    features_: Float[np.ndarray, "n f"], forecast: Float[np.ndarray, " n"], found: Bool[np.ndarray, " n"]
+) -> tuple[Params, Float[np.ndarray, " n"]]:
+    """Logistic regression of finding the native top hit, and what it says of each row when its fold is left out."""
+    z = np.concatenate([features_, forecast[:, None]], axis=1)
+    fold = np.arange(len(z)) % FOLDS
+    chance = np.zeros(len(z))
+    for k in range(FOLDS):
+        weight, bias = logistic(z[fold != k], found[fold != k], HIT_PENALTY)
+        chance[fold == k] = expit(z[fold == k] @ weight + bias)
+    weight, bias = logistic(z, found, HIT_PENALTY)
+    return _single({"features": weight[:-1], "cosine": weight[-1], "bias": bias}), chance
+
+
+def junk_head(x: Float[np.ndarray, "n d"], foreign: Foreign | None) -> Params:
+    """Logistic regression of being junk on the source embedding; where none was given, nothing is."""
+    if foreign is None:
+        return _single({"x": np.zeros(x.shape[1]), "bias": NEVER, "known": 0})
+    rows = np.concatenate([x, _unit(foreign.ordinary), _unit(foreign.junk)])
+    weight, bias = logistic(rows, np.arange(len(rows)) >= len(rows) - len(foreign.junk), JUNK_PENALTY)
+    return _single({"x": weight, "bias": bias, "known": 1})
+
+
+def _unseen_distances(
+    x: ArrayIn, s: Params, rows: Int[np.ndarray, " n"], seed: int
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Both distances of rows of the pairs; where there are few, by statistics that have not seen them."""
+    if not _few(x, s):
+        return measured(s, _unit(x[rows]))
+    far, near = held_out_distances(_unit(x), np.arange(len(x)) % FOLDS, SOURCE, seed)
+    return far[rows], near[rows]
+
+
+def _few(x: ArrayIn, s: Params) -> bool:
+    return len(x) < PLENTY * len(s["references"])
+
+
+def _seed_confidence(s: Params, far: np.ndarray, near: np.ndarray) -> np.ndarray:
+    conf_maha = distance_confidence(jnp.asarray(far), s["maha_p95"], s["maha_p99"])
+    conf_knn = distance_confidence(jnp.asarray(near), s["knn_p95"], s["knn_p99"])
+    return np.minimum(conf_maha, conf_knn)
+
+
+def _unit(rows: ArrayIn) -> Float32[np.ndarray, "n d"]:
+    return np.asarray(unit(np.asarray(rows, np.float32)))
+
+
+def _single(head: Params) -> Params:
+    return {name: np.asarray(value, np.float32) for name, value in head.items()}

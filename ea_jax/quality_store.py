@@ -1,0 +1,77 @@
+"""The stored form of a quality part: shapes, and the way to the parameters that the scores are computed with."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from ea_jax.arrays import Params
+from ea_jax.ops import unit
+
+KNOTS, MARGINS = 64, 8
+SCORED = ("mahalanobis", "knn_distance", "novelty", "expected_cosine", "confidence")  # kept of the fit's own rows
+IMPORTED: tuple[str, ...] = ("references", "target_references")
+SIZES: tuple[str, ...] = (
+    "references",
+    "directions",
+    "target_references",
+    "target_directions",
+    "features",
+    "calibration",
+)
+
+
+def sizes_of(stored: Params) -> dict[str, int]:
+    """What the shapes of a stored quality part follow from, beside the adapter's widths."""
+    counts = [len(stored["references"]), stored["directions"].shape[1]]
+    counts += [len(stored["target"]["references"]), stored["target"]["directions"].shape[1]]
+    counts += [len(stored["features"]["mean"]), len(stored["calibration"]["found"])]
+    return dict(zip(SIZES, counts, strict=True))
+
+
+def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
+    """Shapes and dtypes of what an entry stores of a quality part."""
+
+    def array(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def statistics(d: int, prefix: str = "") -> Params:
+        numbers = dict.fromkeys(("spread", "maha_p95", "maha_p99", "knn_p95", "knn_p99"), array())
+        return numbers | {
+            "mean": array(d),
+            "directions": array(d, sizes[f"{prefix}directions"], dtype=jnp.float16),
+            "references": array(sizes[f"{prefix}references"], d, dtype=jnp.int8),
+        }
+
+    f, m, n = sizes["features"], sizes["references"], sizes["calibration"]
+    q = f + f * (f + 1) // 2
+    cosine = {"quadratic": array(q), "x": array(d_in), "radial": array(m)}
+    return statistics(d_in) | {
+        "target": statistics(d_out, "target_"),
+        "similarity": dict.fromkeys(("score", "native"), array(KNOTS)),
+        "features": dict.fromkeys(("mean", "deviation"), array(f)),
+        "cosine": cosine | dict.fromkeys(("bias", "least", "most"), array()),
+        "margin": dict.fromkeys(("at", "width"), array(MARGINS)),
+        "hit": {"features": array(f), "cosine": array(), "bias": array()},
+        "junk": {"x": array(d_in), "bias": array(), "known": array()},
+        "calibration": {"scores": array(n, len(SCORED)), "found": array(n, dtype=jnp.int8)},
+    }
+
+
+def abstract_imported(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
+    """The same of the statistics of an imported adapter, which forecast nothing."""
+
+    def statistics(d: int, references: int) -> Params:
+        shapes = {"mean": (d,), "factor": (d, d), "references": (references, d)}
+        shapes |= dict.fromkeys(("maha_p95", "maha_p99", "knn_p95", "knn_p99"), ())
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+    return statistics(d_in, sizes["references"]) | {"target": statistics(d_out, sizes["target_references"])}
+
+
+def prepared(stored: Params) -> Params:
+    """The parameters of a quality part out of what an entry stores: in float32, references of length one."""
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), stored)
+    if "target" in params:
+        params["target"] = prepared(params["target"])
+    return params | {"references": unit(params["references"])}

@@ -1,0 +1,181 @@
+"""Adapters of embedding-adapters: its checkpoint, configuration and quality statistics as parameters of ours."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from ea_jax.arrays import Params, leaf_paths
+from ea_jax.errors import BadEntry, CorruptCheckpoint
+from ea_jax.models import abstract_params
+from ea_jax.quality_store import IMPORTED, abstract_imported
+from ea_jax.spec import Spec
+from ea_jax.torch_zip import read_torch_zip
+
+ARCH = re.compile(r"_([wd])(\d+)(?=_|$)")
+DEPTH = 8
+LAYERS = {"in_ln": "in_ln", "in_fc": "in_fc", "mid_ln": "mid_ln", "out_fc": "out_fc", "out_ln": "out_ln"}
+STATISTICS = {"maha_p95": "m95", "maha_p99": "m99", "knn_p95": "knn95", "knn_p99": "knn99"}
+
+
+@dataclass(frozen=True)
+class SeedAdapter:
+    """One of its adapters.
+
+    Attributes:
+        spec: What it is.
+        params: Of the `resmlp` family, in float32.
+        quality: Its statistics of source and target embeddings; None where it has none.
+    """
+
+    spec: Spec
+    params: Params
+    quality: Params | None
+
+
+def read_seed(folder: Path) -> SeedAdapter:
+    """Read a folder with one `adapter*.pt`, one `adapter_config*.json` and perhaps one `adapter_quality_stats*.npz`.
+
+    Nothing in the checkpoint is run, and every weight has to be there and be used.
+
+    Raises:
+        BadEntry: A file is missing, there are several, or the configuration is not what it should be.
+        CorruptCheckpoint: The checkpoint or the statistics are damaged, hold anything but numbers, are not finite, or
+            do not fit the configuration.
+    """
+    config = _config(_one(folder, "adapter_config*.json"))
+    spec = Spec(
+        "resmlp",
+        config["source_model"],
+        config["target_model"],
+        config["in_dim"],
+        config["out_dim"],
+        unit_norm=config.get("normalize", True),
+        sizes=_sizes(config),
+    )
+    checkpoint = _one(folder, "adapter*.pt")
+    params = _params(checkpoint, _state(checkpoint), spec)
+    statistics = sorted(folder.glob("adapter_quality_stats*.npz"))
+    return SeedAdapter(spec, params, _quality(statistics[0], spec) if statistics else None)
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        told = ", ".join(file.name for file in found) or "none"
+        raise BadEntry(f"{folder} should hold one {pattern}; it holds {told}. Name the folder of one adapter.")
+    return found[0]
+
+
+def _config(file: Path) -> dict[str, Any]:
+    wanted = {"source_model": str, "target_model": str, "in_dim": int, "out_dim": int}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise BadEntry(f"{file} cannot be read as JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise BadEntry(f"{file} is not a JSON object.")
+    wrong = [key for key, kind in wanted.items() if type(config.get(key)) is not kind]
+    wrong += [key for key in ("in_dim", "out_dim") if key not in wrong and config[key] < 1]
+    wrong += ["normalize"] if not isinstance(config.get("normalize", True), bool) else []
+    wrong += ["arch"] if not isinstance(config.get("arch", "resmlp"), str) else []
+    if wrong or not config.get("arch", "resmlp").startswith("resmlp"):
+        told = f"lacks or has the wrong type for {', '.join(wrong)}" if wrong else f"has the arch {config['arch']!r}"
+        raise BadEntry(f"{file} {told}. Only adapters of its resmlp kind can be imported.")
+    return config
+
+
+def _sizes(config: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    parts = {name: int(number) for name, number in ARCH.findall(config.get("arch", "resmlp"))}
+    width: int = parts.get("w") or config["out_dim"]
+    return ("depth", parts.get("d", DEPTH)), ("width", width)
+
+
+def _state(file: Path) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Tensors by name, without what weight averaging leaves beside or before them."""
+    state = read_torch_zip(file)
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict):
+        raise CorruptCheckpoint(f"{file} holds a {type(state).__name__} where a dict of tensors is wanted.")
+    state = {str(name).removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+    strange = [name for name, value in state.items() if not isinstance(value, np.ndarray)]
+    if strange:
+        raise CorruptCheckpoint(f"{file} holds {strange[0]!r}, which is no tensor.")
+    return {name: value.astype(np.float32) for name, value in state.items()}
+
+
+def _names(depth: int) -> dict[str, str]:
+    """By leaf of ours, its name in the checkpoint."""
+    layers = dict(LAYERS)
+    for block in range(depth):
+        there = {"ln": "ln", "proj": "ffn.0.proj", "down": "ffn.1"}
+        layers |= {f"block_{block}.{ours}": f"blocks.{block}.{theirs}" for ours, theirs in there.items()}
+    names = {}
+    for ours, theirs in layers.items():
+        names[f"{ours}.{'scale' if ours.endswith('ln') else 'kernel'}"] = f"{theirs}.weight"
+        names[f"{ours}.bias"] = f"{theirs}.bias"
+    return names | {f"block_{block}.gamma": f"blocks.{block}.ls.gamma" for block in range(depth)}
+
+
+def _params(file: Path, state: dict[str, np.ndarray], spec: Spec) -> Params:
+    names, wanted = _names(dict(spec.sizes)["depth"]), leaf_paths(abstract_params(spec))
+    missing, unknown = sorted(set(names.values()) - state.keys()), sorted(state.keys() - set(names.values()))
+    told = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
+    params: Params = {}
+    for ours, theirs in names.items():
+        if theirs in state:
+            value = state[theirs].T if ours.endswith("kernel") else state[theirs]
+            if value.shape != wanted[ours].shape:
+                told.append(f"{theirs} has shape {state[theirs].shape} where the configuration wants another")
+            elif not np.isfinite(value).all():
+                told.append(f"{theirs} is not finite")
+            _put(params, ours, np.ascontiguousarray(value))
+    if told:
+        raise CorruptCheckpoint(f"{file} does not fit its configuration: {'; '.join(told[:5])}.")
+    return params
+
+
+def _put(tree: Params, path: str, value: np.ndarray) -> None:
+    *folders, leaf = path.split(".")
+    for folder in folders:
+        tree = tree.setdefault(folder, {})
+    tree[leaf] = value
+
+
+def _quality(file: Path, spec: Spec) -> Params:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            found = {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # NumPy raises what its readers meet
+        raise CorruptCheckpoint(f"{file} cannot be read: {error}.") from error
+    source, target = (_statistics(file, found, side) for side in ("src", "tgt"))
+    quality = source | {"target": target}
+    sizes: dict[str, int] = dict(zip(IMPORTED, (len(source["references"]), len(target["references"])), strict=True))
+    wanted, there = leaf_paths(abstract_imported(spec.d_in, spec.d_out, sizes)), leaf_paths(quality)
+    wrong = [name for name in wanted if wanted[name].shape != there[name].shape or not np.isfinite(there[name]).all()]
+    if wrong:
+        raise CorruptCheckpoint(f"{file} does not fit its configuration, or is not finite: {', '.join(wrong)}.")
+    return quality
+
+
+def _statistics(file: Path, found: dict[str, np.ndarray], side: str) -> Params:
+    """Statistics of one space; the inverse covariance as `F F^T`, so that the distance is a length."""
+    names = {"mean": "mean", "inverse": "inv_cov", "references": "knn_ref", **STATISTICS}
+    missing = [f"{name}_{side}" for name in names.values() if f"{name}_{side}" not in found]
+    if missing:
+        raise CorruptCheckpoint(f"{file} lacks {', '.join(missing)}.")
+    values = {ours: found[f"{theirs}_{side}"] for ours, theirs in names.items()}
+    if any(value.dtype.kind != "f" for value in values.values()):
+        raise CorruptCheckpoint(f"{file} holds something that is no float.")
+    inverse = values.pop("inverse").astype(np.float64)
+    if inverse.ndim != 2 or inverse.shape[0] != inverse.shape[1] or not np.isfinite(inverse).all():
+        raise CorruptCheckpoint(f"{file}: inv_cov_{side} has shape {inverse.shape} or is not finite.")
+    roots, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
+    values["factor"] = vectors * np.sqrt(np.maximum(roots, 0))
+    scalars = {name: values[name].reshape(-1)[:1].reshape(()) for name in STATISTICS if values[name].size}
+    return {name: np.asarray(value, np.float32) for name, value in (values | scalars).items()}

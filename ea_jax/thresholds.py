@@ -1,0 +1,65 @@
+"""Which confidence to ask for, so that what is kept keeps its promise."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import bdtr
+
+from ea_jax.errors import BadInput
+from ea_jax.quality import Quality
+from ea_jax.quality_store import SCORED
+
+STEPS = 50
+
+
+class Threshold(NamedTuple):
+    """A confidence to ask for, and what came of it on the pairs of the fit that were held out.
+
+    Attributes:
+        confidence: Queries at or above it are kept; infinite where no threshold keeps the promise.
+        kept: Share of queries that are.
+        found: Share of those whose native top hit is among the first ten.
+    """
+
+    confidence: float
+    kept: float
+    found: float
+
+
+def threshold_for(quality: Quality, target: float = 0.95, error: float = 0.1) -> Threshold:
+    """The confidence above which at least `target` of the accepted queries keep the native top hit in their first ten.
+
+    For queries that are like the fit's own pairs, the promise is broken with a probability of at most `error`, whatever
+    their distribution and however good the confidence is: thresholds are tested one after the other, from the
+    strictest, each by the exact binomial tail of the misses among the pairs it accepts, and the last one that passes
+    before the first that fails is returned. For queries of another kind nothing is promised: watch `ea-jax drift`.
+
+    Args:
+        quality: As `load_quality` or `fit` gives it.
+        target: Share of accepted queries that keep the native top hit.
+        error: Probability that the promise does not hold.
+
+    Raises:
+        BadInput: `target` or `error` is not between 0 and 1, or the adapter was imported.
+
+    Source: Angelopoulos et al. 2021, arXiv:2110.01052 (Learn then Test, fixed sequences); Geifman and El-Yaniv 2017,
+    arXiv:1705.08500, for selective risk.
+    """
+    for name, value in {"target": target, "error": error}.items():
+        if not 0 < value < 1:
+            raise BadInput(f"{name} is {value}; it must be between 0 and 1, for instance .95 and .1.")
+    if "calibration" not in quality.params:
+        raise BadInput("An imported adapter carries no pairs to set a threshold by; fit one on pairs with `fit`.")
+    calibration = quality.params["calibration"]
+    confidence = np.asarray(calibration["scores"])[:, SCORED.index("confidence")]
+    order = np.argsort(-confidence, kind="stable")
+    confidence, found = confidence[order], np.asarray(calibration["found"])[order] > 0
+    n, misses = len(order), np.cumsum(~found)
+    least = int(np.ceil(np.log(error) / np.log(target)))  # fewer could not pass without a single miss
+    best = Threshold(float("inf"), 0.0, 0.0)
+    for k in np.unique(np.linspace(min(max(least, n // 10), n), n, STEPS).astype(int)):
+        k = int(np.searchsorted(-confidence, -confidence[k - 1], side="right"))  # ties are accepted together
+        if bdtr(misses[k - 1], k, 1 - target) > error:
+            break
+        best = Threshold(float(confidence[k - 1]), k / n, 1 - float(misses[k - 1]) / k)
+    return best

@@ -1,0 +1,124 @@
+"""The heads of the quality part: each against its definition, and all of them as forecasts."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from ea_jax.fitting import Budget, Foreign, fit
+from ea_jax.fitting.confidence import INPUT, RADIAL, SQUARES, cosine_head, margins
+from ea_jax.metrics import rank_of, top_hit
+from ea_jax.solve import logistic
+from tests.conftest import unit_rows
+
+
+def curved_pairs(n: int, seed: int = 0, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs whose target is a curved map of the source; how noisy a row is depends on its first number."""
+    rng = np.random.default_rng(seed)
+    mix, bend = (np.random.default_rng(99).normal(size=shape) for shape in ((8, 12), (8, 12)))
+    x = unit_rows(rng, n, 8)
+    spread = noise * np.exp(2 * x[:, :1])
+    y = x @ mix + np.sin(2 * x @ bend) + spread * rng.normal(size=(n, 12))
+    return x, (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_logistic_regression_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 5)) * [1, 2, 3, 4, 5] + 1
+    label = rng.random(400) < 1 / (1 + np.exp(-(z @ [1, -0.5, 0.2, 0, 0.1] - 0.3)))
+    weight, bias = logistic(z, label, 1e-2)
+    deviation = z.std(axis=0)
+    theirs = LogisticRegression(C=1 / (400 * 1e-2), tol=1e-10, max_iter=1000).fit(
+        (z - z.mean(axis=0)) / deviation, label
+    )
+    np.testing.assert_allclose(weight * deviation, theirs.coef_[0], atol=1e-4)
+    np.testing.assert_allclose(bias + z.mean(axis=0) @ weight, theirs.intercept_[0], atol=1e-4)
+
+
+def test_logistic_regression_of_labels_that_can_be_told_apart_stays_finite():
+    z = np.linspace(-1, 1, 40)[:, None]
+    weight, bias = logistic(z, z[:, 0] > 0, 1e-5)
+    assert np.isfinite(weight).all()
+    assert np.all(((z @ weight + bias) > 0) == (z[:, 0] > 0))
+
+
+def test_what_the_cosine_head_says_of_a_left_out_row_is_what_a_fit_without_it_says():
+    rng = np.random.default_rng(0)
+    powers, x, radial = (rng.normal(size=(40, k)) for k in (3, 4, 5))
+    truth = 0.1 * powers[:, 0] + 0.05 * rng.normal(size=40)
+    _, held_out = cosine_head(powers, x, radial, truth)
+    z = np.concatenate([powers, x, radial], axis=1)
+    z = (z - z.mean(axis=0)) / z.std(axis=0)
+    penalty = np.diag([SQUARES] * 3 + [INPUT] * 4 + [RADIAL] * 5)
+    candidates = []
+    for stronger in (1, 10, 100):
+        said = np.zeros(40)
+        for i in range(40):
+            others = np.delete(np.arange(40), i)
+            # as many rows in the sums as in the whole fit, so that the penalty weighs the same; the mean is free
+            design = np.c_[z[others], np.ones(39)]
+            full = np.zeros((13, 13))
+            full[:12, :12] = 40 * stronger * penalty
+            weight = np.linalg.solve(design.T @ design + full, design.T @ truth[others])
+            said[i] = np.r_[z[i], 1] @ weight
+        candidates.append(said)
+    best = min(candidates, key=lambda said: np.mean((said - truth) ** 2))
+    np.testing.assert_allclose(held_out, np.clip(best, *np.quantile(truth, (0.001, 0.999))), atol=1e-5)
+
+
+def test_margins_hold_for_nine_in_ten_new_rows_whatever_the_forecast():
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        said = rng.random(n)
+        return said, said + (0.02 + 0.3 * said) * rng.normal(size=n)
+
+    found = margins(*draw(4000))
+    said, truth = draw(20000)
+    held = truth >= said - np.interp(said, found["at"], found["width"])
+    assert 0.88 < held.mean() < 0.92
+    for low in (0.0, 0.5):
+        assert 0.87 < held[(said >= low) & (said < low + 0.5)].mean() < 0.93
+    assert found["width"][-1] > 2 * found["width"][0]
+
+
+@pytest.fixture(scope="module", params=["linear", "kernel"])
+def forecast(request):
+    """Scores of rows that a fit has not seen, and what came true."""
+    x, y = curved_pairs(1800)
+    rng = np.random.default_rng(5)
+    junk, ordinary = (unit_rows(rng, 300, 8) + shift for shift in ([3.0] + [0.0] * 7, [0.0] * 8))
+    foreign = Foreign(junk=junk.astype(np.float32), ordinary=ordinary.astype(np.float32))
+    fitted = fit(x, y, family=request.param, budget=Budget(landmarks=256, rank=32), foreign=foreign)
+    new, native = curved_pairs(1000, seed=1)
+    scores = fitted.judge(fitted.judge.params, new)
+    cosine = np.sum(fitted.apply(new) * native, axis=1)
+    rank = np.asarray(rank_of(fitted.apply(new, "query"), y, top_hit(native, y)))
+    return fitted, scores, cosine, rank <= 10
+
+
+def test_the_expected_cosine_is_that_of_new_rows_and_not_of_seen_ones(forecast):
+    _, scores, cosine, _ = forecast
+    said = np.asarray(scores.expected_cosine)
+    assert said.mean() == pytest.approx(cosine.mean(), abs=0.02)
+    assert roc_auc_score(cosine <= np.quantile(cosine, 0.1), -said) > 0.65  # noise differs by row, and shows in x
+
+
+def test_the_lower_bound_covers_nine_new_rows_in_ten(forecast):
+    _, scores, cosine, _ = forecast
+    assert 0.86 < np.mean(cosine >= np.asarray(scores.expected_cosine_lower)) < 0.94
+
+
+def test_the_confidence_is_the_share_that_is_found(forecast):
+    _, scores, _, found = forecast
+    said = np.asarray(scores.confidence)
+    assert said.mean() == pytest.approx(found.mean(), abs=0.05)
+
+
+def test_junk_is_novel_and_gets_no_confidence(forecast):
+    fitted, scores, _, _ = forecast
+    junk = unit_rows(np.random.default_rng(6), 100, 8) + np.array([3.0] + [0.0] * 7)
+    judged = fitted.judge(fitted.judge.params, junk.astype(np.float32))
+    novelty, ordinary = np.asarray(judged.novelty), np.asarray(scores.novelty)
+    assert roc_auc_score(np.r_[np.ones(100), np.zeros(len(ordinary))], np.r_[novelty, ordinary]) > 0.98
+    assert np.asarray(judged.confidence).mean() < 0.5 * np.asarray(scores.confidence).mean()

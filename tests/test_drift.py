@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+
+from ea_jax.drift import baseline, drift, outside, sample, stability_index
+from ea_jax.errors import BadInput
+from ea_jax.loading import load_quality
+from ea_jax.quality import Scores
+from tests.conftest import toy_pairs, unit_rows
+
+
+def test_the_stability_index_is_its_formula():
+    rng = np.random.default_rng(0)
+    before, now = rng.normal(size=1000), rng.normal(0.5, 1, size=400)
+    edges = np.quantile(before, np.arange(1, 10) / 10)
+    p = (np.histogram(before, [-np.inf, *edges, np.inf])[0] + 0.5) / 1005
+    q = (np.histogram(now, [-np.inf, *edges, np.inf])[0] + 0.5) / 405
+    assert stability_index(before, now) == pytest.approx(np.sum((q - p) * np.log(q / p)))
+    assert stability_index(before, before) == 0
+    assert stability_index(np.ones(100), np.ones(50)) < 0.01
+
+
+def test_like_inputs_are_stable_and_others_have_shifted():
+    rng = np.random.default_rng(0)
+    before = {"confidence": rng.normal(size=2000)}
+    same, moved = ({"confidence": rng.normal(shift, 1, size=500)} for shift in (0, 1))
+    assert drift(before, same)["confidence"].verdict == "stable"
+    found = drift(before, moved)["confidence"]
+    assert found.verdict == "large shift"
+    assert found.p_value < 1e-6
+    assert found.now == pytest.approx(found.before + 1, abs=0.2)
+
+
+def test_too_few_scores_are_refused():
+    with pytest.raises(BadInput, match="There are 3 scores"):
+        drift({"confidence": np.zeros(100)}, {"confidence": np.zeros(3)})
+
+
+def test_out_of_the_comfort_zone_are_far_rows_and_junk():
+    good, bad = np.full(3, 0.9), np.array([0.9, 0.1, 0.9])
+    scores = Scores(good, good, good, bad, np.array([0.1, 0.1, 0.95]), good, good, good)
+    assert outside(scores) == pytest.approx(2 / 3)
+
+
+def test_inputs_that_are_all_alike_are_not_those_of_the_fit(toy_root):
+    judge = load_quality("toy-a", "toy-b", root=toy_root)
+    now = sample(judge(judge.params, np.tile(toy_pairs()[0][:1], (50, 1))))
+    found = drift(baseline(judge), now)
+    assert all(shift.verdict == "large shift" for shift in found.values())
+    same = drift(baseline(judge), sample(judge(judge.params, toy_pairs()[0])))
+    assert same["confidence"].psi < found["confidence"].psi
+
+
+@pytest.fixture
+def toy_registry(toy_root, monkeypatch):
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
+
+
+def test_the_command_compares_new_vectors_with_the_fit(ea, toy_registry, tmp_path):
+    np.save(tmp_path / "new.npy", np.abs(unit_rows(np.random.default_rng(1), 100, 8)))
+    code, out, err = ea("drift", "toy-a--toy-b--small", str(tmp_path / "new.npy"), "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told["adapter"] == "toy-a--toy-b--small"
+    assert told["scores"]["confidence"].keys() >= {"psi", "distance", "p_value", "verdict"}
+    assert 0 <= told["outside"] <= 1
+
+
+def test_the_command_compares_two_files(ea, toy_registry, tmp_path):
+    for name in ("old", "new"):
+        np.save(tmp_path / f"{name}.npy", toy_pairs()[0])
+    arguments = "drift", str(tmp_path / "old.npy"), str(tmp_path / "new.npy")
+    code, out, _ = ea(*arguments, "--source", "toy-a", "--target", "toy-b")
+    assert code == 0
+    assert out.count("stable") == 5
+    assert "out of the comfort zone" in out
+    code, out, err = ea(*arguments)
+    assert (code, out) == (2, "")
+    assert "--source and --target" in err
+
+
+def test_texts_are_embedded_on_the_way(ea, minilm, tmp_path):
+    (tmp_path / "new.txt").write_text("\n".join(f"What is the capital of country {i}?" for i in range(30)))
+    code, out, _ = ea("drift", "minilm--oai-3-small--small", str(tmp_path / "new.txt"))
+    assert code == 0
+    assert "knn_distance" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "told"),
+    [
+        ("wide.npy", np.ones((30, 9), np.float32), "width 8"),
+        ("flat.npy", np.ones(30, np.float32), "a row a vector"),
+        ("whole.npy", np.ones((30, 8), int), "vectors are floats"),
+        ("nan.npy", np.full((30, 8), np.nan, np.float32), "row 0: the vector is not finite"),
+    ],
+)
+def test_bad_vectors_are_one_line(ea, toy_registry, tmp_path, name, made, told):
+    np.save(tmp_path / name, made)
+    code, out, err = ea("drift", "toy-a--toy-b--small", str(tmp_path / name))
+    assert (code, out) == (1, "")
+    assert told in err
+    assert err.count("\n") == 1

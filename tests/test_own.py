@@ -1,0 +1,109 @@
+"""Your own registry: what is added is whole, and what is not is refused before anything is written."""
+
+import json
+import os
+import shutil
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tomli_w
+
+from ea_jax.checkpoint import load_params, save_params
+from ea_jax.loading import stored_abstract
+from ea_jax.registry import read_entry
+from tests.conftest import TOY_SPACES
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch, toy_root) -> Path:
+    """An empty registry of the user's, who knows the toy spaces."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    spaces = tmp_path / "spaces"
+    spaces.mkdir()
+    (spaces / "spaces.toml").write_text(TOY_SPACES)
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(spaces))
+    return tmp_path / "data" / "ea_jax" / "registry"
+
+
+@pytest.fixture
+def folder(toy_root, tmp_path) -> Path:
+    return Path(shutil.copytree(toy_root / "toy-a--toy-b--small", tmp_path / "given"))
+
+
+def test_an_adapter_that_was_added_is_found_by_its_names(ea, own, folder):
+    code, out, err = ea("add", str(folder))
+    assert (code, err) == (0, "")
+    assert out == f"{own / 'toy-a--toy-b--small'}\n"
+    names = {row["name"]: row for row in json.loads(ea("list", "--json")[1])}
+    assert names["toy-a--toy-b--small"]["path"] == str(own / "toy-a--toy-b--small")
+    assert ea("check", "toy-a--toy-b--small") == (0, "toy-a--toy-b--small: whole\n", "")
+    assert str(own) in ea("registry")[1]
+
+
+def test_one_of_the_same_name_is_replaced_only_on_demand(ea, own, folder):
+    assert ea("add", str(folder))[0] == 0
+    code, out, err = ea("add", str(folder))
+    assert (code, out) == (1, "")
+    assert "is there already" in err
+    assert ea("add", str(folder), "--replace")[0] == 0
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    file = folder / "entry.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def not_finite(folder: Path) -> None:
+    """A parameter that is no number, with hashes that say it belongs there."""
+    facts = tomllib.loads((folder / "entry.toml").read_text())
+    entry = read_entry(folder)
+    params = jax.tree.map(np.array, load_params(folder / "params", entry.params, stored_abstract(entry.spec("store"))))
+    params["out"]["store"]["bias"][0] = np.nan
+    (folder / "entry.toml").write_text(tomli_w.dumps(facts | {"params": save_params(folder / "params", params)}))
+
+
+FIRST = '[params.files."'
+CLIMBS = '[params.files."../../../etc/passwd"]\nbytes = 1\nsha256 = "0"\n\n'
+BREAKS = {
+    "a changed byte": (lambda f: flip(next(f.glob("params/out.store.bias/0*"))), "was changed"),
+    "a link": (lambda f: os.symlink("/etc/passwd", f / "quality" / "more"), "is a link"),
+    "no entry": (lambda f: (f / "entry.toml").unlink(), "cannot be read as TOML"),
+    "not UTF-8": (lambda f: (f / "entry.toml").write_bytes(b"family = '\xff'"), "cannot be read as TOML"),
+    "an unknown key": (lambda f: change(f, "family", 'run = "rm"\nfamily'), "has unknown run"),
+    "an unknown family": (lambda f: change(f, '"linear"', '"code"'), "No adapter family"),
+    "a path in the flavor": (lambda f: change(f, 'flavor = "small"', 'flavor = "../../up"'), "may hold letters"),
+    "another width": (lambda f: change(f, "d_in = 8", "d_in = 5000000000"), "has shape"),
+    "no sizes": (lambda f: change(f, "calibration = ", "calibratoin = "), "does not say the sizes"),
+    "a name that climbs": (lambda f: change(f, FIRST, CLIMBS + FIRST), "outside"),
+    "not finite": (not_finite, "is not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BREAKS))
+def test_what_is_not_whole_is_refused_and_nothing_is_left(ea, own, folder, kind):
+    do, told = BREAKS[kind]
+    do(folder)
+    code, out, err = ea("add", str(folder))
+    assert (code, out) == (1, "")
+    assert told in err
+    assert not own.exists() or not list(own.iterdir())
+
+
+def test_check_names_the_adapter_that_is_not_whole(ea, own, folder):
+    assert ea("add", str(folder))[0] == 0
+    next((own / "toy-a--toy-b--small" / "quality").rglob("0*")).unlink()
+    code, out, err = ea("check", "toy-a--toy-b--small")
+    assert code == 1
+    assert "is missing" in out
+    assert "1 of 1 adapters are not whole" in err

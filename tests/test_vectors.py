@@ -1,0 +1,56 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ea_jax.errors import BadInput
+from ea_jax.vectors import read_vectors
+
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_an_array_file_is_read_in_float32(tmp_path, kind):
+    np.save(tmp_path / "x.npy", ROWS.astype(kind))
+    found = read_vectors(tmp_path / "x.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, ROWS)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float64(), 3), pa.large_list(pa.float32())])
+def test_a_column_of_lists_is_read_over_row_groups(tmp_path, kind):
+    table = pa.table({"v": pa.array(ROWS.tolist(), kind), "n": [1, 2, 3, 4]})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=3)
+    np.testing.assert_array_equal(read_vectors(tmp_path / "x.parquet", "v"), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([[1.0], None], "row 1: the value is null"),
+        ([[1.0], [1.0, 2.0]], "row 1: width 2, where row 0 has 1"),
+        ([1.0, 2.0], "double where lists of floats"),
+        ([["a"]], "vectors are floats"),
+    ],
+)
+def test_a_bad_column_is_named_with_its_row(tmp_path, rows, told):
+    parquet.write_table(pa.table({"x": rows}), tmp_path / "x.parquet")
+    with pytest.raises(BadInput, match=told):
+        read_vectors(tmp_path / "x.parquet")
+
+
+def test_missing_unknown_and_broken_files_are_named(tmp_path):
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    (tmp_path / "broken.parquet").write_bytes(b"no table")
+    np.save(tmp_path / "objects.npy", np.array([[{}]], object), allow_pickle=True)
+    parquet.write_table(pa.table({"y": [1]}), tmp_path / "other.parquet")
+    for name, told in {
+        "gone.npy": "cannot be read",
+        "x.csv": "no file of vectors",
+        "broken.npy": "cannot be read",
+        "broken.parquet": "cannot be read",
+        "objects.npy": "cannot be read",
+        "other.parquet": "no column 'x'; it has y",
+    }.items():
+        with pytest.raises(BadInput, match=told):
+            read_vectors(tmp_path / name)
