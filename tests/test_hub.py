@@ -1,12 +1,8 @@
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-import threading
 from dataclasses import replace
-from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -20,10 +16,10 @@ from ea_jax.errors import BadEncoder, EncoderNotFound
 from ea_jax.hub import check_weights, encoder_folder
 from ea_jax.loading import load_encoder
 from ea_jax.registry import Space, find_space
+from tests.hub import COMMIT, files_of, hub
 
 MINILM = find_space("minilm")
 TOY = Space(id="toy/encoder", width=36, unit_norm=True, local=True, aliases=("toy-e",))
-COMMIT = "a" * 40
 MODULES = [
     {"path": "", "type": "sentence_transformers.models.Transformer"},
     {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -117,61 +113,16 @@ def test_other_weights_than_the_published_ones_are_refused(tmp_path):
         check_weights(tmp_path / "model.safetensors", MINILM.sha256)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few endpoints of the hub that a snapshot download uses, over the files of one repository."""
-
-    files: dict[str, bytes]
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        if path.startswith(f"/api/models/{TOY.id}/revision/"):
-            siblings = [{"rfilename": name} for name in self.files]
-            self.answer(json.dumps({"id": TOY.id, "sha": COMMIT, "siblings": siblings}).encode())
-        elif path.startswith(f"/api/models/{TOY.id}/tree/"):
-            tree = [
-                {"type": "file", "path": n, "size": len(b), "oid": sha1(b).hexdigest()} for n, b in self.files.items()
-            ]
-            self.answer(json.dumps(tree).encode())
-        elif (name := path.removeprefix(f"/{TOY.id}/resolve/{COMMIT}/")) in self.files:
-            self.answer(self.files[name])
-        else:
-            self.send_error(404)
-
-    do_HEAD = do_GET
-
-    def answer(self, body: bytes):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/json")
-        self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path):
-    """A hub on loopback that serves the toy encoder, and the environment of a process that asks it."""
-    folder = fill(tmp_path / "served")
-    Hub.files = {name: (folder / name).read_bytes() for name in FILES}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def served(tmp_path):
+    """A hub that serves the toy encoder, and the environment of a process that asks it."""
     registry = tmp_path / "registry"
     registry.mkdir()
     space = f'[[space]]\nid = "{TOY.id}"\naliases = ["toy-e"]\nwidth = 36\nunit_norm = true\nlocal = true\n'
     (registry / "spaces.toml").write_text(space)
-    yield os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path / "home"),
-        "EA_JAX_REGISTRY": str(registry),
-    }
-    server.shutdown()
-    server.server_close()
+    with hub() as stand_in:
+        stand_in.repositories[TOY.id] = files_of(fill(tmp_path / "served"))
+        yield stand_in, stand_in.environment(tmp_path / "home") | {"EA_JAX_REGISTRY": str(registry)}
 
 
 def run_fetch(environment) -> subprocess.CompletedProcess[str]:
@@ -179,24 +130,28 @@ def run_fetch(environment) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_model_is_downloaded_once_and_then_found_in_the_cache(hub, tmp_path):
-    first = run_fetch(hub)
+def test_a_model_is_downloaded_once_and_then_found_in_the_cache(served, tmp_path):
+    stand_in, environment = served
+    first = run_fetch(environment)
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.strip())
     assert tmp_path / "home" in folder.parents
-    assert all((folder / name).read_bytes() == Hub.files[name] for name in FILES)
-    assert run_fetch(hub | {"HF_HUB_OFFLINE": "1"}).stdout == first.stdout
+    assert all((folder / name).read_bytes() == stand_in.repositories[TOY.id][name] for name in FILES)
+    assert run_fetch(environment | {"HF_HUB_OFFLINE": "1"}).stdout == first.stdout
 
 
-def test_a_repository_without_the_needed_files_is_an_error(hub):
-    Hub.files = {"README.md": b"nothing else"}
-    found = run_fetch(hub)
+def test_a_repository_without_the_needed_files_is_an_error(served):
+    stand_in, environment = served
+    stand_in.repositories[TOY.id] = {"README.md": b"nothing else"}
+    found = run_fetch(environment)
     assert (found.returncode, found.stdout) == (1, "")
     assert "ea-jax: toy/encoder on the hub lacks modules.json" in found.stderr.splitlines()[-1]
 
 
-def test_a_repository_that_does_not_exist_is_one_line(hub):
-    found = run_fetch(hub | {"HF_ENDPOINT": hub["HF_ENDPOINT"] + "/nowhere"})
+def test_a_repository_that_does_not_exist_is_one_line(served):
+    stand_in, environment = served
+    stand_in.repositories.clear()
+    found = run_fetch(environment)
     assert (found.returncode, found.stdout) == (1, "")
     assert "toy/encoder could not be fetched from the hub" in found.stderr
     assert found.stderr.count("\n") == 1

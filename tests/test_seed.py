@@ -1,6 +1,8 @@
 """Adapters of embedding-adapters: the same numbers as the network its files describe, rebuilt in torch."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from ea_jax.registry import seeds
 from ea_jax.seed import read_seed
 from ea_jax.thresholds import threshold_for
 from tests.conftest import TOY_SPACES, unit_rows
+from tests.hub import files_of, hub
 
 
 class FFN(nn.Module):
@@ -241,6 +244,50 @@ def test_the_command_prints_the_entrys_folder(ea, folder, known, tmp_path):
     code, out, err = ea("import", str(tmp_path / "nowhere at all"))
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def served(folder, known, tmp_path):
+    """A hub that has the adapter as `owner/adapter`, and a command that imports a repository from it."""
+    with hub() as stand_in:
+        stand_in.repositories["owner/adapter"] = files_of(folder)
+        environment = stand_in.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+        def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+            line = [sys.executable, "-m", "ea_jax.cli", *command]
+            return subprocess.run(line, env=environment | more, capture_output=True, text=True, check=False)
+
+        yield stand_in, run
+
+
+def test_a_repository_is_fetched_and_imported(served, known):
+    _, run = served
+    found = run("import", "owner/adapter", "--out", str(known))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"{known / 'toy-a--toy-b--imported'}\n"
+    again = run("import", "owner/adapter", "--out", str(known), HF_HUB_OFFLINE="1")
+    assert again.stdout == found.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("gated", "owner/adapter is gated: accept its terms"),
+        ("missing", "neither a folder here nor a repository on the hub"),
+        ("cut", "owner/adapter could not be fetched from the hub"),
+        ("encrypted", "owner/adapter has no adapter*.pt"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_sentence_and_nothing_is_written(served, known, fault, told):
+    stand_in, run = served
+    if fault == "encrypted":
+        del stand_in.repositories["owner/adapter"]["adapter.pt"]
+    else:
+        stand_in.faults["owner/adapter"] = fault
+    found = run("import", "owner/adapter", "--out", str(known), HF_HUB_DOWNLOAD_TIMEOUT="2")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert told in found.stderr.splitlines()[-1]
+    assert not list(known.glob("*/entry.toml"))
 
 
 @pytest.mark.slow
