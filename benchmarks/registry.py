@@ -26,7 +26,7 @@ from ea_jax.recipe import provider_facts
 from ea_jax.registry import Space, find_space
 
 SMALL = Budget(bits=7)
-FEW = Budget(landmarks=1024, rank=256)
+FEW = Budget(landmarks=768, rank=128)
 BUDGETS = {
     "minilm--oai-3-small": Budget(landmarks=10_240, rank=1024),
     "oai-3-small--minilm": Budget(landmarks=1280, rank=256),

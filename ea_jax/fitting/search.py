@@ -24,7 +24,7 @@ from ea_jax.solve import (
     target_spectrum,
 )
 
-PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 RANK = 64
 GAMMAS = (0.3, 0.7, 1.5)
 KERNEL_PENALTIES = (0.03, 0.1, 0.3)
@@ -52,7 +52,7 @@ class Kind(NamedTuple):
 
 ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape makes the same
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
-QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:]), ROTATION]
+QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
 
 
 class Machine(NamedTuple):
