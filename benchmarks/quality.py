@@ -196,7 +196,7 @@ def main(data: Path, build: Path) -> None:
     told = {"machine": describe(), "bars": bars(out), "figures": _rounded(out)}
     (HERE / "quality.json").write_text(json.dumps(told, indent=1) + "\n")
     plot(drawn, HERE / "quality.png")
-    write_readme("quality", table(out))
+    write_readme("quality", table(told["figures"]))
     print(json.dumps(told["bars"], indent=1))
 
 
@@ -276,7 +276,9 @@ def table(out: dict[str, Any]) -> str:
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) and np.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if np.isfinite(value) else None
+    return value
 
 
 if __name__ == "__main__":

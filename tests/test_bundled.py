@@ -120,11 +120,10 @@ def test_junk_scores_below_ordinary_text(minilm):
     ordinary = confidence(ORDINARY)
     kinds = {kind: confidence(texts) for kind, texts in junk().items()}
     for kind, scores in kinds.items():
-        margin = 0.09 if kind == "random letters" else 0.1  # measured: they score .099 below ordinary text
-        assert scores.mean() < ordinary.mean() - margin, kind
-    noise = np.concatenate([kinds["punctuation"], kinds["base64"]])
-    assert np.mean(ordinary[:, None] > noise[None]) > 0.9  # AUROC
-    assert np.median(ordinary) > 0.9
+        assert scores.mean() < ordinary.mean() - 0.4, kind
+    noise = np.concatenate(list(kinds.values()))
+    assert np.mean(ordinary[:, None] > noise[None]) > 0.98  # AUROC
+    assert np.median(ordinary) > 0.5
 
 
 @pytest.mark.slow

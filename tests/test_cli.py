@@ -29,6 +29,21 @@ def test_embed_gives_one_json_array_of_rows(ea, minilm):
         assert np.linalg.norm(row["embedding"]) == pytest.approx(1, abs=1e-6)
 
 
+def test_texts_below_the_confidence_are_marked_for_the_provider(ea, minilm):
+    texts = "--text", "Where can I get a hamburger?", "--text", "x9$ q!! 77//"
+    plain = [row["confidence"] for row in json.loads(ea(*EMBED, *texts)[1])]
+    least = str(sum(plain) / 2)
+    code, out, err = ea(*EMBED, *texts, "--min-confidence", least)
+    rows = json.loads(out)
+    assert (code, err) == (0, "")
+    assert plain[0] > plain[1]
+    assert "route" not in rows[0]
+    assert rows[1]["route"] == "provider"
+    code, out, err = ea(*EMBED, *texts, "--min-confidence", least, "--no-quality")
+    assert (code, out) == (2, "")
+    assert "--min-confidence needs" in err
+
+
 def test_the_printed_embedding_is_the_librarys_to_the_last_bit(ea, minilm):
     adapt = load("minilm", "oai-3-small")
     wanted = np.asarray(adapt(adapt.params, minilm(["hello"])))[0]
@@ -66,7 +81,8 @@ def test_verbose_speaks_on_stderr_alone(ea, minilm):
     ("arguments", "told"),
     [
         (("embed", "--source", "minilmm", "--target", "oai-3-small", "--text", "a"), "Did you mean minilm"),
-        (("embed", "--source", "minilm", "--target", "gemini-004", "--text", "a"), "No adapter goes from"),
+        (("embed", "--source", "minilm", "--target", "gemini-004", "--text", "a"), "is encrypted"),
+        (("embed", "--source", "wordllama", "--target", "gemini-004", "--text", "a"), "No adapter goes from"),
         ((*EMBED, "--flavor", "smal", "--text", "a"), "Did you mean small?"),
         ((*EMBED, "--device", "abacus", "--text", "a"), "JAX has no device 'abacus' here; it has cpu."),
         ((*EMBED, "--text", "caf\udce9"), "lone surrogate"),
@@ -137,8 +153,7 @@ def test_list_shows_every_adapter_and_its_json_the_facts(ea):
     assert "minilm--oai-3-small--small" in out
     listed = {row["name"]: row for row in json.loads(ea("list", "--json")[1])}
     assert listed["minilm--oai-3-small--small"]["d_out"] == 1536
-    assert json.loads(ea("list", "--json", "--pro-only")[1]) == []
-    assert ea("list", "--pro-only") == (0, "", "ea-jax: there are no paid adapters in the registry.\n")
+    assert all("pro" in row["tags"] for row in json.loads(ea("list", "--json", "--pro-only")[1]))
 
 
 def test_list_pro_only_shows_the_paid_ones(ea, monkeypatch, tmp_path):
@@ -146,7 +161,8 @@ def test_list_pro_only_shows_the_paid_ones(ea, monkeypatch, tmp_path):
     paid = root / "toy-a--toy-b--large" / "entry.toml"
     paid.write_text(paid.read_text().replace("tags = []", 'tags = ["pro"]'))
     monkeypatch.setenv("EA_JAX_REGISTRY", str(root))
-    assert [row["flavor"] for row in json.loads(ea("list", "--json", "--pro-only")[1])] == ["large"]
+    listed = json.loads(ea("list", "--json", "--pro-only")[1])
+    assert [row["flavor"] for row in listed if "embedding-adapters" not in row["tags"]] == ["large"]
 
 
 def test_registry_info_and_paths_show_what_the_files_say(ea):

@@ -55,9 +55,9 @@ def test_the_speed_table_is_the_benchmarks():
 
 
 def test_the_other_tables_are_those_of_their_benchmarks():
-    from benchmarks import hubs, speed
+    from benchmarks import hubs, quality, speed
 
-    for name, made in {"speed": speed.table, "hubs": hubs.table}.items():
+    for name, made in {"speed": speed.table, "hubs": hubs.table, "quality": quality.table}.items():
         measured = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())["figures"]
         assert f"<!-- {name} -->\n{made(measured)}\n<!-- end -->" in README
 
