@@ -20,6 +20,7 @@ def plot(drawn: dict[str, Any], file: Path) -> None:
 
     mpl.use("agg")
     from matplotlib import pyplot
+    from PIL import Image
 
     names = [name for name in SHOWN if name in drawn]
     figure, axes = pyplot.subplots(2, len(names), figsize=(4.4 * len(names), 8), layout="constrained", squeeze=False)
@@ -43,6 +44,7 @@ def plot(drawn: dict[str, Any], file: Path) -> None:
             axis.grid(alpha=0.25)
             axis.legend(frameon=False, fontsize=8)
     figure.savefig(file, dpi=90)
+    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
     pyplot.close(figure)
 
 

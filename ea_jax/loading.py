@@ -21,7 +21,7 @@ from ea_jax.models import abstract_params
 from ea_jax.packing import WHOLE, unpacked
 from ea_jax.quality import Quality
 from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
-from ea_jax.registry import Entry, entries, find_entry, find_seed, find_space
+from ea_jax.registry import Entry, entries, find_seed, find_space
 from ea_jax.routes import hop_entries
 from ea_jax.spec import Purpose, Spec
 
@@ -66,9 +66,8 @@ def load(
     if purpose not in PURPOSES:
         raise BadInput(f"purpose is {purpose!r}; it must be 'store' or 'query'.")
     stops = [via] if isinstance(via, str) else list(via or ())
-    *before, last = (
-        hop_entries([source, *stops, target], flavor, root) if stops else [entry_for(source, target, flavor, root)]
-    )
+    direct = None if stops else entry_for(source, target, flavor, root)
+    *before, last = [direct] if direct else hop_entries([source, *stops, target], flavor, root)
     dtype = _product_dtype(dtype)
     chain = [_adapter(entry, "store", dtype, sharding) for entry in before]
     return reduce(compose, [*chain, _adapter(last, purpose, dtype, sharding)])
@@ -130,7 +129,8 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         BadInput: It is encrypted or for subscribers, or cannot be fetched.
     """
     try:
-        return find_entry(source, target, flavor, root)
+        (entry,) = hop_entries([source, target], flavor, root)
+        return entry
     except UnknownName:
         listed = find_seed(source, target, flavor) if root is None else None
         if listed is None:

@@ -115,24 +115,6 @@ def test_all_rows_are_centres_where_there_are_fewer_than_asked():
     assert solve.cluster_centres(x, 9).shape == (5, 4)
 
 
-def test_generalised_cross_validation_is_its_formula_and_prefers_the_penalty_that_left_out_rows_prefer():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 12)).astype(np.float32)
-    y = (x @ rng.normal(size=(12, 4)) + 6 * rng.normal(size=(60, 4))).astype(np.float32)
-    c = solve.covariance(solve.moments(x, y))
-    penalties = [0.01, 0.1, 1.0, 10.0, 100.0]
-    found = [solve.generalised_cross_validation(c, 60, p) for p in penalties]
-    centred, left_out = (a.astype(np.float64) - a.mean(0) for a in (x, y)), []
-    a, b = centred
-    for penalty, score in zip(penalties, found, strict=True):
-        t = np.trace(a.T @ a) / 12
-        hat = a @ np.linalg.solve(a.T @ a + penalty * t * np.eye(12), a.T)
-        residual = b - hat @ b
-        assert score == pytest.approx(60 * np.sum(residual**2) / (60 - np.trace(hat) - 1) ** 2, rel=1e-4)
-        left_out.append(np.sum((residual / (1 - np.diag(hat)[:, None] - 1 / 60)) ** 2))
-    assert np.argmin(found) == np.argmin(left_out)
-
-
 def test_reduced_rank_is_the_best_approximation_of_the_ridge_maps_values(pairs, c):
     x, _ = pairs
     plain, found = solve.ridge(c, 0.1), solve.reduced_rank(c, 0.1, 3)
