@@ -145,6 +145,22 @@ def _curve(training: dict[str, Any]) -> str:
     return f"Learning curve, mean reciprocal rank on a held-out fold: {told}.\n\n"
 
 
+def front_matter(base_model: str, licence: str = "") -> str:
+    """What a model card begins with, in the form that the Hugging Face hub reads."""
+    return f"""---
+library_name: ea_jax
+{f"license: {licence}" if licence else ""}
+base_model: {base_model}
+pipeline_tag: feature-extraction
+tags:
+- embeddings
+- embedding-adapter
+- jax
+- flax
+---
+""".replace("\n\n", "\n")
+
+
 def _card(facts: dict[str, Any], source: str, target: str) -> str:
     training = facts["training"]
     near = training.get("near_duplicates", 0)
@@ -161,18 +177,7 @@ query ranking a corpus of native {target} vectors. No test row, nor a near-dupli
         else ""
     )
     weak = "".join(f"- {line}\n" for line in training["advice"])
-    return f"""---
-library_name: ea_jax
-license: apache-2.0
-base_model: {facts["source"]}
-pipeline_tag: feature-extraction
-tags:
-- embeddings
-- embedding-adapter
-- jax
-- flax
----
-
+    return f"""{front_matter(facts["source"], "apache-2.0")}
 # {source} to {target}, flavor {facts["flavor"]}
 
 {TOLD[facts["family"]](facts)} from embeddings of `{facts["source"]}` (width {facts["d_in"]})

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ea_jax.entries import write_entry
+from ea_jax.entries import front_matter, write_entry
 from ea_jax.errors import BadEntry, BadInput, UnknownName
-from ea_jax.quality_store import IMPORTED
+from ea_jax.quality_store import imported_sizes
 from ea_jax.registry import Seed, Space, entries, find_space, user_folder
 from ea_jax.seed import SeedAdapter, read_seed
 
@@ -52,9 +52,7 @@ def import_adapter(where: str, out: Path, flavor: str = "imported") -> Path:
         "metrics": {},
     }
     name = f"{source.alias}--{target.alias}--{flavor}"
-    sizes = dict(
-        zip(IMPORTED, (len(found.quality["references"]), len(found.quality["target"]["references"])), strict=True)
-    )
+    sizes = imported_sizes(found.quality)
     return write_entry(out, name, facts, found.params, found.quality, sizes, _card(found, source, target, flavor))
 
 
@@ -98,17 +96,7 @@ def _fetched(repo: str) -> Path:
 
 def _card(found: SeedAdapter, source: Space, target: Space, flavor: str) -> str:
     sizes = dict(found.spec.sizes)
-    return f"""---
-library_name: ea_jax
-base_model: {source.id}
-pipeline_tag: feature-extraction
-tags:
-- embeddings
-- embedding-adapter
-- jax
-- flax
----
-
+    return f"""{front_matter(source.id)}
 # {source.alias} to {target.alias}, flavor {flavor}
 
 Imported from embedding-adapters: its residual network, {sizes["width"]:,} wide and {sizes["depth"]:,} deep, with its

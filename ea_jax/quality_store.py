@@ -58,6 +58,11 @@ def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
     }
 
 
+def imported_sizes(quality: Params) -> dict[str, int]:
+    """`sizes_of` an imported adapter's statistics."""
+    return dict(zip(IMPORTED, (len(part["references"]) for part in (quality, quality["target"])), strict=True))
+
+
 def abstract_imported(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
     """The same of the statistics of an imported adapter, which forecast nothing."""
 

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.models import abstract_params
-from ea_jax.quality_store import IMPORTED, abstract_imported
+from ea_jax.quality_store import abstract_imported, imported_sizes
 from ea_jax.spec import Spec
 from ea_jax.torch_zip import read_torch_zip
 
@@ -155,7 +155,7 @@ def _quality(file: Path, spec: Spec) -> Params:
         raise CorruptCheckpoint(f"{file} cannot be read: {error}.") from error
     source, target = (_statistics(file, found, side) for side in ("src", "tgt"))
     quality = source | {"target": target}
-    sizes: dict[str, int] = dict(zip(IMPORTED, (len(source["references"]), len(target["references"])), strict=True))
+    sizes = imported_sizes(quality)
     wanted, there = leaf_paths(abstract_imported(spec.d_in, spec.d_out, sizes)), leaf_paths(quality)
     wrong = [name for name in wanted if wanted[name].shape != there[name].shape or not np.isfinite(there[name]).all()]
     if wrong:
