@@ -269,6 +269,36 @@ def test_a_repository_is_fetched_and_imported(served, known):
     assert again.stdout == found.stdout
 
 
+def test_a_public_adapter_loads_by_name_and_is_fetched_once(tmp_path):
+    torch.manual_seed(0)
+    listed = next(s for s in seeds() if s.target.endswith("3-small") and s.flavor == "medium")
+    rng, stats = np.random.default_rng(0), {}
+    for side, d in {"src": 384, "tgt": 1536}.items():
+        stats |= {f"mean_{side}": np.zeros(d), f"inv_cov_{side}": np.eye(d), f"knn_ref_{side}": unit_rows(rng, 4, d)}
+        stats |= {f"{name}_{side}": np.array(1.0 + i) for i, name in enumerate(("m95", "m99", "knn95", "knn99"))}
+    models = {"source_model": listed.source, "target_model": listed.target}
+    config = CONFIG | models | {"in_dim": 384, "out_dim": 1536, "arch": "resmlp_w16_d2"}
+    small = Net(384, 1536, 16, 2).eval()
+    code = "import ea_jax, numpy as np; a = ea_jax.load('minilm', 'oai-3-small', flavor='medium'); "
+    code += "print(a.spec.family, *np.asarray(a(a.params, np.eye(384, dtype=np.float32)[:1]))[0, :3])"
+    with hub() as stand_in:
+        stand_in.repositories[listed.repo] = files_of(write_seed(tmp_path / "seed", small, config, stats=stats))
+        environment = stand_in.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        asked = len(stand_in.asked)
+        again = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert len(stand_in.asked) == asked
+    family, *numbers = found.stdout.split()
+    assert again.stdout == found.stdout
+    assert family == "resmlp"
+    wanted = small(torch.eye(384)[:1]).detach().numpy()[0, :3]
+    np.testing.assert_allclose(np.array(numbers, np.float64), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
