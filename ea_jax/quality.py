@@ -150,7 +150,8 @@ def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"])
     junk = params["junk"]
     is_junk = jax.nn.sigmoid(x @ junk["x"] + junk["bias"])
     novelty = jnp.where(junk["known"] > 0, is_junk, 1 - d.confidence)
-    hit = probability(params["hit"], z, cosine) * (1 - jnp.where(junk["known"] > 0, is_junk, 0.0))
+    said = probability(params["hit"], z, cosine) * (1 - jnp.where(junk["known"] > 0, is_junk, 0.0))
+    hit = jnp.interp(said, params["chance"]["said"], params["chance"]["found"])
     return Scores(d.mahalanobis, d.knn_distance, d.conf_maha, d.conf_knn, novelty, cosine, cosine - margin, hit)
 
 

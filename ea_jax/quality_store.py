@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ea_jax.arrays import Params
 from ea_jax.ops import unit
 
-KNOTS, MARGINS = 64, 8
+KNOTS, MARGINS, CHANCES = 64, 8, 20
 SCORED = ("mahalanobis", "knn_distance", "novelty", "expected_cosine", "confidence")  # kept of the fit's own rows
 IMPORTED: tuple[str, ...] = ("references", "target_references")
 SIZES: tuple[str, ...] = (
@@ -53,6 +53,7 @@ def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
         "cosine": cosine | dict.fromkeys(("bias", "least", "most"), array()),
         "margin": dict.fromkeys(("at", "width"), array(MARGINS)),
         "hit": {"features": array(f), "cosine": array(), "bias": array()},
+        "chance": dict.fromkeys(("said", "found"), array(CHANCES + 2)),
         "junk": {"x": array(d_in), "bias": array(), "known": array()},
         "calibration": {"scores": array(n, len(SCORED)), "found": array(n, dtype=jnp.int8)},
     }

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from ea_jax.fitting import Budget, Foreign, fit
-from ea_jax.fitting.confidence import INPUT, RADIAL, SQUARES, cosine_head, margins
+from ea_jax.fitting.confidence import INPUT, RADIAL, SQUARES, chance_map, cosine_head, margins
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.solve import logistic
 from tests.conftest import unit_rows
@@ -40,6 +40,20 @@ def test_logistic_regression_of_labels_that_can_be_told_apart_stays_finite():
     weight, bias = logistic(z, z[:, 0] > 0, 1e-5)
     assert np.isfinite(weight).all()
     assert np.all(((z @ weight + bias) > 0) == (z[:, 0] > 0))
+
+
+def test_the_map_of_chances_is_calibrated_increasing_and_keeps_its_ends():
+    rng = np.random.default_rng(0)
+    came = rng.random(4000)
+    said, found = 0.6 * came, rng.random(4000) < came  # a forecaster that takes two fifths from everything
+    knots = chance_map(said[:2000], found[:2000])
+    mapped = np.interp(said[2000:], knots["said"], knots["found"])
+    gaps = [abs(mapped[part].mean() - found[2000:][part].mean()) for part in np.array_split(np.argsort(mapped), 10)]
+    assert np.mean(gaps) < 0.04  # a deviation of a bin's share is .035
+    assert np.all(np.diff(knots["said"]) >= 0)
+    assert np.all(np.diff(knots["found"]) >= 0)
+    assert (knots["found"][0], knots["found"][-1]) == (0, 1)
+    assert len(chance_map(said[:3], found[:3])["said"]) == len(knots["said"])
 
 
 def test_what_the_cosine_head_says_of_a_left_out_row_is_what_a_fit_without_it_says():

@@ -38,6 +38,7 @@ def test_scores_are_the_stated_formulas(judge):
     cosine = np.clip(cosine, head["least"], head["most"])
     lower = cosine - np.interp(cosine, p["margin"]["at"], p["margin"]["width"])
     chance = 1 / (1 + np.exp(-(z @ p["hit"]["features"] + cosine * p["hit"]["cosine"] + p["hit"]["bias"])))
+    chance = np.interp(chance, p["chance"]["said"], p["chance"]["found"])
     novelty = 1 - np.minimum(conf_maha, conf_knn)  # no junk was given to the fit
     wanted = (maha, knn, conf_maha, conf_knn, novelty, cosine, lower, chance)
     for found, want in zip(judge(judge.params, x), wanted, strict=True):

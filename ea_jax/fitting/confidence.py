@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import isotonic_regression
 from scipy.special import expit
 
 from ea_jax.arrays import ArrayIn, Params
@@ -14,7 +15,7 @@ from ea_jax.fitting.splits import FOLDS
 from ea_jax.fitting.statistics import SOURCE, TARGET, fit_statistics, held_out_distances, measured
 from ea_jax.ops import distance_confidence, unit
 from ea_jax.quality import bumps, features, squares, standardised
-from ea_jax.quality_store import MARGINS, prepared
+from ea_jax.quality_store import CHANCES, MARGINS, prepared
 from ea_jax.solve import logistic
 
 SQUARES, INPUT, RADIAL = 1e-3, 0.05, 0.1  # ridge penalties of standardised columns
@@ -73,13 +74,17 @@ def fit_quality(
     junk = junk_head(_unit(x[np.random.default_rng(seed).permutation(len(x))[:ORDINARY]]), foreign)
     is_junk = expit(rows[asked] @ junk["x"] + junk["bias"])
     novelty = is_junk if foreign else 1 - _seed_confidence(s, far[asked], near[asked])
-    scores = np.stack([far[asked], near[asked], novelty, held_out[asked], chance * (1 - is_junk)], axis=1)
+    said = chance * (1 - is_junk)
+    chances = chance_map(said, unseen.found)
+    confidence = np.interp(said, chances["said"], chances["found"])
+    scores = np.stack([far[asked], near[asked], novelty, held_out[asked], confidence], axis=1)
     return stored | {
         "target": fit_statistics(y, fold, TARGET, seed=seed),
         "features": scale,
         "cosine": cosine,
         "margin": margins(held_out, truth),
         "hit": hit,
+        "chance": chances,
         "junk": junk,
         "calibration": {"scores": scores.astype(np.float32), "found": unseen.found.astype(np.int8)},
     }
@@ -147,6 +152,20 @@ def hit_head(
         chance[fold == k] = expit(z[fold == k] @ weight + bias)
     weight, bias = logistic(z, found, HIT_PENALTY)
     return _single({"features": weight[:-1], "cosine": weight[-1], "bias": bias}), chance
+
+
+def chance_map(said: Float[np.ndarray, " n"], found: Bool[np.ndarray, " n"]) -> Params:
+    """Knots of the increasing map from what was said of hits to how often they came, in bins of equally many rows.
+
+    What the junk head takes from ordinary rows is so given back, and no order changes; 0 stays 0, and 1 stays 1.
+
+    Source: Zadrozny and Elkan 2002 (isotonic calibration).
+    """
+    bins = np.array_split(np.argsort(said, kind="stable"), min(CHANCES, len(said)))
+    at = np.maximum.accumulate([said[rows].mean() for rows in bins])
+    came = isotonic_regression([found[rows].mean() for rows in bins], weights=[len(rows) for rows in bins]).x
+    ones = np.ones(CHANCES + 1 - len(bins))
+    return _single({"said": np.r_[0, at, ones], "found": np.r_[0, came, ones]})
 
 
 def junk_head(x: Float[np.ndarray, "n d"], foreign: Foreign | None) -> Params:
