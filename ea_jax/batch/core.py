@@ -86,7 +86,7 @@ class BatchMap:
         facts: dict[str, Any] | None = None,
     ) -> None:
         self.options = options or Options()
-        self.encode, self.spec, self.judged = encode, adapt.spec, quality is not None
+        self.encode, self.spec, self.judge = encode, adapt.spec, quality
         self._run = OnDevices(
             adapt, quality, dtype=self.options.dtype, dim=self.options.dim, most=self.options.rows
         )
@@ -106,6 +106,10 @@ class BatchMap:
         """
         return self.start(batch)().batch
 
+    def judge_digest(self) -> str:
+        """Digest of the quality part's values; empty where there is none."""
+        return values_sha256(self.judge.params) if self.judge else ""
+
     def in_column(self, schema: pa.Schema) -> str:
         """The column that is mapped."""
         return find_column(schema, self.options.column, self.encode is not None)
@@ -123,7 +127,7 @@ class BatchMap:
         made = [pa.field(name, vector_type(self.options.dtype, self._run.width))]
         if self.options.dtype == "int8":
             made.append(pa.field(f"{name}_scale", pa.float32()))
-        if self.judged:
+        if self.judge:
             made.append(pa.field("confidence", pa.float32()))
         others = [field for field in schema if self.encode or field.name != column]
         if self.options.vectors_only:
@@ -183,6 +187,6 @@ class BatchMap:
         made = {name: to_column(y, there, kind)}
         if self.options.dtype == "int8":
             made[f"{name}_scale"] = numbers_column(scale, there)
-        if self.judged:
+        if self.judge:
             made["confidence"] = numbers_column(np.zeros(0) if confidence is None else confidence, there)
         return made
