@@ -89,7 +89,7 @@ def _members(path: Path) -> dict[str, _Member]:
     return found
 
 
-def _head(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
+def _head(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(stream)
     read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read(stream)

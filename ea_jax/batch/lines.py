@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import csv, json
 
 from ea_jax.batch.blocks import Block, Cut, readable
-from ea_jax.batch.columns import UNFINITE
+from ea_jax.batch.columns import UNFINITE, is_vectors
 from ea_jax.errors import BadInput
 
 READ = 1 << 22  # bytes
@@ -174,13 +174,13 @@ def _parsed(text: bytes, schema: pa.Schema | None, column: str | None) -> tuple[
     lines = text
     try:
         return _table(text, schema), {}
-    except pa.ArrowInvalid as error:
-        told = [(line, _wrong(line, column)) for line in text.split(b"\n") if line.strip()]
-        bad = {row: why for row, (_, why) in enumerate(told) if why}
+    except pa.ArrowInvalid:
+        rows = [(line, *_value(line, column)) for line in text.split(b"\n") if line.strip()]
+        listed = is_vectors(schema.field(column).type) if schema and column else any(type(v) is list for _, v, _ in rows)
+        bad = {row: told for row, (_, value, why) in enumerate(rows) if (told := why or _wrong(value, listed))}
         if not bad:
             raise
-        lines = b"\n".join(line for line, why in told if not why)
-        del error
+        lines = b"\n".join(line for row, (line, _, _) in enumerate(rows) if row not in bad)
     return _table(lines, schema), bad
 
 
@@ -191,22 +191,25 @@ def _table(text: bytes, schema: pa.Schema | None) -> pa.Table:
     return json.read_json(pa.BufferReader(text), json.ReadOptions(use_threads=False, block_size=len(text) + 1), how)
 
 
-def _wrong(line: bytes, column: str | None) -> str:
-    """Why a line is no row; empty where it is one."""
+def _value(line: bytes, column: str | None) -> tuple[Any, str]:
+    """What a line has in the column that is mapped, or why it is no row."""
     try:
         found = plain.loads(line)
     except ValueError as error:
-        return f"the line is no JSON: {error}"
-    if not isinstance(found, dict):
-        return "the line is no JSON object"
-    value = found.get(column)
-    if value is None or isinstance(value, str):
+        return None, f"the line is no JSON: {error}"
+    return (found.get(column), "") if isinstance(found, dict) else (None, "the line is no JSON object")
+
+
+def _wrong(value: Any, listed: bool) -> str:
+    """Why a value is no vector, or no text where none are `listed`; empty where it is one, or null."""
+    if value is None:
         return ""
+    if not listed:
+        return "" if isinstance(value, str) else "the value is no string"
     if not isinstance(value, list) or any(type(number) not in (int, float, type(None)) for number in value):
         return "the value is no list of numbers"
-    if not np.isfinite(np.array([0 if number is None else number for number in value], float)).all():
-        return UNFINITE
-    return ""
+    finite = np.isfinite(np.array([0 if number is None else number for number in value], float)).all()
+    return "" if finite else UNFINITE
 
 
 def _header(path: Path) -> tuple[list[str], int]:

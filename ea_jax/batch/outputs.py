@@ -8,7 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ TABLES = (".parquet", ".arrow", ".feather", ".ipc")
 KINDS = (*TABLES, ".npy", ".npz", ".jsonl", ".ndjson")
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes the batches of a file in order."""
 

@@ -4,7 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import IO, Any, NamedTuple
@@ -53,13 +53,16 @@ def run_parts(
         for result in _compute(read, run, busy):
             _put(results, result, stop)
         _put(results, None, stop)
-        writer.join()
-    except BaseException as error:
-        if not failed:
+    except Exception as error:
+        if not isinstance(error, _Stopped):
             failed.append(error)
-    finally:
+            _put(results, None, stop)  # parts that are computed whole are written
+    except BaseException:
         stop.set()
+        raise
+    finally:
         writer.join()
+        stop.set()
     if failed:
         raise failed[0]
     return busy
@@ -93,6 +96,7 @@ def write_part(results: Iterable[Result], schema: pa.Schema, place: Place, advan
             number = result.part.number
             if writer is None:
                 stream, writer = _open(stack, place, number, schema)
+                stack.push(_closing(writer))
             if len(result.batch):
                 writer.write(result.batch)
             totals, rejects = totals.plus(result.totals), rejects + result.rejects
@@ -108,6 +112,17 @@ def write_part(results: Iterable[Result], schema: pa.Schema, place: Place, advan
     write_json(place.record(number), {"file": place.part(number).name, "bytes": size, **totals._asdict()})
 
 
+def _closing(writer: Writer) -> Callable[..., None]:
+    """On an error, close what Arrow holds before the file is closed; its content is not used."""
+
+    def close(kind: Any, *_: Any) -> None:
+        if kind is not None:
+            with suppress(Exception):
+                writer.close()
+
+    return close
+
+
 def _open(stack: ExitStack, place: Place, number: int, schema: pa.Schema) -> tuple[IO[bytes], Writer]:
     final = place.part(number)
     stream = stack.enter_context(whole_file(final, place.state / "tmp" / final.name))
@@ -115,19 +130,28 @@ def _open(stack: ExitStack, place: Place, number: int, schema: pa.Schema) -> tup
 
 
 def _compute(read: Iterator[tuple[Part, Block]], run: BatchMap, busy: dict[str, float]) -> Iterator[Result]:
+    """Results in order; those that were begun before an error come before it."""
     waiting: deque[Callable[[], Result]] = deque()
-    for part, block in read:
-        start = time.perf_counter()
-        waiting.append(map_block(part, block, run))
-        result = waiting.popleft()() if len(waiting) >= AHEAD else None
-        busy["compute"] += time.perf_counter() - start
-        if result:
-            yield result
-    while waiting:
+
+    def finish() -> Result:
         start = time.perf_counter()
         result = waiting.popleft()()
         busy["compute"] += time.perf_counter() - start
-        yield result
+        return result
+
+    try:
+        for part, block in read:
+            start = time.perf_counter()
+            waiting.append(map_block(part, block, run))
+            busy["compute"] += time.perf_counter() - start
+            if len(waiting) >= AHEAD:
+                yield finish()
+    except Exception:
+        while waiting:
+            yield finish()
+        raise
+    while waiting:
+        yield finish()
 
 
 def _write_all(
@@ -140,18 +164,26 @@ def _write_all(
     failed: list[BaseException],
 ) -> None:
     """The writer's thread: parts one after the other, until there is None."""
-    held: list[Any] = [_get(results, stop)]
 
-    def of_part(number: int) -> Iterator[Result]:
-        while held[0] is not None and held[0].part.number == number:
-            start = time.perf_counter()
-            yield held[0]
-            busy["write"] += time.perf_counter() - start
-            held[0] = _get(results, stop)
+    def of_part(first: Result) -> Iterator[Result]:
+        """All results of a part, or an error where they do not come."""
+        left, result = first.part.cut.stop - first.part.cut.start, first
+        while True:
+            left -= result.totals.read
+            yield result
+            if not left:
+                return
+            waited = time.perf_counter()
+            result = _get(results, stop)
+            busy["write"] -= time.perf_counter() - waited
+            if result is None:
+                raise _Stopped
 
     try:
-        while held[0] is not None:
-            write_part(of_part(held[0].part.number), schema, place, advance)
+        while (first := _get(results, stop)) is not None:
+            start = time.perf_counter()
+            write_part(of_part(first), schema, place, advance)
+            busy["write"] += time.perf_counter() - start
     except BaseException as error:
         if not isinstance(error, _Stopped):
             failed.append(error)
