@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(title: str, total: int | None, show: bool, least: int = 0, unit: str = "") -> Iterator[Callable[[int], None]]:
+def progress(
+    title: str, total: int | None, show: bool, least: int = 0, unit: str = ""
+) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where it is worth one; the callable is told of every n things done.
 
     Args:

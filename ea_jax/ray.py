@@ -1,8 +1,8 @@
 """The same maps and the same job on a Ray cluster (`pip install 'ea_jax[ray]'`).
 
-    ray.data.read_parquet("vectors/").map_batches(
-        MapVectors, fn_constructor_args=("minilm", "oai-3-small"), batch_format="pyarrow", concurrency=2
-    )
+ray.data.read_parquet("vectors/").map_batches(
+    MapVectors, fn_constructor_args=("minilm", "oai-3-small"), batch_format="pyarrow", concurrency=2
+)
 """
 
 from collections.abc import Callable
@@ -32,7 +32,12 @@ class MapVectors:
     texts = False
 
     def __init__(
-        self, source: str, target: str, flavor: str | None = None, purpose: Any = "store", confidence: bool = False,
+        self,
+        source: str,
+        target: str,
+        flavor: str | None = None,
+        purpose: Any = "store",
+        confidence: bool = False,
         **options: Any,
     ) -> None:
         names = Names(source, target, flavor, purpose, self.texts, confidence)

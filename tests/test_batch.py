@@ -80,9 +80,7 @@ def test_fewer_numbers_have_length_one_again(adapt, x):
 def test_the_confidence_is_the_quality_parts(adapt, toy_root, x):
     quality = load_quality("toy-a", "toy-b", root=toy_root)
     found = BatchMap(adapt, quality)(table(x))
-    np.testing.assert_allclose(
-        found.column("confidence").to_numpy(), quality(quality.params, x).confidence, atol=1e-5
-    )
+    np.testing.assert_allclose(found.column("confidence").to_numpy(), quality(quality.params, x).confidence, atol=1e-5)
 
 
 BAD = {

@@ -219,7 +219,9 @@ def test_other_columns_of_lines_stay_as_they_stand(adapt, x, tmp_path):
     job(adapt, [tmp_path / "in.jsonl"], tmp_path / "out.jsonl")
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["late"] for row in found] == [None] * 200 + [1.5] + [None] * 49
-    assert all({k: row[k] for k in ("when", "tags", "n")} == {k: rows[0][k] for k in ("when", "tags", "n")} for row in found)
+    assert all(
+        {k: row[k] for k in ("when", "tags", "n")} == {k: rows[0][k] for k in ("when", "tags", "n")} for row in found
+    )
 
 
 def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(adapt, x, tmp_path):

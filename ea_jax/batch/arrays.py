@@ -29,7 +29,9 @@ def describe(path: Path, column: str | None, part_rows: int) -> tuple[pa.Schema,
     with readable(path):
         if path.suffix == ".npy":
             array = _mapped(path)
-            return pa.schema({column or COLUMN: _type(array.dtype, array.shape, path)}), even_cuts(len(array), part_rows)
+            return pa.schema({column or COLUMN: _type(array.dtype, array.shape, path)}), even_cuts(
+                len(array), part_rows
+            )
         members = _members(path)
     lengths = {name: member.shape[0] for name, member in members.items()}
     if len(set(lengths.values())) != 1:
@@ -105,7 +107,9 @@ def _width(member: _Member) -> int:
 
 def _type(dtype: np.dtype, shape: tuple[int, ...], path: Path) -> pa.DataType:
     if dtype.kind not in "fiubU" or len(shape) > 2 or (len(shape) == 2 and dtype.kind == "U"):
-        raise BadInput(f"{path} holds {dtype} of shape {shape}; numbers in one or two dimensions, or strings, are read.")
+        raise BadInput(
+            f"{path} holds {dtype} of shape {shape}; numbers in one or two dimensions, or strings, are read."
+        )
     kind = pa.string() if dtype.kind == "U" else pa.from_numpy_dtype(dtype)
     return pa.list_(kind, shape[1]) if len(shape) == 2 else kind
 

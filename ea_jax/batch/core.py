@@ -87,9 +87,7 @@ class BatchMap:
     ) -> None:
         self.options = options or Options()
         self.encode, self.spec, self.judge = encode, adapt.spec, quality
-        self._run = OnDevices(
-            adapt, quality, dtype=self.options.dtype, dim=self.options.dim, most=self.options.rows
-        )
+        self._run = OnDevices(adapt, quality, dtype=self.options.dtype, dim=self.options.dim, most=self.options.rows)
         self.facts = facts or {
             "source": adapt.spec.source,
             "target": adapt.spec.target,

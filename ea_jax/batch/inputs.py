@@ -142,7 +142,9 @@ def read_parts(inputs: Inputs, parts: Sequence[Part], size: int) -> Iterator[tup
     """
     for file, of_file in groupby(parts, lambda part: part.file):
         for run in _runs(list(of_file)):
-            yield from _whole(READERS[file.suffix].blocks(file, inputs.schema, inputs.column, [p.cut for p in run], size), run)
+            yield from _whole(
+                READERS[file.suffix].blocks(file, inputs.schema, inputs.column, [p.cut for p in run], size), run
+            )
 
 
 def _runs(parts: list[Part]) -> Iterator[list[Part]]:
@@ -173,4 +175,3 @@ def _same(schema: pa.Schema, other: pa.Schema, file: Path, first: Path) -> pa.Sc
     told = [f"{name} {kind}" for name, kind in zip(other.names, other.types, strict=True)]
     had = [f"{name} {kind}" for name, kind in zip(schema.names, schema.types, strict=True)]
     raise BadInput(f"{file} has the columns {', '.join(told)}; {first} has {', '.join(had)}. Map them one by one.")
-

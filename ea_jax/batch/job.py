@@ -47,9 +47,7 @@ class Job(NamedTuple):
     facts: dict[str, Any]
 
 
-def plan(
-    given: Sequence[str], out: Path, run: BatchMap, *, kind: str | None = None, part_rows: int = PART_ROWS
-) -> Job:
+def plan(given: Sequence[str], out: Path, run: BatchMap, *, kind: str | None = None, part_rows: int = PART_ROWS) -> Job:
     """Look at the input and at what can be written, and touch nothing.
 
     Args:

@@ -176,7 +176,9 @@ def _parsed(text: bytes, schema: pa.Schema | None, column: str | None) -> tuple[
         return _table(text, schema), {}
     except pa.ArrowInvalid:
         rows = [(line, *_value(line, column)) for line in text.split(b"\n") if line.strip()]
-        listed = is_vectors(schema.field(column).type) if schema and column else any(type(v) is list for _, v, _ in rows)
+        listed = (
+            is_vectors(schema.field(column).type) if schema and column else any(type(v) is list for _, v, _ in rows)
+        )
         bad = {row: told for row, (_, value, why) in enumerate(rows) if (told := why or _wrong(value, listed))}
         if not bad:
             raise

@@ -69,4 +69,6 @@ def _check_dim(target: str, dim: int | None, root: Root) -> None:
     except UnknownName:
         return
     if not space.matryoshka:
-        raise BadInput(f"{target} was not trained so that its first {dim} numbers alone are an embedding. Leave out dim.")
+        raise BadInput(
+            f"{target} was not trained so that its first {dim} numbers alone are an embedding. Leave out dim."
+        )

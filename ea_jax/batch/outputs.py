@@ -36,7 +36,9 @@ class Writer(Protocol):
 def check_kind(kind: str, schema: pa.Schema) -> None:
     """Raise BadInput where files of a kind cannot hold the columns."""
     if kind not in KINDS:
-        raise BadInput(f"{kind or 'No kind'} cannot be written; {', '.join(KINDS)} can. --format names one for a folder.")
+        raise BadInput(
+            f"{kind or 'No kind'} cannot be written; {', '.join(KINDS)} can. --format names one for a folder."
+        )
     if kind == ".npy" and len(schema) > 1:
         raise BadInput(
             f".npy files hold vectors alone, and there are the columns {', '.join(schema.names)}. Write .npz or .parquet, "
@@ -210,7 +212,9 @@ def _batches(kind: str, file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _is_flat(kind: pa.DataType) -> bool:
-    return any(one(kind) for one in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string))
+    return any(
+        one(kind) for one in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    )
 
 
 def _array(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
@@ -230,7 +234,9 @@ def _json(name: str, column: pa.Array) -> list[str]:
         inner = pa.list_(pa.float32()) if pa.types.is_float16(column.type.value_type) else None
         lists = column.cast(inner) if inner else column
         texts = pc.binary_join(lists.cast(pa.list_(pa.string())), ", ").to_pylist()
-        if not any(text is not None and "n" in text for text in texts):  # nan, inf and null, which JSON has other words for
+        if not any(
+            text is not None and "n" in text for text in texts
+        ):  # nan, inf and null, which JSON has other words for
             return [f"{head}: {'null' if text is None else f'[{text}]'}" for text in texts]
     try:
         return [f"{head}: {json.dumps(value, ensure_ascii=False)}" for value in column.to_pylist()]

@@ -72,6 +72,8 @@ def run_files(
     report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
     total = report.totals
     said = f"{total.read:,} rows read, {total.written:,} written"
-    said += f", {total.rejected:,} rejected" * bool(total.rejected) + f", {total.dropped:,} dropped" * bool(total.dropped)
+    said += f", {total.rejected:,} rejected" * bool(total.rejected) + f", {total.dropped:,} dropped" * bool(
+        total.dropped
+    )
     print(f"ea-jax: {said}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
     print(out)

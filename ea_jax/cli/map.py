@@ -18,7 +18,9 @@ class Engine(StrEnum):
 
 
 def map_files(
-    paths: Annotated[list[str] | None, typer.Argument(help="IN... OUT: files, globs or folders; a file or folder.")] = None,
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="IN... OUT: files, globs or folders; a file or folder.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Model that made the vectors, by id or alias.")] = None,
     target: Annotated[str | None, typer.Option(help="Model whose space they go to.")] = None,
     flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
