@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a process ends; and locks that end with the process that holds them."""
+"""Files that are there whole or not at all, whenever a process ends; locks that end with their process."""
 
 import os
 from collections.abc import Iterator

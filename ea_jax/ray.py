@@ -5,8 +5,9 @@ ray.data.read_parquet("vectors/").map_batches(
 )
 """
 
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -81,20 +82,21 @@ def on_actors(job: Job, names: Names, options: Options, workers: int) -> Callabl
     """
     try:
         import ray
+        from ray.exceptions import RayTaskError
         from ray.util import ActorPool
     except ImportError as error:
         raise BadInput("--engine ray needs Ray: pip install 'ea_jax[ray]'.") from error
 
     def work(parts: list[Any], advance: Callable[[int], None]) -> dict[str, float]:
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         made = ray.remote(max_restarts=-1, max_task_retries=-1)(PartActor)
         shared = ray.put(job)
         pool = ActorPool([made.remote(shared, names, options) for _ in range(min(workers, len(parts)))])
         try:
             for rows in pool.map_unordered(lambda actor, part: actor.map_part.remote(part.number), parts):
-                advance(rows)
-        except ray.exceptions.RayTaskError as error:
+                advance(cast(int, rows))
+        except RayTaskError as error:
             raise error.cause from None
         return {}
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.conftest import unit_rows
 
 from ea_jax import provenance
 from ea_jax.batch import BatchMap, Options, map_array, map_batches
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
+from tests.conftest import unit_rows
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.conftest import unit_rows
 from tests.test_batch import plain
 
 ROWS = 250
+F32 = pa.float32()
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "JAX_NUM_CPU_DEVICES": "1"}
 
 
@@ -34,7 +35,7 @@ def x():
     return unit_rows(np.random.default_rng(1), ROWS, 8)
 
 
-def write(path: Path, x, kind=pa.float32(), fixed=True) -> Path:
+def write(path: Path, x, kind=F32, fixed=True) -> Path:
     """The same rows in any format."""
     lists = pa.array(x.tolist(), pa.list_(kind, x.shape[1]) if fixed else pa.list_(kind))
     table = pa.table({"id": pa.array(range(len(x))), "v": lists, "note": [f"nö, {i}" for i in range(len(x))]})
@@ -150,7 +151,7 @@ def test_a_stopped_job_ends_with_the_same_bytes(adapt, x, tmp_path, monkeypatch,
 def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x, tmp_path):
     given, out = write(tmp_path / "in.parquet", x), tmp_path / "out"
     job(adapt, [given], out)
-    with pytest.raises(BadInput, match="options dtype was float32 and is int8.*start anew"):
+    with pytest.raises(BadInput, match=r"options dtype was float32 and is int8.*start anew"):
         job(adapt, [given], out, dtype="int8")
     write(given, x[:200])
     with pytest.raises(BadInput, match=r"input .*in\.parquet was .* bytes .* and is .* bytes"):

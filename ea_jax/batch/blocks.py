@@ -54,7 +54,7 @@ def even_cuts(rows: int, part_rows: int) -> list[Cut]:
 def recut(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, cuts: Sequence[Cut], size: int
 ) -> Iterator[tuple[int, Block]]:
-    """A stream of batches that starts with the first cut's first row, as blocks of `size` rows that end with each cut."""
+    """A stream of batches that starts with the first cut's first row, as blocks of `size` rows at the most."""
     stream, held, have = iter(batches), [], 0
     for number, cut in enumerate(cuts):
         start = cut.start

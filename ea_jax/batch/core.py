@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -150,7 +150,7 @@ class BatchMap:
         if bad and not self.options.skip:
             row, why = next(iter(bad.items()))
             raise BadInput(f"{where(row)}, column {column}: {why}. {GO_ON}.")
-        x = self.encode(checked.values) if self.encode else checked.values
+        x: Any = self.encode(cast(list[str], checked.values)) if self.encode else checked.values
         pending = self._run.start(x) if len(x) else None
         return lambda: self._finish(batch, schema, self._out_name(column), checked, bad, pending)
 
@@ -179,12 +179,13 @@ class BatchMap:
     def _columns(self, name: str, there: np.ndarray, pending: Pending | None) -> dict[str, pa.Array]:
         kind = vector_type(self.options.dtype, self._run.width)
         if pending is None:
-            y, scale, confidence = np.zeros((0, self._run.width), self._run.dtype), np.zeros(0, np.float32), None
+            none = np.zeros(0, np.float32)
+            y, scale, confidence = np.zeros((0, self._run.width), self._run.dtype), none, none
         else:
             y, scale, confidence = pending.finish()
         made = {name: to_column(y, there, kind)}
-        if self.options.dtype == "int8":
+        if scale is not None and self.options.dtype == "int8":
             made[f"{name}_scale"] = numbers_column(scale, there)
-        if self.judge:
-            made["confidence"] = numbers_column(np.zeros(0) if confidence is None else confidence, there)
+        if confidence is not None and self.judge:
+            made["confidence"] = numbers_column(confidence, there)
         return made

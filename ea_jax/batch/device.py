@@ -46,7 +46,9 @@ class Pending(NamedTuple):
 
     def finish(self) -> Mapped:
         """Wait for the device, and leave the padding out."""
-        return Mapped(*(None if a is None else np.asarray(a)[: self.rows] for a in self.found))
+        y, *others = self.found
+        scale, confidence = (None if a is None else np.asarray(a)[: self.rows] for a in others)
+        return Mapped(np.asarray(y)[: self.rows], scale, confidence)
 
 
 def quantized(y: Float[Array, "n d"]) -> tuple[Shaped[Array, "n d"], Float[Array, " n"]]:

@@ -1,6 +1,6 @@
 """The files of a job and their parts: what is read, in which ranges of rows, and how a changed file shows.
 
-A reader knows one family of files: `describe(path, ...)` gives schema and cuts, `blocks(path, schema, parts, size)` rows.
+A reader knows one family of files: `describe(path, ...)` gives schema and cuts, `blocks(path, ...)` the rows.
 """
 
 import glob

@@ -1,4 +1,4 @@
-"""The job: files of any number of rows to others, in parts, so that one that is stopped anywhere goes on where it was."""
+"""The job: files of any number of rows to others, in parts; one that is stopped goes on where it was."""
 
 import json
 import shutil
@@ -130,8 +130,8 @@ def run_job(
             totals = totals.plus(part or Totals())
         if totals.rejected and not run.options.skip:
             raise BadInput(
-                f"{place.out} was begun with --on-error skip, and {totals.rejected:,} bad rows were put aside. Go on so, "
-                "or remove it to start anew."
+                f"{place.out} was begun with --on-error skip, and {totals.rejected:,} bad rows were put aside. "
+                "Go on so, or remove it to start anew."
             )
         if all(done):
             with lock(place.state / "lock-end", str(place.out), wait=True):

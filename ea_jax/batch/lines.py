@@ -20,7 +20,7 @@ TEXTS = (pa.types.is_timestamp, pa.types.is_date, pa.types.is_time)
 
 
 def describe(path: Path, column: str | None, part_rows: int) -> tuple[pa.Schema, list[Cut]]:
-    """Columns and cuts of a file. Columns of CSV are strings as they stand there; those of NDJSON are what all rows fit."""
+    """Columns and cuts of a file. Those of CSV are strings as they stand there, those of NDJSON fit all rows."""
     with readable(path):
         if path.suffix == ".csv":
             names, at = _header(path)

@@ -41,8 +41,8 @@ def check_kind(kind: str, schema: pa.Schema) -> None:
         )
     if kind == ".npy" and len(schema) > 1:
         raise BadInput(
-            f".npy files hold vectors alone, and there are the columns {', '.join(schema.names)}. Write .npz or .parquet, "
-            "or leave the others out with --vectors-only."
+            f".npy files hold vectors alone, and there are the columns {', '.join(schema.names)}. "
+            "Write .npz or .parquet, or leave the others out with --vectors-only."
         )
     if kind == ".npz":
         odd = [field.name for field in schema if not (is_vectors(field.type) or _is_flat(field.type))]
@@ -90,30 +90,33 @@ class _Parquet:
         packed = {paths[f.name]: "NONE" if is_vectors(f.type) else "ZSTD" for f in schema}
         nested = any(pa.types.is_nested(f.type) and not is_vectors(f.type) for f in schema)
         words = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        self._writer = parquet.ParquetWriter(
-            stream,
-            schema,
-            compression="ZSTD" if nested else packed,
-            use_dictionary=words,
-            write_statistics=[f.name for f in schema if not pa.types.is_nested(f.type)],
-        )
+        how: dict[str, Any] = {
+            "compression": "ZSTD" if nested else packed,
+            "use_dictionary": words,
+            "write_statistics": [f.name for f in schema if not pa.types.is_nested(f.type)],
+        }
+        self._file = pa.OSFile(stream.name, "wb")  # Arrow's own writes, which need no Python
+        self._writer = parquet.ParquetWriter(self._file, schema, **how)
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._writer.write_table(pa.Table.from_batches([batch]))
 
     def close(self) -> None:
         self._writer.close()
+        self._file.close()
 
 
 class _Ipc:
     def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
-        self._writer = pa.ipc.new_file(stream, schema)
+        self._file = pa.OSFile(stream.name, "wb")
+        self._writer = pa.ipc.new_file(self._file, schema)
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._writer.write_batch(batch)
 
     def close(self) -> None:
         self._writer.close()
+        self._file.close()
 
 
 class _Lines:
@@ -233,10 +236,8 @@ def _json(name: str, column: pa.Array) -> list[str]:
     if is_vectors(column.type):
         inner = pa.list_(pa.float32()) if pa.types.is_float16(column.type.value_type) else None
         lists = column.cast(inner) if inner else column
-        texts = pc.binary_join(lists.cast(pa.list_(pa.string())), ", ").to_pylist()
-        if not any(
-            text is not None and "n" in text for text in texts
-        ):  # nan, inf and null, which JSON has other words for
+        texts = pc.call_function("binary_join", [lists.cast(pa.list_(pa.string())), ", "]).to_pylist()
+        if not any(text is not None and "n" in text for text in texts):  # nan, inf or null
             return [f"{head}: {'null' if text is None else f'[{text}]'}" for text in texts]
     try:
         return [f"{head}: {json.dumps(value, ensure_ascii=False)}" for value in column.to_pylist()]

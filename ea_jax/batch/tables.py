@@ -1,4 +1,4 @@
-"""Parquet and Arrow IPC files as blocks of rows; a row group or record batch that ends before the first row is skipped."""
+"""Parquet and Arrow IPC files as blocks of rows; row groups that end before the first row are skipped."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
