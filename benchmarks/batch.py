@@ -3,8 +3,8 @@
     python -m benchmarks.batch --small    # 100k vectors and 5 kills; without: 100k, 1M and 4M vectors and 50 kills
     python -m benchmarks.batch --rows 100000 1000000 --kills 50
 
-Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own. A stage's ceiling is its time alone,
-in the same run. The user's loop reads with pyarrow, multiplies with torch and writes with pyarrow, a batch at a time.
+Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own. A stage's ceiling is its time
+alone, in the same run, and the last column the slowest stage's share of the job's time. The user's loop reads with pyarrow, multiplies with torch and writes with pyarrow, a batch at a time.
 """
 
 import argparse
@@ -197,7 +197,7 @@ def measure(folder: Path, rows: int, flavor: str) -> dict[str, Any]:
 
 def table(figures: list[dict]) -> str:
     """One row a size."""
-    head = "| vectors | rows a second | user's loop | peak MiB | loop's | read / compute / write, s | alone | of the slowest |"
+    head = "| vectors | rows a second | user's loop | peak MiB | loop's | read / compute / write, s | alone | of it |"
     lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for row in figures:
         busy, ceilings = (

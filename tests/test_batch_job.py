@@ -275,3 +275,26 @@ def test_csv_is_split_where_rows_end(tmp_path):
     assert np.concatenate([block.rows for block in found]).tolist() == list(range(500))
     later = [block for _, block in lines.blocks(tmp_path / "in.csv", schema, "text", cuts[3:], 10)]
     assert later[0].batch.column("text")[0].as_py() == texts[192]
+
+
+def test_files_without_rows_and_parts_of_bad_rows_alone_are_parts_too(adapt, x, tmp_path):
+    (
+        write(tmp_path / "a.parquet", x),
+        parquet.write_table(parquet.read_table(tmp_path / "a.parquet")[:0], tmp_path / "b.parquet"),
+    )
+    report = job(adapt, [tmp_path / "*.parquet"], tmp_path / "out.parquet")
+    assert (report.parts, report.totals.written) == (5, ROWS)
+    rows = [{"v": [0.0] * 8}] * 64 + [{"v": v.tolist()} for v in x]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = job(adapt, [tmp_path / "in.jsonl"], tmp_path / "lines", skip=True, rejects=tmp_path / "rejects")
+    assert report.totals == (64 + ROWS, ROWS, 64, 0)
+
+
+def test_a_file_that_is_not_what_was_counted_ends_the_job(adapt, x, tmp_path):
+    given = write(tmp_path / "in.jsonl", x)
+    run = BatchMap(adapt, options=Options(rows=40))
+    planned = plan([str(given)], tmp_path / "out", run, part_rows=64)
+    given.write_text("".join(line + "\n" for line in given.read_text().splitlines()[1:]) + " " * 2000)
+    with pytest.raises(BadInput, match=r"in\.jsonl"):
+        run_job(planned, run)
+    assert not status(tmp_path / "out")["parts"]

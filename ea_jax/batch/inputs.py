@@ -154,17 +154,27 @@ def _runs(parts: list[Part]) -> Iterator[list[Part]]:
 
 
 def _whole(blocks: Iterator[tuple[int, Block]], run: list[Part]) -> Iterator[tuple[Part, Block]]:
-    seen = [0] * len(run)
+    """The blocks, as long as each part has as many rows as were counted."""
+    seen, last = [0] * len(run), 0
     for at, block in blocks:
         seen[at] += len(block.rows) + len(block.bad)
+        for number in range(last, at):
+            _check_rows(run[number], seen[number])
+        if seen[at] > run[at].cut.stop - run[at].cut.start:
+            _check_rows(run[at], seen[at])
+        last = at
         yield run[at], block
     for part, rows in zip(run, seen, strict=True):
-        wanted = part.cut.stop - part.cut.start
-        if rows != wanted:
-            raise BadInput(
-                f"{part.file} has {rows:,} rows from row {part.cut.start:,} on, where {wanted:,} were counted. "
-                "Was it changed, or are its quotes or lines broken?"
-            )
+        _check_rows(part, rows)
+
+
+def _check_rows(part: Part, rows: int) -> None:
+    wanted = part.cut.stop - part.cut.start
+    if rows != wanted:
+        raise BadInput(
+            f"{part.file} has {rows:,} rows from row {part.cut.start:,} on, where {wanted:,} were counted. "
+            "Was it changed, or are its quotes or lines broken?"
+        )
 
 
 def _same(schema: pa.Schema, other: pa.Schema, file: Path, first: Path) -> pa.Schema:

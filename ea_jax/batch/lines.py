@@ -41,6 +41,9 @@ def blocks(
     """Rows of cuts, with the number of their cut."""
     with readable(path):
         for number, cut in enumerate(cuts):
+            if cut.start == cut.stop:
+                yield number, _block(schema.empty_table(), schema, cut.start, {})
+                continue
             for block in _csv(path, schema, cut) if path.suffix == ".csv" else _ndjson(path, schema, cut, column):
                 for start in range(0, max(len(block.rows), 1), size):
                     rows = slice(start, start + size)
@@ -145,6 +148,8 @@ def _ndjson(path: Path, schema: pa.Schema, cut: Cut, column: str | None) -> Iter
 def _csv(path: Path, schema: pa.Schema, cut: Cut) -> Iterator[Block]:
     row = cut.start
     for text in _chunks(path, cut, quoted=True):
+        if not text.strip(b"\r\n"):
+            continue
         bad: dict[int, str] = {}
 
         def skip(found: Any, bad: dict[int, str] = bad) -> str:
