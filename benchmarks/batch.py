@@ -3,9 +3,9 @@
     python -m benchmarks.batch --small    # 100k vectors and 5 kills; without: 100k, 1M and 4M vectors and 50 kills
     python -m benchmarks.batch --rows 100000 1000000 --kills 50
 
-Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own. The user's loop reads with pyarrow,
-multiplies with torch and writes with pyarrow, a batch at a time. A stage's ceiling is its time alone, in the same run; the
-last column of the table is the slowest one's share of the job's time.
+Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own. The user's loop reads with
+pyarrow, multiplies with torch and writes with pyarrow, a batch at a time. A stage's ceiling is its time alone, in the
+same run; the last column of the table is the slowest one's share of the job's time.
 """
 
 import argparse
