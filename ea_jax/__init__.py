@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ea_jax.adapter import Adapter as Adapter
     from ea_jax.adapter import compose as compose
+    from ea_jax.batch import map_array as map_array
+    from ea_jax.batch import map_batches as map_batches
     from ea_jax.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
     from ea_jax.facade import EmbeddingAdapter as EmbeddingAdapter
@@ -34,10 +36,13 @@ _HOME = {
     "load": "loading",
     "load_encoder": "loading",
     "load_quality": "loading",
+    "map_array": "batch",
+    "map_batches": "batch",
     "threshold_for": "thresholds",
 }
 __all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
-__all__ += ["compose", "fit", "interpret_quality", "load", "load_encoder", "load_quality", "threshold_for"]
+__all__ += ["compose", "fit", "interpret_quality", "load", "load_encoder", "load_quality"]
+__all__ += ["map_array", "map_batches", "threshold_for"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 from pyarrow import parquet
 
+from ea_jax.durable import whole_file
 from ea_jax.errors import BadInput
 from ea_jax.texts import Texts
 
@@ -173,10 +174,6 @@ def _metadata(job: Job) -> dict[str, str]:
 
 
 def _write(file: Path, write: Callable[[IO[bytes]], object], final: Path | None = None) -> None:
-    """Write to a temporary file, put it on the disk, and only then into place."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    with temporary.open("wb") as stream:
+    """Write a file that is there whole or not at all."""
+    with whole_file(final or file, file.with_name(f"{file.name}.tmp")) as stream:
         write(stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(final or file)

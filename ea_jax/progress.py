@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(title: str, total: int | None, show: bool, least: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(
+    title: str, total: int | None, show: bool, least: int = 0, unit: str = ""
+) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where it is worth one; the callable is told of every n things done.
 
     Args:
@@ -13,14 +15,20 @@ def progress(title: str, total: int | None, show: bool, least: int = 0) -> Itera
         total: How many things there are, if that is known.
         show: Whether a bar is wanted.
         least: Fewer things are done before a bar is read: they get none.
+        unit: What the things are, where the bar should say how many a second are done.
     """
     if not show or (total is not None and total < least):
         yield lambda n: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "")
+
+    columns = (title, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
         yield lambda n: bar.advance(task, n)

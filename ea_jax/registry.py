@@ -32,6 +32,7 @@ class Space:
     folder: str = ""
     table: str = ""
     tokenizer: str = ""
+    matryoshka: bool = False
 
     @property
     def alias(self) -> str:

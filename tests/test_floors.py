@@ -13,7 +13,7 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "devices", "files", "junk", "progress", "spec", "texts", "torch_zip"],
+    ["arrays", "devices", "durable", "files", "junk", "progress", "provenance", "spec", "texts", "torch_zip"],
     ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume", "vectors"],
     ["draws", "encoders", "models", "provider", "quality_store", "routes", "solve"],
     ["adapter", "checkpoint", "collect", "encoder", "evaluate", "kernel", "mlp", "modules", "quality", "seed"],
@@ -21,7 +21,8 @@ FLOORS = [
     ["entries", "hub"],
     ["folders", "importing"],
     ["loading"],
-    ["facade", "recipe"],
+    ["batch", "facade", "recipe"],
+    ["ray"],
     ["cli", "__init__"],
 ]
 FLOORS[4] += ["tables", "train"]

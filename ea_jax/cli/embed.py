@@ -4,23 +4,17 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from io import TextIOWrapper
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ea_jax.cli.files import DtypeName, OnError, PurposeName, WhereNull, run_files
 from ea_jax.errors import BadInput
 
 CHUNK = 1024
-
-
-class PurposeName(StrEnum):
-    """What the vectors are for."""
-
-    store = "store"
-    query = "query"
 
 
 def embed(
@@ -35,6 +29,20 @@ def embed(
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help='Mark texts below it with "route": "provider".')
     ] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="File, glob or folder of texts, instead of --text; may be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File or folder of parts for --input.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the texts; text if not given.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that names a row, in the list of rejects.")] = None,
+    dtype: Annotated[DtypeName, typer.Option(help="Of --output; int8 comes with a column of scales.")] = (
+        DtypeName.float32
+    ),
+    where_null: Annotated[WhereNull, typer.Option(help="What becomes of null rows.")] = WhereNull.error,
+    on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or put such rows aside.")] = (
+        OnError.stop
+    ),
+    rejects: Annotated[Path | None, typer.Option(help="Where they are listed, a JSON object a line.")] = None,
     ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="The most texts computed together.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens after which a text is cut.")] = None,
@@ -43,8 +51,18 @@ def embed(
 ) -> None:
     """Embed texts and map them into the target space, with a confidence for each.
 
+    Files go to files with --input and --output (.csv, .jsonl, .parquet and others), as `ea-jax map` does it.
+
     Example: ea-jax embed --source minilm --target oai-3-small --text "Where can I get a hamburger?"
     """
+    if input or output:
+        if not input or output is None or text or min_confidence is not None or batch_size or max_length:
+            raise typer.BadParameter("--input and --output go together, without --text and limits of texts.")
+        names = {"source": source, "target": target, "flavor": flavor, "purpose": purpose.value}
+        names |= {"confidence": quality, "texts": True}
+        options = {"column": column, "id_column": id_column, "dtype": dtype.value, "where_null": where_null.value}
+        run_files(input, output, names, options | {"skip": on_error is OnError.skip}, {}, rejects, device)
+        return
     if not text and sys.stdin.isatty():
         raise typer.BadParameter("give --text, or pipe lines to stdin.")
     if min_confidence is not None and not quality:

@@ -1,0 +1,245 @@
+"""Writers of parts, and of the one file that is made of them: parquet, Arrow IPC, .npy, .npz and NDJSON.
+
+What is written depends on the batches alone, not on when or where: the same rows make the same bytes.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from ea_jax.batch.columns import is_vectors
+from ea_jax.errors import BadInput
+
+TABLES = (".parquet", ".arrow", ".feather", ".ipc")
+KINDS = (*TABLES, ".npy", ".npz", ".jsonl", ".ndjson")
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Takes the batches of a file in order."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows."""
+
+    def close(self) -> None:
+        """Write what is left; the stream stays open."""
+
+
+def check_kind(kind: str, schema: pa.Schema) -> None:
+    """Raise BadInput where files of a kind cannot hold the columns."""
+    if kind not in KINDS:
+        raise BadInput(
+            f"{kind or 'No kind'} cannot be written; {', '.join(KINDS)} can. --format names one for a folder."
+        )
+    if kind == ".npy" and len(schema) > 1:
+        raise BadInput(
+            f".npy files hold vectors alone, and there are the columns {', '.join(schema.names)}. "
+            "Write .npz or .parquet, or leave the others out with --vectors-only."
+        )
+    if kind == ".npz":
+        odd = [field.name for field in schema if not (is_vectors(field.type) or _is_flat(field.type))]
+        if odd:
+            raise BadInput(f".npz files hold numbers and strings, not the columns {', '.join(odd)}. Write .parquet.")
+
+
+def open_writer(kind: str, stream: IO[bytes], schema: pa.Schema) -> Writer:
+    """A writer of one file."""
+    if kind == ".parquet":
+        return _Parquet(stream, schema)
+    if kind in TABLES:
+        return _Ipc(stream, schema)
+    if kind in (".jsonl", ".ndjson"):
+        return _Lines(stream)
+    return _Array(stream, schema) if kind == ".npy" else _Archive(stream, schema)
+
+
+def join(kind: str, files: list[Path], stream: IO[bytes], schema: pa.Schema) -> None:
+    """One file of parts in order, in constant memory."""
+    if kind in (".jsonl", ".ndjson"):
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, stream, 1 << 20)
+    elif kind in TABLES:
+        writer = open_writer(kind, stream, schema)
+        for file in files:
+            for batch in _batches(kind, file):
+                writer.write(batch)
+        writer.close()
+    elif kind == ".npy":
+        _join_arrays([np.load(file, mmap_mode="r") for file in files], stream)
+    else:
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name in schema.names:
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    _join_arrays([_Stored(file, name) for file in files], member)
+
+
+class _Parquet:
+    """A row group a batch. Vectors are stored as they are, since noise packs badly; other columns with zstd."""
+
+    def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
+        paths = {f.name: f"{f.name}.list.element" if is_vectors(f.type) else f.name for f in schema}
+        packed = {paths[f.name]: "NONE" if is_vectors(f.type) else "ZSTD" for f in schema}
+        nested = any(pa.types.is_nested(f.type) and not is_vectors(f.type) for f in schema)
+        words = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        how: dict[str, Any] = {
+            "compression": "ZSTD" if nested else packed,
+            "use_dictionary": words,
+            "write_statistics": [f.name for f in schema if not pa.types.is_nested(f.type)],
+        }
+        self._file = pa.OSFile(stream.name, "wb")  # Arrow's own writes, which need no Python
+        self._writer = parquet.ParquetWriter(self._file, schema, **how)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_table(pa.Table.from_batches([batch]))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+
+class _Ipc:
+    def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
+        self._file = pa.OSFile(stream.name, "wb")
+        self._writer = pa.ipc.new_file(self._file, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+
+class _Lines:
+    """A JSON object a row; numbers of vectors with as few digits as tell them apart in their dtype."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        columns = [_json(batch.schema.names[i], column) for i, column in enumerate(batch.columns)]
+        for row in zip(*columns, strict=True):
+            self._stream.write(f"{{{', '.join(row)}}}\n".encode())
+
+    def close(self) -> None:
+        pass
+
+
+class _Array:
+    """A `.npy` array, whose head is written again once the number of rows is known."""
+
+    def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
+        self._stream, self._field, self._start, self._rows = stream, schema.field(0), stream.tell(), 0
+        self._dtype = np.dtype(self._field.type.value_type.to_pandas_dtype())
+        self._head()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        array = _array(pa.chunked_array([batch.column(0)]), self._field)
+        self._stream.write(np.ascontiguousarray(array).data)
+        self._rows += len(array)
+
+    def close(self) -> None:
+        self._stream.seek(self._start)
+        self._head()
+
+    def _head(self) -> None:
+        _array_head(self._stream, self._dtype, (self._rows, self._field.type.list_size))
+
+
+class _Archive:
+    """An archive of one array a column; a part is held until it is whole."""
+
+    def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
+        self._stream, self._schema = stream, schema
+        self._held: list[pa.RecordBatch] = []
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._held.append(batch)
+
+    def close(self) -> None:
+        table = pa.Table.from_batches(self._held, self._schema)
+        with zipfile.ZipFile(self._stream, "w") as archive:
+            for field in self._schema:
+                with archive.open(zipfile.ZipInfo(f"{field.name}.npy"), "w", force_zip64=True) as member:
+                    array = _array(table.column(field.name), field)
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+class _Stored:
+    """An array of an archive that is read only while it is copied."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._file, self._name = file, name
+        array = self.read()
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self) -> np.ndarray:
+        with np.load(self._file, allow_pickle=False) as archive:
+            return archive[self._name]
+
+
+def _join_arrays(parts: list[Any], stream: Any) -> None:
+    dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    _array_head(stream, dtype, shape)
+    for part in parts:
+        array = part.read() if isinstance(part, _Stored) else part
+        for row in range(0, len(array), 4096):
+            stream.write(np.ascontiguousarray(array[row : row + 4096], dtype).tobytes())
+
+
+def _array_head(stream: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """The head of a `.npy` file, which is as long for any number of rows."""
+    head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, head)
+
+
+def _batches(kind: str, file: Path) -> Iterator[pa.RecordBatch]:
+    """The batches as they were written."""
+    if kind == ".parquet":
+        with parquet.ParquetFile(file, pre_buffer=False) as part:
+            for group in range(part.num_row_groups):
+                yield from part.read_row_group(group).combine_chunks().to_batches()
+    else:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as part:
+            yield from (part.get_batch(i) for i in range(part.num_record_batches))
+
+
+def _is_flat(kind: pa.DataType) -> bool:
+    return any(
+        one(kind) for one in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    )
+
+
+def _array(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
+    if column.null_count:
+        raise BadInput(f"Column {field.name} has null values, which .npz files cannot hold. Write .parquet.")
+    if pa.types.is_fixed_size_list(field.type):
+        flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks] or [pa.array([], field.type.value_type)])
+        return flat.to_numpy(zero_copy_only=False).reshape(len(column), field.type.list_size)
+    found = column.to_numpy()
+    return found.astype(str) if pa.types.is_string(field.type) else found
+
+
+def _json(name: str, column: pa.Array) -> list[str]:
+    """`"name": value` of each row."""
+    head = json.dumps(name, ensure_ascii=False)
+    if is_vectors(column.type):
+        inner = pa.list_(pa.float32()) if pa.types.is_float16(column.type.value_type) else None
+        lists = column.cast(inner) if inner else column
+        texts = pc.call_function("binary_join", [lists.cast(pa.list_(pa.string())), ", "]).to_pylist()
+        if not any(text is not None and "n" in text for text in texts):  # nan, inf or null
+            return [f"{head}: {'null' if text is None else f'[{text}]'}" for text in texts]
+    try:
+        return [f"{head}: {json.dumps(value, ensure_ascii=False)}" for value in column.to_pylist()]
+    except TypeError as error:
+        raise BadInput(f"Column {name} of {column.type} cannot be written as JSON: {error}. Write .parquet.") from error

@@ -1,0 +1,79 @@
+"""What the commands over files share: their choices, and the run of a job."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ea_jax.errors import BadInput
+
+
+class PurposeName(StrEnum):
+    """What the vectors are for."""
+
+    store = "store"
+    query = "query"
+
+
+class DtypeName(StrEnum):
+    """What vectors are stored in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+class WhereNull(StrEnum):
+    """What becomes of rows without a vector or text."""
+
+    keep = "keep"
+    drop = "drop"
+    error = "error"
+
+
+class OnError(StrEnum):
+    """What becomes of bad rows."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+def run_files(
+    given: list[str],
+    out: Path,
+    names: dict[str, Any],
+    options: dict[str, Any],
+    how: dict[str, Any],
+    rejects: Path | None,
+    device: str | None,
+    distributed: bool = False,
+    workers: int = 0,
+) -> None:
+    """Run a job and print where its output is; with workers, on Ray."""
+    if options["skip"] and rejects is None:
+        raise BadInput("--on-error skip needs --rejects FILE, where the rows are listed.")
+    from ea_jax.cli.device import start_jax
+
+    if distributed:
+        import jax
+
+        jax.distributed.initialize()
+    start_jax(device)
+    from ea_jax.batch.core import Options
+    from ea_jax.batch.job import plan, run_job
+    from ea_jax.batch.named import Names, load_map
+
+    run = load_map(Names(**names), Options(**options))
+    job, work = plan(given, out, run, **how), None
+    if workers:
+        from ea_jax.ray import on_actors
+
+        work = on_actors(job, Names(**names), run.options, workers)
+    report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
+    total = report.totals
+    said = f"{total.read:,} rows read, {total.written:,} written"
+    said += f", {total.rejected:,} rejected" * bool(total.rejected) + f", {total.dropped:,} dropped" * bool(
+        total.dropped
+    )
+    print(f"ea-jax: {said}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
+    print(out)

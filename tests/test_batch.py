@@ -1,0 +1,128 @@
+"""The core of a batch job: record batches in and out, against float64 NumPy."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ea_jax import provenance
+from ea_jax.batch import BatchMap, Options, map_array, map_batches
+from ea_jax.errors import BadInput
+from ea_jax.loading import load_quality
+from tests.conftest import unit_rows
+
+
+@pytest.fixture
+def x():
+    return unit_rows(np.random.default_rng(1), 300, 8)
+
+
+def plain(adapt, x):
+    """The affine map in float64."""
+    out = {k: np.asarray(v, np.float64) for k, v in adapt.params["out"].items()}
+    y = np.asarray(x, np.float64) @ out["kernel"] + out["bias"]
+    return y / np.linalg.norm(y, axis=1, keepdims=True)
+
+
+def table(x, **others):
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+    return pa.RecordBatch.from_pydict({"id": pa.array(range(len(x))), "v": lists, **others})
+
+
+def vectors(batch, name="v"):
+    column = batch.column(name)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+
+
+def test_arrays_map_as_the_equation_says(adapt, x):
+    np.testing.assert_allclose(map_array(adapt, x), plain(adapt, x), atol=1e-5)  # float32 sums of 8 products
+    parts = list(map_batches(adapt, [x[:1], x[1:7], x[7:]]))
+    assert [len(part) for part in parts] == [1, 6, 293]
+    np.testing.assert_array_equal(np.concatenate(parts), map_array(adapt, x))
+
+
+def test_a_batch_keeps_its_other_columns_and_says_what_made_its_vectors(adapt, x):
+    given = table(x, note=pa.array([None if i % 3 else "nö" for i in range(300)]))
+    found = BatchMap(adapt)(given)
+    assert found.schema.names == ["id", "v", "note"]
+    assert found.column("id").equals(given.column("id"))
+    assert found.column("note").equals(given.column("note"))
+    np.testing.assert_allclose(vectors(found), plain(adapt, x), atol=1e-5)
+    assert provenance.read(found.schema)["target"] == "toy/target"
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_every_kind_of_list_is_read(adapt, x, kind, fixed):
+    lists = pa.array(x.tolist()).cast(pa.list_(kind, 8) if fixed else pa.list_(kind))
+    found = BatchMap(adapt)(pa.RecordBatch.from_pydict({"v": lists}))
+    exact = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, 8)
+    np.testing.assert_allclose(vectors(found), plain(adapt, exact), atol=1e-5)
+
+
+def test_smaller_dtypes_come_near(adapt, x):
+    y = plain(adapt, x)
+    half = BatchMap(adapt, options=Options(dtype="float16"))(table(x))
+    np.testing.assert_allclose(vectors(half), y, atol=5e-4)  # 11 bits of numbers below one
+    small = BatchMap(adapt, options=Options(dtype="int8"))(table(x))
+    scale = small.column("v_scale").to_numpy()
+    np.testing.assert_allclose(scale, np.abs(y).max(1) / 127, rtol=1e-5)
+    np.testing.assert_allclose(vectors(small) * scale[:, None], y, atol=scale.max() / 2 + 1e-6)
+
+
+def test_fewer_numbers_have_length_one_again(adapt, x):
+    y = plain(adapt, x)[:, :5]
+    found = BatchMap(adapt, options=Options(dim=5))(table(x))
+    np.testing.assert_allclose(vectors(found), y / np.linalg.norm(y, axis=1, keepdims=True), atol=1e-5)
+    with pytest.raises(BadInput, match="dim is 13"):
+        BatchMap(adapt, options=Options(dim=13))
+
+
+def test_the_confidence_is_the_quality_parts(adapt, toy_root, x):
+    quality = load_quality("toy-a", "toy-b", root=toy_root)
+    found = BatchMap(adapt, quality)(table(x))
+    np.testing.assert_allclose(found.column("confidence").to_numpy(), quality(quality.params, x).confidence, atol=1e-5)
+
+
+BAD = {
+    "null": (None, "the value is null"),
+    "short": ([1.0] * 7, "the vector has width 7, the adapter takes 8"),
+    "nan": ([float("nan")] * 8, "not finite"),
+    "infinite": ([float("inf")] * 8, "not finite"),
+    "null number": ([None] + [1.0] * 7, "null"),
+    "too large": ([1e300] * 8, "too large"),
+    "zero": ([0.0] * 8, "the vector is zero"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_row_stops_or_is_put_aside_with_its_reason(adapt, x, bad):
+    rows = x.tolist()
+    rows[5], why = BAD[bad]
+    given = pa.RecordBatch.from_pydict({"v": pa.array(rows, pa.list_(pa.float64())), "id": pa.array(range(300))})
+    with pytest.raises(BadInput, match=f"^row 5, column v: .*{why}.*--on-error skip"):
+        BatchMap(adapt)(given)
+    done = BatchMap(adapt, options=Options(skip=True)).start(given)()
+    assert list(done.rejected) == [5]
+    assert why in done.rejected[5]
+    assert done.batch.column("id").to_pylist() == [*range(5), *range(6, 300)]
+    np.testing.assert_allclose(vectors(done.batch), plain(adapt, np.delete(x, 5, 0)), atol=1e-5)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_null_rows_stay_or_go_as_asked(adapt, x, fixed):
+    lists = pa.array([None, *x[1:].tolist()], pa.list_(pa.float32(), 8) if fixed else pa.list_(pa.float32()))
+    given = pa.RecordBatch.from_pydict({"v": lists})
+    kept = BatchMap(adapt, options=Options(where_null="keep"))(given)
+    assert kept.column("v").is_null().to_pylist() == [True] + [False] * 299
+    np.testing.assert_allclose(vectors(kept), plain(adapt, x[1:]), atol=1e-5)
+    done = BatchMap(adapt, options=Options(where_null="drop")).start(given)()
+    assert (len(done.batch), done.dropped, done.rejected) == (299, 1, {})
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(adapt, x):
+    with pytest.raises(BadInput, match="no one column 'w' among id, v"):
+        BatchMap(adapt, options=Options(column="w"))(table(x))
+    with pytest.raises(BadInput, match="there is several, v, w"):
+        BatchMap(adapt)(table(x, w=pa.array(x.tolist())))
+    with pytest.raises(BadInput, match="already has a column 'id'"):
+        BatchMap(adapt, options=Options(column="v", out_column="id"))(table(x))
