@@ -16,7 +16,7 @@ FLOORS = [
     ["arrays", "devices", "files", "junk", "progress", "spec", "texts", "torch_zip"],
     ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume", "vectors"],
     ["draws", "encoders", "models", "provider", "quality_store", "routes", "solve"],
-    ["adapter", "checkpoint", "collect", "encoder", "evaluate", "kernel", "mlp", "modules", "quality", "seed"],
+    ["adapter", "checkpoint", "collect", "encoder", "heldout", "kernel", "mlp", "modules", "quality", "seed"],
     ["drift", "fitting", "thresholds"],
     ["entries", "hub"],
     ["folders", "importing"],
