@@ -19,8 +19,8 @@ from benchmarks.corpora import foreign
 from benchmarks.tasks import TASKS, Task, load_task
 from ea_jax import load_encoder
 from ea_jax.entries import save_entry
-from ea_jax.heldout import held_out_figures
 from ea_jax.fitting import Budget, Family, fit
+from ea_jax.heldout import held_out_figures
 from ea_jax.loading import PURPOSES
 from ea_jax.recipe import provider_facts
 from ea_jax.registry import Space, find_space

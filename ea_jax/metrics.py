@@ -56,8 +56,8 @@ def _padded(rows: Float[ArrayIn, "n d"], size: int) -> Float[Array, "s d"]:
 def _merged(
     queries: Float[Array, "b d"],
     block: Float[Array, "s d"],
-    start: int,
-    there: int,
+    start: Int[Array, ""],
+    there: Int[Array, ""],
     score: Float[Array, "b k"],
     row: Int[Array, "b k"],
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from ea_jax.encoder import Encoder
 from ea_jax.entries import save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch
-from ea_jax.heldout import KS, HeldOut, held_out_figures
 from ea_jax.fitting import DEFAULT, Budget, Family, Foreign, fit
 from ea_jax.fitting.splits import near_duplicates
+from ea_jax.heldout import KS, HeldOut, held_out_figures
 from ea_jax.junk import junk_texts
 from ea_jax.loading import PURPOSES, load_encoder
 from ea_jax.ops import unit

@@ -3,10 +3,10 @@ import pytest
 
 from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
-from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.splits import FOLDS
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
+from ea_jax.heldout import HeldOut, held_out_figures
 from tests.conftest import toy_pairs, unit_rows
 
 
