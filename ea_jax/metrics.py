@@ -23,7 +23,7 @@ class Found(NamedTuple):
     row: Int[np.ndarray, "n k"]
 
 
-def search(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], k: int) -> Found:
+def search(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m e"], k: int) -> Found:
     """The k corpus rows with the largest inner products, per query, exactly; the earlier row wins a tie.
 
     The corpus is read in blocks, so it may be memory-mapped, and no more than a block of it is copied.
