@@ -70,7 +70,9 @@ def evaluate(
     assert x is not None
     assert corpus is not None
     asked, stored = (np.asarray(a(a.params, x)) for a in (query, store))
-    adapted = None if trial.corpus_x is None else np.asarray(store(store.params, np.asarray(trial.corpus_x, np.float32)))
+    adapted = (
+        None if trial.corpus_x is None else np.asarray(store(store.params, np.asarray(trial.corpus_x, np.float32)))
+    )
     same = first_equal(corpus)
     truth = truth_of(y, corpus, same, trial.relevant, seed)
     values, rows = {}, {}

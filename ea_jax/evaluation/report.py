@@ -126,9 +126,7 @@ def tables(told: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[Cell
     """Title, head and rows of each table of a report; every cell with its path in the JSON, if it is a figure."""
     found = []
     names = [name for name in COLUMNS if name in told["conditions"]["adapter"]]
-    rows = [
-        [(LABELS[c], "")] + [(f[n], f"conditions/{c}/{n}") for n in names] for c, f in told["conditions"].items()
-    ]
+    rows = [[(LABELS[c], "")] + [(f[n], f"conditions/{c}/{n}") for n in names] for c, f in told["conditions"].items()]
     found.append(("What is found", ["", *names], rows))
     single = [("mean cosine", told["cosine"]["mean"], "cosine/mean")] if told["cosine"] else []
     single += [(name, figure, f"confidence/{name}") for name, figure in (told["confidence"] or {}).items()]
