@@ -92,9 +92,7 @@ def _split(pairs: Pairs, seed: int, notes: list[str]) -> tuple[Trial, list[str]]
     if asks is None:
         asks = np.zeros(n, bool)
         asks[np.random.default_rng(seed).permutation(n)[: min(MOST, n // ASK)]] = True
-        notes.append(
-            f"No column says who asks: {asks.sum():,} rows drawn with seed {seed} ask, the others are the corpus."
-        )
+        notes.append(f"No column says who asks: {asks.sum():,} rows drawn with seed {seed} ask, the others are asked.")
 
     def of(values: Sequence[str] | None, rows: np.ndarray) -> list[str] | None:
         return None if values is None else [values[i] for i in np.flatnonzero(rows)]

@@ -20,13 +20,13 @@ from ea_jax.quality import Quality
 Protocol = Literal["agreement", "qa"]
 MEASURES = {
     "agreement": (
-        "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is the "
-        "share of queries whose native top hit is among the first k. It measures agreement with the target model, not "
+        "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is "
+        "the share of queries whose native top hit is among the first k. It measures agreement with the target model, not "
         "whether what is found is useful."
     ),
     "qa": (
-        "Each query is a question, and its judged corpus rows are its answers. found@k is the share of questions with an "
-        "answer among the first k, over all questions and over those whose confidence reaches a threshold. Native and "
+        "Each query is a question, and its judged corpus rows are its answers. found@k is the share of questions with "
+        "an answer among the first k, over all questions and over those whose confidence reaches a threshold. Native and "
         "source rows are over the same questions."
     ),
 }
@@ -61,7 +61,7 @@ def evaluate(
     """
     if protocol not in MEASURES:
         raise BadInput(f"protocol is {protocol!r}; it must be one of {', '.join(MEASURES)}.")
-    if protocol == "qa" and not trial.relevant or protocol == "agreement" and trial.y is None:
+    if (protocol == "qa" and not trial.relevant) or (protocol == "agreement" and trial.y is None):
         lacks = "judgments (which corpus rows answer a query)" if protocol == "qa" else "native vectors of the queries"
         raise BadInput(f"The protocol {protocol} needs {lacks}. Give them, or choose the other protocol.")
     check_trial(trial, store.spec)
@@ -95,7 +95,7 @@ def evaluate(
     if duplicates:
         notes = [
             *notes,
-            f"{duplicates:,} corpus rows have the same native vector as an earlier row; finding either counts as a hit.",
+            f"{duplicates:,} corpus rows have the native vector of an earlier row; finding either counts as a hit.",
         ]
     return Report(
         adapter={"source": store.spec.source, "target": store.spec.target, "family": store.spec.family},

@@ -41,7 +41,7 @@ def projection(y, stored, seed: int) -> dict[str, Any] | None:
     drawn = np.random.default_rng([seed, 4]).permutation(len(y))[:POINTS]
     mean = y[drawn].mean(axis=0, keepdims=True)
     _, spread, directions = np.linalg.svd(y[drawn] - mean, full_matrices=False)
-    flat = {name: (side[drawn] - mean) @ directions[:2].T for name, side in (("native", y), ("adapter", stored))}
+    flat = {name: (side[drawn] - mean) @ directions[:2].T for name, side in (("native", y), ("adapted", stored))}
     explained = (spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-12)
     return {"explained": float(explained), **{name: np.round(side, 4).tolist() for name, side in flat.items()}}
 

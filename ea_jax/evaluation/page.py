@@ -9,7 +9,8 @@ from ea_jax.evaluation.charts import charts
 from ea_jax.evaluation.report import shown, tables
 
 STYLE = """
-:root{color-scheme:light dark;--paper:#fff;--ink:#1a1a1a;--first:#0059a3;--second:#a34700;--faint:#6b6b6b;--mark:#e3eefa}
+:root{color-scheme:light dark;
+--paper:#fff;--ink:#1a1a1a;--first:#0059a3;--second:#a34700;--faint:#6b6b6b;--mark:#e3eefa}
 @media(prefers-color-scheme:dark){:root{--paper:#14161a;--ink:#ececec;--first:#6fb7ff;--second:#ffab66;
 --faint:#a6a6a6;--mark:#1f3550}}
 *{box-sizing:border-box}

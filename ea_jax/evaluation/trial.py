@@ -40,7 +40,7 @@ class Trial:
 
 
 def check_trial(trial: Trial, spec: Spec) -> None:
-    """Raise BadInput unless the sides are row-aligned, of the adapter's widths and lengths, and the corpus is no mite."""
+    """Raise BadInput unless the sides are row-aligned, of the adapter's widths and lengths, and there are enough."""
     n, m = len(trial.x), len(trial.corpus_y)
     if not n or m < LEAST_CORPUS:
         raise BadInput(f"There are {n} queries and a corpus of {m} rows; it takes at least 1 and {LEAST_CORPUS}.")
@@ -52,7 +52,7 @@ def check_trial(trial: Trial, spec: Spec) -> None:
     if trial.y is None and not trial.relevant:
         raise BadInput("There are neither native vectors of the queries (y) nor judgments; give one of them.")
     vectors = {"x": (spec.d_in, spec.source, False), "corpus_x": (spec.d_in, spec.source, False)}
-    vectors |= {name: (spec.d_out, spec.target, spec.unit_norm) for name in ("y", "corpus_y")}
+    vectors |= dict.fromkeys(("y", "corpus_y"), (spec.d_out, spec.target, spec.unit_norm))
     for name, (width, model, unit_norm) in vectors.items():
         if getattr(trial, name) is not None:
             check_vectors(name, getattr(trial, name), width, model, unit_norm)
