@@ -57,8 +57,8 @@ def trial_of_texts(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Tria
 def trial_of_vectors(queries: Path, corpus: Path, qrels: Path | None) -> tuple[Trial, list[str]]:
     """A trial of two files of vectors; without judgments for `qa`, query i is answered by corpus row i.
 
-    In parquet the columns are x, y, text, group and id, as far as they are there; a `.npy` file holds the queries' x, or
-    the corpus's y. Ids are row numbers where there is no such column.
+    In parquet the columns are x, y, text, group and id, as far as they are there; a `.npy` file holds the queries' x,
+    or the corpus's y. Ids are row numbers where there is no such column.
     """
     a, b = _columns(queries, "x"), _columns(corpus, "y")
     if a.get("x") is None or b.get("y") is None:

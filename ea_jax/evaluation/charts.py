@@ -1,7 +1,7 @@
 """The charts of a report as SVG for inside a page: matplotlib draws, the page's style sheet colours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -64,7 +64,7 @@ def _inline(figure: Any, title: str, number: int) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def _interval(axes: Any, at: list[float], figures: list[Any], label: str, colour: str, line: str = "-") -> None:
+def _interval(axes: Any, at: Sequence[float], figures: list[Any], label: str, colour: str, line: str = "-") -> None:
     value = [f["value"] for f in figures]
     axes.plot(at, value, color=colour, ls=line, marker="o", ms=3, label=label)
     low, high = ([f[side] for f in figures] for side in ("low", "high"))

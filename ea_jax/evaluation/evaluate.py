@@ -21,13 +21,13 @@ Protocol = Literal["agreement", "qa"]
 MEASURES = {
     "agreement": (
         "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is "
-        "the share of queries whose native top hit is among the first k. It measures agreement with the target model, not "
-        "whether what is found is useful."
+        "the share of queries whose native top hit is among the first k. It measures agreement with the target model, "
+        "not whether what is found is useful."
     ),
     "qa": (
         "Each query is a question, and its judged corpus rows are its answers. found@k is the share of questions with "
-        "an answer among the first k, over all questions and over those whose confidence reaches a threshold. Native and "
-        "source rows are over the same questions."
+        "an answer among the first k, over all questions and over those whose confidence reaches a threshold. Native "
+        "and source rows are over the same questions."
     ),
 }
 

@@ -31,8 +31,8 @@ class Trial:
 
     x: Float[np.ndarray, "n d_in"]
     corpus_y: Float[np.ndarray, "m d_out"]
-    y: Float[np.ndarray, "n d_out"] | None = None
-    corpus_x: Float[np.ndarray, "m d_in"] | None = None
+    y: Float[np.ndarray, "n_y d_y"] | None = None
+    corpus_x: Float[np.ndarray, "m_x d_x"] | None = None
     text: Sequence[str] | None = None
     corpus_text: Sequence[str] | None = None
     group: Sequence[str] | None = None
