@@ -56,6 +56,7 @@ def test_every_figure_lies_in_its_interval(report):
             assert low - 1e-9 <= value <= high + 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:unsafe cast")  # of numba, inside ranx
 def test_figures_with_judgments_agree_with_trec_eval_and_ranx():
     pytrec_eval, ranx = pytest.importorskip("pytrec_eval"), pytest.importorskip("ranx")
     rng = np.random.default_rng(3)
@@ -64,9 +65,7 @@ def test_figures_with_judgments_agree_with_trec_eval_and_ranx():
     relevant = {q: {int(r): float(rng.integers(0, 4)) for r in rng.permutation(300)[:30]} for q in range(40)}
     values = judged(found.row, relevant, np.arange(300))
     qrels = {f"q{q}": {f"d{r}": int(g) for r, g in grades.items()} for q, grades in relevant.items()}
-    run = {
-        f"q{q}": {f"d{r}": float(s) for r, s in zip(found.row[q], found.score[q], strict=True)} for q in range(40)
-    }
+    run = {f"q{q}": {f"d{r}": float(s) for r, s in zip(found.row[q], found.score[q], strict=True)} for q in range(40)}
     names = {"ndcg_cut_10": "ndcg@10", "recip_rank": "mrr", "recall_5": "judged_recall@5", "success_10": "found@10"}
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut", "recip_rank", "recall", "success"}).evaluate(run)
     for name, ours in names.items():

@@ -64,7 +64,9 @@ def _inline(figure: Any, title: str, number: int) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def _interval(axes: Any, at: Sequence[float], figures: list[Any], label: str, colour: str, line: str = "-") -> None:
+def _interval(
+    axes: Any, at: Sequence[float | int], figures: list[Any], label: str, colour: str, line: str = "-"
+) -> None:
     value = [f["value"] for f in figures]
     axes.plot(at, value, color=colour, ls=line, marker="o", ms=3, label=label)
     low, high = ([f[side] for f in figures] for side in ("low", "high"))

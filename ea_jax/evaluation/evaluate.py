@@ -18,6 +18,7 @@ from ea_jax.metrics import first_equal, search
 from ea_jax.quality import Quality
 
 Protocol = Literal["agreement", "qa"]
+BINS, NARROW = 30, 1e-3
 MEASURES = {
     "agreement": (
         "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is "
@@ -134,7 +135,8 @@ def _distribution(cosine, seed: int) -> dict[str, Any] | None:
     """Cosine of `store` outputs to native vectors."""
     if cosine is None:
         return None
-    counts, edges = np.histogram(cosine, 30)
+    cosine = cosine.astype(np.float64)
+    counts, edges = np.histogram(cosine, BINS, (cosine.min(), max(cosine.max(), cosine.min() + NARROW)))
     quantiles = {str(q): float(np.quantile(cosine, q)) for q in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)}
     return {
         "mean": mean_of(cosine, seed),
