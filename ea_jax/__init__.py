@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from ea_jax.adapter import compose as compose
     from ea_jax.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
+    from ea_jax.evaluation import Report as Report
+    from ea_jax.evaluation import Trial as Trial
+    from ea_jax.evaluation import evaluate as evaluate
     from ea_jax.facade import EmbeddingAdapter as EmbeddingAdapter
     from ea_jax.fitting import fit as fit
     from ea_jax.loading import load as load
@@ -26,9 +29,12 @@ _HOME = {
     "EmbeddingAdapter": "facade",
     "Encoder": "encoder",
     "Quality": "quality",
+    "Report": "evaluation",
     "Scores": "quality",
     "Spec": "spec",
+    "Trial": "evaluation",
     "compose": "adapter",
+    "evaluate": "evaluation",
     "fit": "fitting",
     "interpret_quality": "quality",
     "load": "loading",
@@ -36,8 +42,8 @@ _HOME = {
     "load_quality": "loading",
     "threshold_for": "thresholds",
 }
-__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
-__all__ += ["compose", "fit", "interpret_quality", "load", "load_encoder", "load_quality", "threshold_for"]
+__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Report", "Scores", "Spec", "Trial"]
+__all__ += ["compose", "evaluate", "fit", "interpret_quality", "load", "load_encoder", "load_quality", "threshold_for"]
 
 
 def __getattr__(name: str) -> Any:
