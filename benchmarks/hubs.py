@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.machine import write_json, write_readme
 from ea_jax import Adapter, load
-from ea_jax.evaluate import HeldOut
+from ea_jax.heldout import HeldOut
 from ea_jax.metrics import occurrences, skewness
 from ea_jax.recipe import far_from_tests, held_out
 from ea_jax.routes import routes

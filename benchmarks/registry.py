@@ -19,8 +19,8 @@ from benchmarks.corpora import foreign
 from benchmarks.tasks import TASKS, Task, load_task
 from ea_jax import load_encoder
 from ea_jax.entries import save_entry
-from ea_jax.evaluate import evaluate
 from ea_jax.fitting import Budget, Family, fit
+from ea_jax.heldout import held_out_figures
 from ea_jax.loading import PURPOSES
 from ea_jax.recipe import provider_facts
 from ea_jax.registry import Space, find_space
@@ -79,7 +79,7 @@ def make(task: str, flavor: str, data: Path, build: Path, out: Path) -> None:
     known = foreign(data, build, source.alias)
     fitted = fit(made.x, made.y, family=family, budget=budget, domains=made.groups.tolist(), foreign=known)
     metrics = {
-        name: evaluate(made.sides[side].test, {p: fitted.apply(made.sides[side].test.x, p) for p in PURPOSES})
+        name: held_out_figures(made.sides[side].test, {p: fitted.apply(made.sides[side].test.x, p) for p in PURPOSES})
         for name, side in {"in-domain": "in", "across": "across"}.items()
     }
     report = fitted.report | {"near_duplicates": made.left_out, "near_duplicate_cosine": 0.95, "seed": 0}

@@ -17,7 +17,7 @@ import tomli_w
 from benchmarks.machine import write_json
 from benchmarks.tasks import TASKS, load_task
 from ea_jax import load
-from ea_jax.evaluate import HeldOut, evaluate
+from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.registry import BUNDLED
 from ea_jax.routes import FILE, Route, digest, hop_entries, routes
 
@@ -43,7 +43,7 @@ def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, floa
         flavors = {r.flavor for r in routes(source, target, 1, root)}
         flavor = route.flavor if route.flavor in flavors else None
         maps["direct"] = load(source, target, flavor=flavor, purpose="query", root=root)
-    return evaluate(test, {name: np.asarray(adapt(adapt.params, test.x)) for name, adapt in maps.items()})
+    return held_out_figures(test, {name: np.asarray(adapt(adapt.params, test.x)) for name, adapt in maps.items()})
 
 
 def check(route: Route, figures: Figures) -> None:

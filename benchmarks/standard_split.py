@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.machine import write_json, write_readme
 from ea_jax import load
 from ea_jax.entries import metrics_table
-from ea_jax.evaluate import KEEP_SOURCE, evaluate
+from ea_jax.heldout import KEEP_SOURCE, held_out_figures
 from ea_jax.loading import PURPOSES
 from ea_jax.recipe import far_from_tests, held_out
 from ea_jax.registry import find_entry
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     for name, test in tests.items():
         outputs = {row: affine.apply(test.x) for row, affine in maps.items()}
         outputs |= {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()}
-        figures[name] = evaluate(test, outputs)
+        figures[name] = held_out_figures(test, outputs)
     sizes = {name: {"queries": len(test.x), "corpus": len(test.corpus_x)} for name, test in tests.items()}
     write_json(__file__, {"sizes": sizes, "penalty": PENALTY, "figures": figures})
     table = metrics_table(figures, ROWS)

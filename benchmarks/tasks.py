@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.corpora import NOT_MIXED, Corpus, news, provider, split_module, texts
-from ea_jax.evaluate import HeldOut
+from ea_jax.heldout import HeldOut
 from ea_jax.recipe import far_from_tests
 from ea_jax.tables import Pairs
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from ea_jax.batch import map_batches as map_batches
     from ea_jax.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
+    from ea_jax.evaluation import Report as Report
+    from ea_jax.evaluation import Trial as Trial
+    from ea_jax.evaluation import evaluate as evaluate
     from ea_jax.facade import EmbeddingAdapter as EmbeddingAdapter
     from ea_jax.fitting import fit as fit
     from ea_jax.loading import load as load
@@ -28,9 +31,12 @@ _HOME = {
     "EmbeddingAdapter": "facade",
     "Encoder": "encoder",
     "Quality": "quality",
+    "Report": "evaluation",
     "Scores": "quality",
     "Spec": "spec",
+    "Trial": "evaluation",
     "compose": "adapter",
+    "evaluate": "evaluation",
     "fit": "fitting",
     "interpret_quality": "quality",
     "load": "loading",
@@ -40,8 +46,8 @@ _HOME = {
     "map_batches": "batch",
     "threshold_for": "thresholds",
 }
-__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Scores", "Spec"]
-__all__ += ["compose", "fit", "interpret_quality", "load", "load_encoder", "load_quality"]
+__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Report", "Scores", "Spec", "Trial"]
+__all__ += ["compose", "evaluate", "fit", "interpret_quality", "load", "load_encoder", "load_quality"]
 __all__ += ["map_array", "map_batches", "threshold_for"]
 
 

@@ -9,8 +9,8 @@ import tomli_w
 
 from ea_jax.arrays import Params
 from ea_jax.checkpoint import save_params
-from ea_jax.evaluate import KEEP_SOURCE
 from ea_jax.fitting import Fitted
+from ea_jax.heldout import KEEP_SOURCE
 from ea_jax.quality_store import sizes_of
 from ea_jax.registry import Space
 
@@ -41,7 +41,7 @@ def save_entry(
         target: Space that they go to.
         flavor: Which of several adapters between the two.
         encoder: Facts of the encoder it was fitted on, with their fingerprint.
-        metrics: By test set, what `evaluate` returned.
+        metrics: By test set, what `held_out_figures` returned.
         description: What the pairs were, for people.
 
     Returns:

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from ea_jax.encoder import Encoder
 from ea_jax.entries import save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch
-from ea_jax.evaluate import KS, HeldOut, evaluate
 from ea_jax.fitting import DEFAULT, Budget, Family, Foreign, fit
 from ea_jax.fitting.splits import near_duplicates
+from ea_jax.heldout import KS, HeldOut, held_out_figures
 from ea_jax.junk import junk_texts
 from ea_jax.loading import PURPOSES, load_encoder
 from ea_jax.ops import unit
@@ -87,7 +87,9 @@ def fit_entry(
     for line in fitted.report["advice"]:
         say(line)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
-    metrics = {name: evaluate(test, {p: fitted.apply(test.x, p) for p in PURPOSES}) for name, test in test_sets.items()}
+    metrics = {
+        name: held_out_figures(test, {p: fitted.apply(test.x, p) for p in PURPOSES}) for name, test in test_sets.items()
+    }
     facts = encoder.spec.facts() if encoder else provider_facts(source)
     return save_entry(
         out,

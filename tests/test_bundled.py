@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ea_jax.entries import ROWS, metrics_table
-from ea_jax.evaluate import evaluate
+from ea_jax.heldout import held_out_figures
 from ea_jax.loading import check_fingerprint, load, load_quality
 from ea_jax.recipe import held_out
 from ea_jax.registry import BUNDLED, entries
@@ -140,7 +140,7 @@ def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs
     x = minilm([rows[i]["text"] for i in index])
     test = held_out(Pairs(y=y[index], x=x, query=np.arange(len(index)) < 400), "across", "minilm")
     adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
-    found = evaluate(test, {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()})
+    found = held_out_figures(test, {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()})
     for row in adapters:
         assert found[row]["cosine"] == pytest.approx(MEASURED["across"][f"small {row}"]["cosine"], abs=0.02)
     assert found["keep_source"]["recall@10"] > found["query"]["recall@10"] > found["store"]["recall@10"] + 0.05

@@ -301,3 +301,32 @@ def test_empty_stdin_gives_an_empty_result(ea, minilm, monkeypatch):
     for option, wanted in {"--ndjson": "", "--quality": "[]\n"}.items():
         monkeypatch.setattr(sys, "stdin", io.StringIO(""))
         assert ea(*EMBED, option) == (0, wanted, "")
+
+
+def test_eval_and_compare_judge_pairs_and_say_what_is_wrong(ea, tmp_path, monkeypatch, toy_root):
+    from ea_jax.tables import Pairs, write_pairs
+    from tests.conftest import toy_pairs
+
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
+    x, y = toy_pairs()
+    write_pairs(tmp_path / "pairs.parquet", Pairs(y, x))
+    asked = ("eval", "--source", "toy-a", "--target", "toy-b", "--pairs", str(tmp_path / "pairs.parquet"))
+    code, out, err = ea(*asked, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["data"]["queries"] == 60
+    assert "60 rows drawn with seed 0" in told["notes"][0]
+    (tmp_path / "a.json").write_text(out)
+    code, out, _ = ea("compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--json")
+    assert code == 0
+    assert json.loads(out)["recall@10"]["value"] == 0
+    np.save(tmp_path / "q.npy", x[:20])
+    np.save(tmp_path / "c.npy", y[:30])
+    files = ("--queries", str(tmp_path / "q.npy"), "--corpus", str(tmp_path / "c.npy"), "--protocol", "qa")
+    code, out, err = ea("eval", "--source", "toy-a", "--target", "toy-b", *files)
+    assert (code, out) == (1, "")
+    assert err.startswith("ea-jax: There are 20 queries and 30 answers")
+    np.save(tmp_path / "c.npy", y[:20])
+    code, out, err = ea("eval", "--source", "toy-a", "--target", "toy-b", *files)
+    assert (code, err) == (0, "")
+    assert "unfiltered" in out

@@ -3,10 +3,10 @@ import pytest
 
 from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
-from ea_jax.evaluate import HeldOut, evaluate
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.splits import FOLDS
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
+from ea_jax.heldout import HeldOut, held_out_figures
 from tests.conftest import toy_pairs, unit_rows
 
 
@@ -139,7 +139,7 @@ def test_evaluate_gives_the_figures_of_a_plain_loop():
     rng = np.random.default_rng(0)
     test = HeldOut(*(unit_rows(rng, n, d) for n, d in [(40, 5), (40, 6), (90, 5), (90, 6)]))
     out = unit_rows(rng, 40, 6)
-    found = evaluate(test, {"map": 3 * out, "native": test.y})
+    found = held_out_figures(test, {"map": 3 * out, "native": test.y})
     hit = (test.y.astype(np.float64) @ test.corpus_y.T).argmax(1)
 
     def recall(queries, corpus, k):

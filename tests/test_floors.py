@@ -13,15 +13,15 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "devices", "durable", "files", "junk", "progress", "provenance", "spec", "texts", "torch_zip"],
+    ["arrays", "bootstrap", "devices", "durable", "files", "junk", "progress", "provenance", "spec", "texts", "torch_zip"],
     ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume", "vectors"],
     ["draws", "encoders", "models", "provider", "quality_store", "routes", "solve"],
-    ["adapter", "checkpoint", "collect", "encoder", "evaluate", "kernel", "mlp", "modules", "quality", "seed"],
+    ["adapter", "checkpoint", "collect", "encoder", "heldout", "kernel", "mlp", "modules", "quality", "seed"],
     ["drift", "fitting", "thresholds"],
-    ["entries", "hub"],
+    ["entries", "evaluation", "hub"],
     ["folders", "importing"],
     ["loading"],
-    ["batch", "facade", "recipe"],
+    ["batch", "facade", "judge", "recipe"],
     ["ray"],
     ["cli", "__init__"],
 ]

@@ -30,7 +30,7 @@ class HeldOut:
     corpus_y: Float[np.ndarray, "m d_out"]
 
 
-def evaluate(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d_out"]]) -> dict[str, dict[str, float]]:
+def held_out_figures(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d_out"]]) -> dict[str, dict[str, float]]:
     """Figures of each map on one test set, and of keeping the source model on both sides.
 
     Args:

@@ -1,0 +1,189 @@
+"""`evaluate`: an adapter on a trial, beside what one would have without it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ea_jax.adapter import Adapter
+from ea_jax.bootstrap import Figure, difference, mean_of
+from ea_jax.errors import BadInput
+from ea_jax.evaluation import confidence as judging
+from ea_jax.evaluation.looks import neighbours, projection
+from ea_jax.evaluation.ranking import Values, figures_of, truth_of
+from ea_jax.evaluation.report import Report
+from ea_jax.evaluation.slices import slices_of
+from ea_jax.evaluation.trial import Trial, check_trial
+from ea_jax.metrics import first_equal, search
+from ea_jax.quality import Quality
+
+Protocol = Literal["agreement", "qa"]
+BINS, NARROW = 30, 1e-3
+MEASURES = {
+    "agreement": (
+        "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is "
+        "the share of queries whose native top hit is among the first k. It measures agreement with the target model, "
+        "not whether what is found is useful."
+    ),
+    "qa": (
+        "Each query is a question, and its judged corpus rows are its answers. found@k is the share of questions with "
+        "an answer among the first k, over all questions and over those whose confidence reaches a threshold. Native "
+        "and source rows are over the same questions."
+    ),
+}
+
+
+def evaluate(
+    store: Adapter,
+    trial: Trial,
+    *,
+    query: Adapter | None = None,
+    quality: Quality | None = None,
+    protocol: Protocol = "agreement",
+    seed: int = 0,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Judge an adapter on queries and a corpus.
+
+    Args:
+        store: The adapter for vectors that are kept (`purpose="store"`).
+        trial: Queries, corpus, and judgments where there are any.
+        query: The adapter for queries (`purpose="query"`); `store` if None.
+        quality: Its quality part; without it, confidence is not judged.
+        protocol: `agreement` with the target model, or `qa`, the answers of the judgments.
+        seed: Of all sampling.
+        notes: Sentences on how the trial was made, for the report.
+
+    Returns:
+        A report, each of whose figures has an interval.
+
+    Raises:
+        BadInput: The trial is not what the adapter and the protocol take.
+    """
+    if protocol not in MEASURES:
+        raise BadInput(f"protocol is {protocol!r}; it must be one of {', '.join(MEASURES)}.")
+    if (protocol == "qa" and not trial.relevant) or (protocol == "agreement" and trial.y is None):
+        lacks = "judgments (which corpus rows answer a query)" if protocol == "qa" else "native vectors of the queries"
+        raise BadInput(f"The protocol {protocol} needs {lacks}. Give them, or choose the other protocol.")
+    check_trial(trial, store.spec)
+    query = query or store
+    x, y, corpus = (None if v is None else np.asarray(v, np.float32) for v in (trial.x, trial.y, trial.corpus_y))
+    assert x is not None
+    assert corpus is not None
+    asked, stored = (np.asarray(a(a.params, x)) for a in (query, store))
+    adapted = (
+        None if trial.corpus_x is None else np.asarray(store(store.params, np.asarray(trial.corpus_x, np.float32)))
+    )
+    same = first_equal(corpus)
+    truth = truth_of(y, corpus, same, trial.relevant, seed)
+    values, rows = {}, {}
+    for name, (queries, against) in _conditions(trial, x, y, corpus, asked, stored, adapted).items():
+        values[name], rows[name] = figures_of(queries, against, truth)
+    key = "found" if protocol == "qa" else "recall"
+    cosine = None if y is None else np.sum(stored * y, axis=1) / np.maximum(np.linalg.norm(y, axis=1), 1e-12)
+    found = values["adapter"][f"{key}@10"]
+    scores = None if quality is None else quality(quality.params, x)
+    said = None if scores is None else np.asarray(scores.confidence, np.float64)
+    told: dict[str, Any] = {"measure": f"{key}@10"}
+    if scores is not None and said is not None:
+        ceiling = values["native"][f"{key}@10"] if "native" in values else np.ones(len(x))
+        shown = {n: v[f"{key}@10"] for n, v in values.items() if n in ("adapter", "native", "keep_source")}
+        told["confidence"] = judging.confidence_figures(scores, found, cosine, seed)
+        told["reliability"] = judging.reliability(said, found, seed)
+        told["routing"] = judging.routing(said, found, ceiling, seed)
+        told["thresholds"] = judging.threshold_table(said, shown, seed)
+    duplicates = int((same != np.arange(len(same))).sum())
+    if duplicates:
+        notes = [
+            *notes,
+            f"{duplicates:,} corpus rows have the native vector of an earlier row; finding either counts as a hit.",
+        ]
+    return Report(
+        adapter={"source": store.spec.source, "target": store.spec.target, "family": store.spec.family},
+        protocol={"name": protocol, "measures": MEASURES[protocol]},
+        data={"queries": len(x), "corpus": len(corpus), "equal_rows": duplicates, "seed": seed},
+        notes=tuple(notes),
+        verdict=_verdict(values, key, protocol),
+        cosine=_distribution(cosine, seed),
+        conditions={n: {m: mean_of(v, seed) for m, v in columns.items()} for n, columns in values.items()},
+        mixed=_mixed(y, asked, corpus, adapted, truth.native, seed),
+        slices=slices_of(trial, found, cosine, said, seed),
+        neighbours=neighbours(trial, rows, truth, seed),
+        projection=projection(y, stored, seed),
+        per_query={m: v.tolist() for m, v in values["adapter"].items()}
+        | ({} if cosine is None else {"cosine": cosine.tolist()}),
+        **told,
+    )
+
+
+def _conditions(trial: Trial, x, y, corpus, asked, stored, adapted) -> dict[str, tuple[Any, Any]]:
+    """By name, who asks and what is searched."""
+    found = {"adapter": (asked, corpus), "adapter_store": (stored, corpus)}
+    if adapted is not None:
+        found["adapter_to_adapter"] = (stored, adapted)
+    if y is not None:
+        found["native"] = (y, corpus)
+    if trial.corpus_x is not None:
+        found["keep_source"] = (x, np.asarray(trial.corpus_x, np.float32))
+    if x.shape[1] == corpus.shape[1]:
+        found["naive_swap"] = (x, corpus)
+    found["mean_vector"] = (np.repeat(corpus.mean(axis=0, keepdims=True), len(x), axis=0), corpus)
+    return found
+
+
+def _distribution(cosine, seed: int) -> dict[str, Any] | None:
+    """Cosine of `store` outputs to native vectors."""
+    if cosine is None:
+        return None
+    cosine = cosine.astype(np.float64)
+    counts, edges = np.histogram(cosine, BINS, (cosine.min(), max(cosine.max(), cosine.min() + NARROW)))
+    quantiles = {str(q): float(np.quantile(cosine, q)) for q in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)}
+    return {
+        "mean": mean_of(cosine, seed),
+        "quantiles": quantiles,
+        "counts": counts.tolist(),
+        "edges": [float(e) for e in edges],
+    }
+
+
+def _mixed(y, asked, corpus, adapted, native, seed: int) -> dict[str, dict[str, Figure]] | None:
+    """One index, half of whose rows are native and half adapted, drawn at random: which half is found?
+
+    `adapted_share` of the first ten is .5 where neither kind crowds the other out.
+    """
+    if adapted is None or y is None or native is None:
+        return None
+    swapped = np.zeros(len(corpus), bool)
+    swapped[np.random.default_rng([seed, 2]).permutation(len(corpus))[: len(corpus) // 2]] = True
+    index, told = np.where(swapped[:, None], adapted, corpus), {}
+    for name, queries in {"native queries": y, "adapted queries": asked}.items():
+        rows = search(queries, index, 10).row
+        hit, top = (rows == native[:, :1]).any(axis=1).astype(float), swapped[native[:, 0]]
+        told[name] = {
+            "adapted_share": mean_of(swapped[rows].mean(axis=1), seed),
+            "recall@10": mean_of(hit, seed),
+            "recall@10_of_native_rows": mean_of(hit[~top], seed),
+            "recall@10_of_adapted_rows": mean_of(hit[top], seed),
+        }
+    return told
+
+
+def _verdict(values: dict[str, Values], key: str, protocol: str) -> str:
+    """One sentence: what the adapter finds, and whether keeping the source model would serve better."""
+    ours = values["adapter"][f"{key}@10"]
+    figure = mean_of(ours)
+    what = "an answer" if protocol == "qa" else "the native top hit"
+    said = f"The adapter finds {what} among its first ten for {figure.value:.1%} of queries"
+    said += f" ({figure.low:.1%} to {figure.high:.1%})"
+    if protocol == "qa" and "native" in values:
+        said += f", the target model itself for {mean_of(values['native'][f'{key}@10']).value:.1%}"
+    if "keep_source" not in values:
+        return said + "; keeping the source model was not judged, for there are no source vectors of the corpus."
+    kept = values["keep_source"][f"{key}@10"]
+    away = difference(kept, ours)
+    versus = f"keeping the source model on both sides, which finds {mean_of(kept).value:.1%}"
+    if away.low > 0:
+        return f"{said}: better than {versus}."
+    if away.high < 0:
+        return f"{said}: worse than {versus}; use the adapter only where you cannot embed the corpus again."
+    return f"{said}: no clear difference from {versus}."
