@@ -22,6 +22,7 @@ from ea_jax.packing import WHOLE, unpacked
 from ea_jax.quality import Quality
 from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
 from ea_jax.registry import Entry, entries, find_seed, find_space
+from ea_jax.remotes import fetch_remote, find_remote
 from ea_jax.routes import hop_entries
 from ea_jax.spec import Purpose, Spec
 
@@ -122,7 +123,7 @@ def load_encoder(
 
 
 def entry_for(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
-    """The entry of the names; where no registry has it, the public adapter of embedding-adapters, fetched and imported.
+    """The entry of the names: of a registry here, else of one on the hub, else a public adapter of embedding-adapters.
 
     Raises:
         UnknownName: Neither has it.
@@ -132,6 +133,8 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         (entry,) = hop_entries([source, target], flavor, root)
         return entry
     except UnknownName:
+        if root is None and (remote := find_remote(source, target, flavor)):
+            return fetch_remote(*remote)
         listed = find_seed(source, target, flavor) if root is None else None
         if listed is None:
             raise

@@ -146,7 +146,7 @@ def user_folder(kind: str) -> Path:
 def seeds() -> list[Seed]:
     """Public adapters of embedding-adapters."""
     path = BUNDLED / "seed.toml"
-    return [_build(Seed, facts, path) for facts in _read_toml(path)["adapter"]]
+    return [build(Seed, facts, path) for facts in read_toml(path)["adapter"]]
 
 
 def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
@@ -156,15 +156,24 @@ def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
     return min(pair, key=lambda seed: bool(seed.locked), default=None)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Content of a TOML file.
+
+    Raises:
+        BadEntry: It cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
 
 
-def _build(kind: type, facts: dict[str, Any], where: Path) -> Any:
-    """A dataclass from the keys of a file, each of which must be there, be known and be of its type."""
+def build(kind: type, facts: dict[str, Any], where: Path) -> Any:
+    """A dataclass from the keys of a file, each of which must be there, be known and be of its type.
+
+    Raises:
+        BadEntry: One is not; the message names the file and the keys.
+    """
     fields = {f.name: f for f in dataclasses.fields(kind)}
     facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
     optional = {key for key, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
@@ -190,8 +199,8 @@ def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
     found: dict[str, Space] = {}
     for folder in [*roots(root), BUNDLED]:
         path = folder / "spaces.toml"
-        for facts in _read_toml(path).get("space", []) if path.exists() else []:
-            space = _build(Space, facts, path)
+        for facts in read_toml(path).get("space", []) if path.exists() else []:
+            space = build(Space, facts, path)
             found.setdefault(space.id, space)
     return list(found.values())
 
@@ -227,7 +236,7 @@ def read_entry(folder: Path) -> Entry:
         BadEntry: Its entry.toml is missing, or not what it should be.
     """
     path = folder / "entry.toml"
-    return _build(Entry, {**_read_toml(path), "path": folder}, path)
+    return build(Entry, {**read_toml(path), "path": folder}, path)
 
 
 def entry_name(entry: Entry) -> str:
@@ -283,4 +292,4 @@ def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
 
 def about() -> dict[str, Any]:
     """News and links of the bundled registry."""
-    return _read_toml(BUNDLED / "about.toml")
+    return read_toml(BUNDLED / "about.toml")

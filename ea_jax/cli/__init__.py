@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ea_jax.cli import about, drift, embed, fit, own, pairs, registry
+from ea_jax.cli import about, drift, embed, fit, own, pairs, registry, remote
 from ea_jax.errors import EaJaxError
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(remote.app)
 for group in (embed, drift, pairs, fit, registry, own, about):
     for command, name in group.COMMANDS.items():
         app.command(name)(command)
