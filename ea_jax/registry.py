@@ -14,6 +14,7 @@ from ea_jax.spec import Purpose, Spec
 
 PACKAGE = Path(__file__).parent
 SMALL = "small"
+SCHEMA = 1
 BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
 
 
@@ -236,7 +237,26 @@ def read_entry(folder: Path) -> Entry:
         BadEntry: Its entry.toml is missing, or not what it should be.
     """
     path = folder / "entry.toml"
-    return build(Entry, {**read_toml(path), "path": folder}, path)
+    facts = read_toml(path)
+    if (schema := facts.pop("schema", SCHEMA)) != SCHEMA:
+        raise BadEntry(f"{path} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
+    entry = build(Entry, {**facts, "path": folder}, path)
+    if not isinstance(entry.encoder.get("fingerprint"), str) or not all(map(_is_record, (entry.params, entry.quality))):
+        raise BadEntry(f"{path} does not name each file with bytes and sha256, or no fingerprint. Fetch it again.")
+    return entry
+
+
+def _is_record(part: Mapping[str, Any]) -> bool:
+    """Whether it has the digest of a checkpoint's values, and the size and digest of each of its files."""
+    files = part.get("files")
+    return (
+        isinstance(part.get("sha256"), str)
+        and isinstance(files, dict)
+        and all(
+            isinstance(f, dict) and type(f.get("bytes")) is int and isinstance(f.get("sha256"), str)
+            for f in files.values()
+        )
+    )
 
 
 def entry_name(entry: Entry) -> str:

@@ -159,7 +159,7 @@ INDEXES = {
     "a duplicate name": ({"schema": 1, "adapters": [ROW, ROW]}, "twice"),
     "a name that climbs": ({"schema": 1, "adapters": [ROW | {"name": "../up"}]}, "no name"),
     "an absolute name": ({"schema": 1, "adapters": [ROW | {"name": "/etc"}]}, "no name"),
-    "a number for a text": ({"schema": 1, "adapters": [ROW | {"source": 3}]}, "no name"),
+    "a number for a text": ({"schema": 1, "adapters": [ROW | {"source": 3}]}, "no name|no index"),
     "a list of numbers": ([1], "no index"),
 }
 
