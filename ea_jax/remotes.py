@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
 from ea_jax.fetching import asking_hub
-from ea_jax.registry import SMALL, Entry, build, find_space, read_entry, read_toml, user_folder
+from ea_jax.records import build, read_toml
+from ea_jax.registry import SMALL, Entry, find_space, read_entry, user_folder
 
 INDEX = "index.json"
 SCHEMA = 1

@@ -13,7 +13,7 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "devices", "files", "junk", "progress", "spec", "texts", "torch_zip"],
+    ["arrays", "devices", "files", "junk", "progress", "records", "spec", "texts", "torch_zip"],
     [
         "batching",
         "digests",

@@ -15,8 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(remote.app)
-for group in (embed, drift, pairs, fit, registry, own, about):
+for group in (embed, drift, pairs, fit, registry, remote, own, about):
     for command, name in group.COMMANDS.items():
         app.command(name)(command)
 

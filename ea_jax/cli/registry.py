@@ -43,7 +43,12 @@ def info(
 
     Example: ea-jax info minilm--oai-3-small--small
     """
-    facts = _facts(reg.entry_named(name))
+    entry = reg.entry_named(name)
+    others = [str(root) for root in reg.roots() if root != entry.path.parent and (root / name / "entry.toml").is_file()]
+    others += [remote.address for remote in remotes() if any(row.name == name for row in index(remote))]
+    found_in = {"registry": str(entry.path.parent), "hides": others}
+    found_in["why"] = "first in search order" if others else "the only one of this name"
+    facts = _facts(entry) | {"found": found_in}
     if as_json:
         print(json.dumps(facts, indent=2))
     else:

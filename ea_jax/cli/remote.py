@@ -1,5 +1,6 @@
-"""Where adapters are looked for: `ea-jax registry`, `registry add` and `registry remove`."""
+"""Where adapters are looked for: `ea-jax registry`, and `add` and `remove` of it."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -7,19 +8,29 @@ import typer
 from ea_jax import registry as reg
 from ea_jax.cli.registry import print_columns
 
-app = typer.Typer(name="registry", add_completion=False, rich_markup_mode=None)
+
+class Action(StrEnum):
+    """What may be done to the registries on the hub."""
+
+    add = "add"
+    remove = "remove"
 
 
-@app.callback(invoke_without_command=True)
-def registry(context: typer.Context) -> None:
-    """Show where the registries are, and every model space they know; add or remove one on the Hugging Face hub.
+def registry(
+    action: Annotated[Action | None, typer.Argument(help="Pin one on the hub as it is now, or drop it.")] = None,
+    address: Annotated[str | None, typer.Argument(help="hf:owner/name, hf:datasets/owner/name; @revision.")] = None,
+) -> None:
+    """Show where the registries are and what models they know; add or remove one on the Hugging Face hub.
 
-    Example: ea-jax registry
+    Example: ea-jax registry add hf:owner/name
     """
-    if context.invoked_subcommand:
-        return
-    from ea_jax.remotes import index, remotes
+    from ea_jax.remotes import add_remote, index, remotes, remove_remote
 
+    if action:
+        if not address:
+            raise typer.BadParameter("say which: hf:owner/name.")
+        print((add_remote if action is Action.add else remove_remote)(address).address)
+        return
     for folder in reg.roots():
         print(f"{folder}  ({len(reg.entries(folder))} adapters)")
     for remote in remotes():
@@ -30,25 +41,4 @@ def registry(context: typer.Context) -> None:
     print_columns(rows)
 
 
-@app.command("add")
-def add(
-    address: Annotated[str, typer.Argument(help="hf:owner/name or hf:datasets/owner/name, with @revision.")],
-) -> None:
-    """Look for adapters in a registry on the hub too, as it is at its present commit; again to move to a later one.
-
-    Example: ea-jax registry add hf:owner/name
-    """
-    from ea_jax.remotes import add_remote
-
-    print(add_remote(address).address)
-
-
-@app.command("remove")
-def remove(address: Annotated[str, typer.Argument(help="What was added.")]) -> None:
-    """Look there no more.
-
-    Example: ea-jax registry remove hf:owner/name
-    """
-    from ea_jax.remotes import remove_remote
-
-    print(remove_remote(address).address)
+COMMANDS = {registry: "registry"}
