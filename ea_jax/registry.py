@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,15 @@ def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
     found: dict[str, Space] = {}
     for folder in [*roots(root), BUNDLED]:
         path = folder / "spaces.toml"
-        for facts in read_toml(path).get("space", []) if path.exists() else []:
-            space = build(Space, facts, path)
+        for space in _spaces(path, path.stat().st_mtime_ns) if path.exists() else ():
             found.setdefault(space.id, space)
     return list(found.values())
+
+
+@lru_cache(8)
+def _spaces(path: Path, changed: int) -> tuple[Space, ...]:
+    """Spaces of a file, parsed once for as long as it is not changed."""
+    return tuple(build(Space, facts, path) for facts in read_toml(path).get("space", []))
 
 
 def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
@@ -181,14 +187,30 @@ def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
     raise UnknownName(f"No model space is named {name!r}. {nearest(name, names)} `ea-jax registry` lists them all.")
 
 
-def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
-    """Every adapter of the registries; of two with one name, the one in the earlier registry."""
+def entries(root: str | os.PathLike[str] | None = None, mention: Sequence[str] = ()) -> list[Entry]:
+    """Every adapter of the registries; of two with one name, the one in the earlier registry.
+
+    Args:
+        root: A registry folder; those of `roots` if None.
+        mention: Only entries whose files hold all these texts: the others are not parsed, which is what takes time.
+    """
+    needed = [text.encode() for text in mention]
     found: dict[str, Entry] = {}
     for folder in roots(root):
         for path in sorted(folder.glob("*/entry.toml")):
+            if not _mentions(path, needed):
+                continue
             entry = read_entry(path.parent)
             found.setdefault(entry.name, entry)
     return list(found.values())
+
+
+def _mentions(path: Path, needed: Sequence[bytes]) -> bool:
+    try:
+        text = path.read_bytes() if needed else b""
+    except OSError as error:
+        raise BadEntry(f"{path} cannot be read: {error}. Restore it from where the registry came.") from error
+    return all(part in text for part in needed)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -242,10 +264,10 @@ def find_entry(
         UnknownName: A space, the pair or the flavor is not there; or several are, none is small, and none was named.
     """
     a, b = find_space(source, root), find_space(target, root)
-    known = entries(root)
-    pair = {entry.flavor: entry for entry in known if (entry.source, entry.target) == (a.id, b.id)}
+    near = entries(root, (a.id, b.id))
+    pair = {entry.flavor: entry for entry in near if (entry.source, entry.target) == (a.id, b.id)}
     if not pair:
-        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
+        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in entries(root)}
         raise UnknownName(
             f"No adapter goes from {a.alias} to {b.alias}. {nearest(f'{a.alias} to {b.alias}', routes)} "
             "`ea-jax fit` makes one from pairs."
