@@ -19,6 +19,7 @@ def asking_hub(repo: str, instead: str = "Try again.") -> Iterator[None]:
         BadInput: It is gated, missing, out of reach, cut short, or there is no room for it.
         UnknownName: It is not the id of a repository.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -44,6 +45,8 @@ def asking_hub(repo: str, instead: str = "Try again.") -> Iterator[None]:
     except HFValidationError as error:
         raise UnknownName(f"{repo!r} is neither a folder here nor the id of a repository, owner/name.") from error
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError: the network, not the repository
+        if constants.HF_HUB_OFFLINE:
+            raise BadInput(f"{repo} is not on this machine, and $HF_HUB_OFFLINE forbids asking the hub.") from error
         raise BadInput(f"{repo} could not be fetched from the hub ({_reason(error)}). {instead}") from error
     except EntryNotFoundError as error:
         raise BadInput(f"{repo} lacks a file that it should have ({_reason(error)}). Tell its makers.") from error
