@@ -26,6 +26,23 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
     return time.perf_counter() - start
 
 
+LOADS = """
+import time
+from ea_jax import load
+load("minilm", "oai-3-small")
+for _ in range(%d):
+    start = time.perf_counter()
+    load("minilm", "oai-3-small")
+    print(time.perf_counter() - start)
+"""
+
+
+def loads(runs: int) -> list[float]:
+    """Seconds of `load` of a bundled small adapter in one process, imports excluded."""
+    command = [sys.executable, "-c", LOADS % runs]
+    return [float(line) for line in subprocess.check_output(command, text=True).split()]
+
+
 def main(runs: int = 7) -> None:
     """Time each command, in turn so that the machine's drift is shared."""
     with tempfile.TemporaryDirectory() as cache:
@@ -44,6 +61,7 @@ def main(runs: int = 7) -> None:
         for _ in range(runs):
             for name, command in commands.items():
                 times[name].append(seconds(command, environment))
+    times["load of a small adapter, imports excluded"] = loads(runs)
     figures = {"ea-jax embed, first run": {"median": first, "least": first, "most": first, "runs": 1}}
     for name, taken in times.items():
         figures[name] = {"median": statistics.median(taken), "least": min(taken), "most": max(taken), "runs": runs}

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ea_jax.entries import front_matter, write_entry
-from ea_jax.errors import BadEntry, BadInput, UnknownName
+from ea_jax.errors import BadEntry, BadInput
+from ea_jax.fetching import asking_hub
 from ea_jax.quality_store import imported_sizes
 from ea_jax.registry import Seed, Space, entries, find_space, user_folder
 from ea_jax.seed import SeedAdapter, read_seed
@@ -74,21 +75,9 @@ def fetch_seed(listed: Seed) -> Path:
 
 def _fetched(repo: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-    try:
+    with asking_hub(repo, "Try again, or import a folder."):
         folder = Path(snapshot_download(repo, allow_patterns=WANTED))
-    except GatedRepoError as error:
-        raise BadInput(f"{repo} is gated: accept its terms on the hub, then log in with `hf auth login`.") from error
-    except RepositoryNotFoundError as error:
-        raise BadInput(f"{repo} is neither a folder here nor a repository on the hub (or it is private).") from error
-    except HFValidationError as error:
-        raise UnknownName(f"{repo!r} is neither a folder here nor the id of a repository, owner/name.") from error
-    except Exception as error:  # the hub's client raises what its transport meets
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(
-            f"{repo} could not be fetched from the hub ({reason}). Try again, or import a folder."
-        ) from error
     if not any(folder.glob("*.pt")):
         raise BadInput(f"{repo} has no adapter*.pt: it is encrypted, or no adapter.")
     return folder

@@ -1,9 +1,10 @@
 """`load`, `load_quality`, `load_encoder`: from names to the three objects, each checked whole before it is returned."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from ea_jax.packing import WHOLE, unpacked
 from ea_jax.quality import Quality
 from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
 from ea_jax.registry import Entry, entries, find_seed, find_space
+from ea_jax.remotes import fetch_remote, find_remote
 from ea_jax.routes import hop_entries
 from ea_jax.spec import Purpose, Spec
 
@@ -122,7 +124,7 @@ def load_encoder(
 
 
 def entry_for(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
-    """The entry of the names; where no registry has it, the public adapter of embedding-adapters, fetched and imported.
+    """The entry of the names: of a registry here, else of one on the hub, else a public adapter of embedding-adapters.
 
     Raises:
         UnknownName: Neither has it.
@@ -132,6 +134,8 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         (entry,) = hop_entries([source, target], flavor, root)
         return entry
     except UnknownName:
+        if root is None and (remote := find_remote(source, target, flavor)):
+            return fetch_remote(*remote)
         listed = find_seed(source, target, flavor) if root is None else None
         if listed is None:
             raise
@@ -155,6 +159,41 @@ def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
             f"{entry.name} was fitted on another encoder: {'; '.join(told)}. "
             "Use the encoder that it names, or fit an adapter on yours."
         )
+
+
+def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_source: bool = False) -> dict[str, Any]:
+    """Check what a file says of the encoder of its vectors against what the adapter was fitted on.
+
+    Args:
+        entry: The adapter.
+        facts: Of the encoder, with their `fingerprint`, as `EncoderSpec.facts` gives them.
+        where: The file, for people.
+        assume_source: Take the vectors for the source model's, whatever the file says.
+
+    Returns:
+        What to say of it in an output's metadata: empty, or under `assumed_source` the facts that were overruled.
+
+    Raises:
+        FingerprintMismatch: They differ; the message spells out both, field by field.
+    """
+    wanted = entry.encoder
+    same = (
+        facts.get("fingerprint") == wanted["fingerprint"]
+        if wanted["fingerprint"]
+        else facts.get("model") == wanted.get("model")
+    )
+    if same:
+        return {}
+    if assume_source:
+        return {"assumed_source": dict(facts)}
+    keys = list(dict.fromkeys([*wanted, *facts]))
+    told = "; ".join(
+        f"{key} {facts.get(key)!r} for {wanted.get(key)!r}" for key in keys if facts.get(key) != wanted.get(key)
+    )
+    raise FingerprintMismatch(
+        f"{where} holds vectors of another encoder than {entry.name} was fitted on: {told}. "
+        "Use an adapter of that encoder, or override with --assume-source."
+    )
 
 
 def check_entry(entry: Entry) -> None:

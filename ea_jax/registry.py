@@ -1,19 +1,20 @@
 """Model spaces and registry entries as files on disk: names, facts and digests, read without JAX."""
 
-import dataclasses
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ea_jax.errors import BadEntry, UnknownName, nearest
+from ea_jax.records import build, read_toml
 from ea_jax.spec import Purpose, Spec
 
 PACKAGE = Path(__file__).parent
 SMALL = "small"
+SCHEMA = 1
 BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
 
 
@@ -147,7 +148,7 @@ def user_folder(kind: str) -> Path:
 def seeds() -> list[Seed]:
     """Public adapters of embedding-adapters."""
     path = BUNDLED / "seed.toml"
-    return [_build(Seed, facts, path) for facts in _read_toml(path)["adapter"]]
+    return [build(Seed, facts, path) for facts in read_toml(path)["adapter"]]
 
 
 def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
@@ -157,44 +158,20 @@ def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
     return min(pair, key=lambda seed: bool(seed.locked), default=None)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
-
-
-def _build(kind: type, facts: dict[str, Any], where: Path) -> Any:
-    """A dataclass from the keys of a file, each of which must be there, be known and be of its type."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
-    optional = {key for key, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
-    faults = {
-        "lacks": sorted(fields.keys() - facts.keys() - optional),
-        "has unknown": sorted(facts.keys() - fields.keys()),
-        "has the wrong type for": sorted(
-            key for key in fields.keys() & facts.keys() if not isinstance(facts[key], _plain(fields[key].type))
-        ),
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in faults.items() if keys)
-        raise BadEntry(f"{where} {told}. Mend the keys, or fetch the file again with the ea_jax that wrote it.")
-    return kind(**facts)
-
-
-def _plain(annotation: Any) -> type:
-    return getattr(annotation, "__origin__", annotation)
-
-
 def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
     """Every known space: those of `root` first, then the bundled ones."""
     found: dict[str, Space] = {}
     for folder in [*roots(root), BUNDLED]:
         path = folder / "spaces.toml"
-        for facts in _read_toml(path).get("space", []) if path.exists() else []:
-            space = _build(Space, facts, path)
+        for space in _spaces(path, path.stat().st_mtime_ns) if path.exists() else ():
             found.setdefault(space.id, space)
     return list(found.values())
+
+
+@lru_cache(8)
+def _spaces(path: Path, changed: int) -> tuple[Space, ...]:
+    """Spaces of a file, parsed once for as long as it is not changed."""
+    return tuple(build(Space, facts, path) for facts in read_toml(path).get("space", []))
 
 
 def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
@@ -211,14 +188,30 @@ def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
     raise UnknownName(f"No model space is named {name!r}. {nearest(name, names)} `ea-jax registry` lists them all.")
 
 
-def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
-    """Every adapter of the registries; of two with one name, the one in the earlier registry."""
+def entries(root: str | os.PathLike[str] | None = None, mention: Sequence[str] = ()) -> list[Entry]:
+    """Every adapter of the registries; of two with one name, the one in the earlier registry.
+
+    Args:
+        root: A registry folder; those of `roots` if None.
+        mention: Only entries whose files hold all these texts: the others are not parsed, which is what takes time.
+    """
+    needed = [text.encode() for text in mention]
     found: dict[str, Entry] = {}
     for folder in roots(root):
         for path in sorted(folder.glob("*/entry.toml")):
+            if not _mentions(path, needed):
+                continue
             entry = read_entry(path.parent)
             found.setdefault(entry.name, entry)
     return list(found.values())
+
+
+def _mentions(path: Path, needed: Sequence[bytes]) -> bool:
+    try:
+        text = path.read_bytes() if needed else b""
+    except OSError as error:
+        raise BadEntry(f"{path} cannot be read: {error}. Restore it from where the registry came.") from error
+    return all(part in text for part in needed)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -228,7 +221,26 @@ def read_entry(folder: Path) -> Entry:
         BadEntry: Its entry.toml is missing, or not what it should be.
     """
     path = folder / "entry.toml"
-    return _build(Entry, {**_read_toml(path), "path": folder}, path)
+    facts = read_toml(path)
+    if (schema := facts.pop("schema", SCHEMA)) != SCHEMA:
+        raise BadEntry(f"{path} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
+    entry = build(Entry, {**facts, "path": folder}, path)
+    if not isinstance(entry.encoder.get("fingerprint"), str) or not all(map(_is_record, (entry.params, entry.quality))):
+        raise BadEntry(f"{path} does not name each file with bytes and sha256, or no fingerprint. Fetch it again.")
+    return entry
+
+
+def _is_record(part: Mapping[str, Any]) -> bool:
+    """Whether it has the digest of a checkpoint's values, and the size and digest of each of its files."""
+    files = part.get("files")
+    return (
+        isinstance(part.get("sha256"), str)
+        and isinstance(files, dict)
+        and all(
+            isinstance(f, dict) and type(f.get("bytes")) is int and isinstance(f.get("sha256"), str)
+            for f in files.values()
+        )
+    )
 
 
 def entry_name(entry: Entry) -> str:
@@ -253,10 +265,10 @@ def find_entry(
         UnknownName: A space, the pair or the flavor is not there; or several are, none is small, and none was named.
     """
     a, b = find_space(source, root), find_space(target, root)
-    known = entries(root)
-    pair = {entry.flavor: entry for entry in known if (entry.source, entry.target) == (a.id, b.id)}
+    near = entries(root, (a.id, b.id))
+    pair = {entry.flavor: entry for entry in near if (entry.source, entry.target) == (a.id, b.id)}
     if not pair:
-        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
+        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in entries(root)}
         raise UnknownName(
             f"No adapter goes from {a.alias} to {b.alias}. {nearest(f'{a.alias} to {b.alias}', routes)} "
             "`ea-jax fit` makes one from pairs."
@@ -284,4 +296,4 @@ def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
 
 def about() -> dict[str, Any]:
     """News and links of the bundled registry."""
-    return _read_toml(BUNDLED / "about.toml")
+    return read_toml(BUNDLED / "about.toml")

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from ea_jax import registry
 from ea_jax.errors import UnknownName
+from ea_jax.records import build, read_toml
 from ea_jax.registry import SMALL, Entry, find_entry, find_space
 
 FILE = "paths.toml"
@@ -126,8 +127,8 @@ def _pairs(root: Root) -> dict[tuple[str, str], Pair]:
 def _measured(root: Root) -> dict[tuple[str, ...], Measured]:
     """Recall of routes by the digests of their adapters."""
     files = [folder / FILE for folder in registry.roots(root)]
-    tables = [(file, facts) for file in files if file.exists() for facts in registry._read_toml(file).get("path", [])]
-    found = [registry._build(Measured, facts, file) for file, facts in tables]
+    tables = [(file, facts) for file in files if file.exists() for facts in read_toml(file).get("path", [])]
+    found = [build(Measured, facts, file) for file, facts in tables]
     return {measured.params: measured for measured in reversed(found)}
 
 

@@ -1,6 +1,8 @@
 """Vectors alone in a file: `.npy`, or a column of parquet."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,25 @@ def read_vectors(path: Path, column: str = "x") -> Float32[np.ndarray, "n d"]:
     if bad.any():
         raise BadInput(f"{path}, row {int(bad.argmax())}: the vector is not finite.")
     return found
+
+
+def encoder_facts(path: Path) -> dict[str, Any] | None:
+    """What a parquet file's metadata (key `ea_jax`) says of the encoder of its vectors; None where it says nothing.
+
+    Raises:
+        BadInput: The file is unreadable, or the metadata are no JSON object.
+    """
+    if path.suffix != ".parquet":
+        return None
+    try:
+        told = (parquet.read_schema(path).metadata or {}).get(b"ea_jax")
+        facts = json.loads(told) if told is not None else {}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadInput(f"{path} cannot be read: {error}.") from error
+    encoder = facts.get("encoder") if isinstance(facts, dict) else facts
+    if encoder is not None and not isinstance(encoder, dict):
+        raise BadInput(f"{path}: the metadata key ea_jax does not hold an object of facts. Write the file again.")
+    return encoder
 
 
 def _column(path: Path, name: str) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""A stand-in for the Hugging Face hub on loopback: the endpoints that downloads use, with faults on demand."""
+"""A stand-in for the Hugging Face hub on loopback: what downloads and uploads ask, with faults on demand."""
 
 import json
 import os
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "a" * 40
 
@@ -20,6 +22,7 @@ class StandIn(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.faults: dict[str, str] = {}
         self.asked: list[str] = []
+        self.commit = COMMIT
 
     def environment(self, home: Path) -> dict[str, str]:
         """Of a process that asks this hub, with an empty cache."""
@@ -43,8 +46,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_GET(self):
-        path = self.path.partition("?")[0]
-        if self.command == "GET":
+        path = unquote(self.path.partition("?")[0])
+        if self.command != "HEAD":
             self.server.asked.append(path)
         fault = next((fault for part, fault in self.server.faults.items() if part in path), "")
         if fault in ("gated", "missing", "busy"):
@@ -61,14 +64,53 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append(self.path)
+        if any(part in self.path for part, fault in self.server.faults.items() if fault == "refused"):
+            self.fail(403, "")
+        elif self.path == "/api/repos/create":
+            self.created(json.loads(body))
+        elif self.path == "/api/validate-yaml":
+            self.answer(b'{"errors": [], "warnings": []}', cut=False)
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            told = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            self.answer(json.dumps({"files": told}).encode(), cut=False)
+        elif "/commit/" in self.path:
+            self.committed([json.loads(line) for line in body.splitlines()])
+        else:
+            self.fail(404, "EntryNotFound")
+
+    def created(self, asked: dict[str, str]) -> None:
+        kind = "datasets/" if asked.get("type") == "dataset" else ""
+        name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+        self.server.repositories.setdefault(kind + name, {})
+        self.answer(json.dumps({"url": f"http://127.0.0.1/{kind}{name}"}).encode(), cut=False)
+
+    def committed(self, lines: list[dict]) -> None:
+        repository = self.path.removeprefix("/api/").removeprefix("models/").partition("/commit/")[0]
+        (header,) = (line["value"] for line in lines if line["key"] == "header")
+        if header.get("parentCommit") not in (None, self.server.commit):
+            self.fail(412, "")
+            return
+        for line in lines:
+            if line["key"] == "file":
+                value = line["value"]
+                self.server.repositories[repository][value["path"]] = b64decode(value["content"])
+        self.server.commit = sha1(self.server.commit.encode()).hexdigest()
+        told = {"commitUrl": f"http://127.0.0.1/{repository}/commit/{self.server.commit}"}
+        self.answer(json.dumps(told | {"commitOid": self.server.commit}).encode(), cut=False)
+
     def found(self, path: str, name: str, files: dict[str, bytes]) -> bytes | None:
-        if path.startswith(f"/api/models/{name}/tree/"):
+        api = f"/api/{name}" if name.startswith("datasets/") else f"/api/models/{name}"
+        if path.startswith(f"{api}/tree/"):
             rows = [{"type": "file", "path": n, "size": len(b), "oid": sha1(b).hexdigest()} for n, b in files.items()]
             return json.dumps(rows).encode()
-        if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
+        if path == api or path.startswith(f"{api}/revision/"):
             siblings = [{"rfilename": file} for file in files]
-            return json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
-        for revision in (COMMIT, "main"):
+            return json.dumps({"id": name, "sha": self.server.commit, "siblings": siblings}).encode()
+        for revision in (self.server.commit, "main"):
             file = path.removeprefix(f"/{name}/resolve/{revision}/")
             if file in files:
                 return files[file]
@@ -79,9 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/json")
         self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.server.commit)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def fail(self, status: int, code: str) -> None:

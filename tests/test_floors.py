@@ -13,18 +13,43 @@ import ea_jax
 PACKAGE = Path(ea_jax.__file__).parent
 FLOORS = [
     ["errors"],
-    ["arrays", "bootstrap", "devices", "durable", "files", "junk", "progress", "provenance", "spec", "texts", "torch_zip"],
-    ["batching", "digests", "losses", "metrics", "ops", "packing", "parts", "registry", "resume", "vectors"],
-    ["draws", "encoders", "models", "provider", "quality_store", "routes", "solve"],
+    [
+        "arrays",
+        "bootstrap",
+        "devices",
+        "durable",
+        "files",
+        "junk",
+        "progress",
+        "provenance",
+        "spec",
+        "texts",
+        "torch_zip",
+    ],
+    [
+        "batching",
+        "digests",
+        "fetching",
+        "losses",
+        "metrics",
+        "ops",
+        "packing",
+        "parts",
+        "registry",
+        "resume",
+        "vectors",
+    ],
+    ["draws", "encoders", "models", "provider", "quality_store", "remotes", "routes", "solve"],
     ["adapter", "checkpoint", "collect", "encoder", "heldout", "kernel", "mlp", "modules", "quality", "seed"],
     ["drift", "fitting", "thresholds"],
     ["entries", "evaluation", "hub"],
     ["folders", "importing"],
     ["loading"],
-    ["batch", "facade", "judge", "recipe"],
+    ["batch", "facade", "judge", "publishing", "recipe"],
     ["ray"],
     ["cli", "__init__"],
 ]
+FLOORS[1] += ["records"]
 FLOORS[4] += ["tables", "train"]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from ea_jax import registry
@@ -99,3 +101,10 @@ def test_without_a_flavor_the_choice_has_to_be_clear(tmp_path):
     root = write_toy_registry(tmp_path / "registry", ("large", "medium"))
     with pytest.raises(UnknownName, match="several flavors: name one of large, medium"):
         load("toy-a", "toy-b", root=root)
+
+
+def test_info_says_which_of_two_adapters_of_a_name_won(ea, two_flavors, toy_root, monkeypatch):
+    monkeypatch.setenv("EA_JAX_REGISTRY", f"{two_flavors}:{toy_root}")
+    found = json.loads(ea("info", "toy-a--toy-b--small", "--json")[1])["found"]
+    assert found == {"registry": str(two_flavors), "hides": [str(toy_root)], "why": "first in search order"}
+    assert json.loads(ea("info", "toy-a--toy-b--large", "--json")[1])["found"]["why"] == "the only one of this name"

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ea_jax.cli import about, drift, embed, evaluate, fit, map, own, pairs, registry
+from ea_jax.cli import about, drift, embed, evaluate, fit, map, own, pairs, registry, remote
 from ea_jax.errors import EaJaxError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (embed, map, drift, pairs, fit, evaluate, registry, own, about):
+for group in (embed, map, drift, pairs, fit, evaluate, registry, remote, own, about):
     for command, name in group.COMMANDS.items():
         app.command(name)(command)
 

@@ -14,6 +14,9 @@ def drift(
     source: Annotated[str | None, typer.Option(help="Where BASELINE is a file: model that made the vectors.")] = None,
     target: Annotated[str | None, typer.Option(help="Likewise: model whose space they go to.")] = None,
     flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    assume_source: Annotated[
+        bool, typer.Option("--assume-source", help="Take vectors for the source model's, whatever their file says.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Compare the scores of new inputs with those at fit time, or with those of other inputs.
@@ -32,8 +35,12 @@ def drift(
     from ea_jax.loading import load_quality
 
     judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
-    scores = judge(judge.params, _inputs(new, entry))
-    before = moved.sample(judge(judge.params, _inputs(Path(baseline), entry))) if is_file else moved.baseline(judge)
+    scores = judge(judge.params, _inputs(new, entry, assume_source))
+    before = (
+        moved.sample(judge(judge.params, _inputs(Path(baseline), entry, assume_source)))
+        if is_file
+        else moved.baseline(judge)
+    )
     shifts, outside = moved.drift(before, moved.sample(scores)), moved.outside(scores)
     if as_json:
         told = {name: shift._asdict() | {"verdict": shift.verdict} for name, shift in shifts.items()}
@@ -48,15 +55,17 @@ def drift(
 COMMANDS = {drift: "drift"}
 
 
-def _inputs(path: Path, entry):
+def _inputs(path: Path, entry, assume_source: bool):
     """Source embeddings of a file, embedded here where it holds texts."""
-    from ea_jax.loading import check_fingerprint, load_encoder
+    from ea_jax.loading import check_fingerprint, check_provenance, load_encoder
     from ea_jax.ops import check_embeddings
     from ea_jax.texts import read_texts
-    from ea_jax.vectors import KINDS, read_vectors
+    from ea_jax.vectors import KINDS, encoder_facts, read_vectors
 
     if path.suffix in KINDS:
         x = read_vectors(path)
+        if facts := encoder_facts(path):
+            check_provenance(entry, facts, str(path), assume_source)
         check_embeddings(x, entry.d_in, entry.source)
         return x
     found = read_texts([path])

@@ -22,10 +22,9 @@ def add(
     """
     _start()
     from ea_jax.loading import check_entry
+    from ea_jax.publishing import refuse_links
 
-    links = [path for path in [folder, *folder.rglob("*")] if path.is_symlink()]
-    if links:
-        raise BadEntry(f"{links[0]} is a link, which no entry may hold. Copy the file to where the link is.")
+    refuse_links(folder)
     root = reg.user_folder("data") / "registry"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
@@ -67,7 +66,29 @@ def check(
         raise typer.Exit(1)
 
 
-COMMANDS = {add: "add", check: "check"}
+def publish(
+    folder: Annotated[Path, typer.Argument(help="An entry's folder.")],
+    address: Annotated[str, typer.Argument(help="hf:owner/name or hf:datasets/owner/name.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and stop.")] = False,
+) -> None:
+    """Check an adapter whole and upload it, with its card, to a registry on the Hugging Face hub.
+
+    Example: ea-jax publish my-registry/minilm--oai-3-small--mine hf:owner/name --dry-run
+    """
+    _start()
+    from ea_jax import publishing
+    from ea_jax.remotes import INDEX, parsed
+
+    if dry_run:
+        parsed(address)
+        for path, file in publishing.plan(folder).files.items():
+            print(f"{file.stat().st_size:>12,}  {path}")
+        print(f"{'changed':>12}  {INDEX}")
+        return
+    print(publishing.publish(folder, address, lambda told: print(f"ea-jax: {told}", file=sys.stderr)))
+
+
+COMMANDS = {add: "add", check: "check", publish: "publish"}
 
 
 def _start() -> None:

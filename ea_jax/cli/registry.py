@@ -1,4 +1,4 @@
-"""What there is: `ea-jax list`, `registry`, `info` and `paths`. Files are read, JAX is not."""
+"""What there is: `ea-jax list`, `info` and `paths`. Files are read, JAX is not."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ea_jax import registry as reg
+from ea_jax.remotes import index, remotes
 from ea_jax.routes import MOST_HOPS, Route, routes
 
 
@@ -22,26 +23,16 @@ def list_adapters(
     """
     found = [entry for entry in reg.entries() if "pro" in entry.tags or not pro_only]
     public = [seed for seed in reg.seeds() if seed.locked or not pro_only]
+    far = [(r, row) for r in remotes() for row in index(r) if "pro" in row.tags or not pro_only]
     if as_json:
-        print(json.dumps([*map(_facts, found), *map(_seed_facts, public)], indent=2))
+        away = [dataclasses.asdict(row) | {"registry": remote.address} for remote, row in far]
+        print(json.dumps([*map(_facts, found), *away, *map(_seed_facts, public)], indent=2))
         return
-    if not found and not public:
+    if not found and not public and not far:
         print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
     rows = [(e.name, e.source, "->", e.target, e.flavor, " ".join(e.tags)) for e in found]
-    _print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_seed_tags(s))) for s in public])
-
-
-def registry() -> None:
-    """Show where the registries are, and every model space they know.
-
-    Example: ea-jax registry
-    """
-    for folder in reg.roots():
-        print(f"{folder}  ({len(reg.entries(folder))} adapters)")
-    print()
-    rows = [("id", "aliases", "width", "runs here")]
-    rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in reg.spaces()]
-    _print_columns(rows)
+    rows += [(row.name, row.source, "->", row.target, row.flavor, " ".join((r.address, *row.tags))) for r, row in far]
+    print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_seed_tags(s))) for s in public])
 
 
 def info(
@@ -52,11 +43,16 @@ def info(
 
     Example: ea-jax info minilm--oai-3-small--small
     """
-    facts = _facts(reg.entry_named(name))
+    entry = reg.entry_named(name)
+    others = [str(root) for root in reg.roots() if root != entry.path.parent and (root / name / "entry.toml").is_file()]
+    others += [remote.address for remote in remotes() if any(row.name == name for row in index(remote))]
+    found_in = {"registry": str(entry.path.parent), "hides": others}
+    found_in["why"] = "first in search order" if others else "the only one of this name"
+    facts = _facts(entry) | {"found": found_in}
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
-        _print_columns(list(_flat(facts)))
+        print_columns(list(_flat(facts)))
 
 
 def paths(
@@ -82,7 +78,7 @@ def paths(
     for route in found:
         recall = (f"{route.recall[test]:.3f}" if test in route.recall else "" for test in tests)
         rows.append((" -> ".join(route.spaces), route.flavor or "default", *recall, _cost(route)))
-    _print_columns(rows)
+    print_columns(rows)
 
 
 def _cost(route: Route) -> str:
@@ -109,7 +105,7 @@ def import_seed(
     print(import_adapter(where, out or reg.user_folder("data") / "registry", flavor))
 
 
-COMMANDS = {list_adapters: "list", registry: "registry", info: "info", paths: "paths", import_seed: "import"}
+COMMANDS = {list_adapters: "list", info: "info", paths: "paths", import_seed: "import"}
 
 
 def _seed_tags(seed: reg.Seed) -> list[str]:
@@ -135,7 +131,8 @@ def _flat(facts: dict[str, Any], prefix: str = ""):
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _print_columns(rows: list[tuple[str, ...]]) -> None:
+def print_columns(rows: list[tuple[str, ...]]) -> None:
+    """Rows as columns on stdout."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,44 @@
+"""Where adapters are looked for: `ea-jax registry`, and `add` and `remove` of it."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ea_jax import registry as reg
+from ea_jax.cli.registry import print_columns
+
+
+class Action(StrEnum):
+    """What may be done to the registries on the hub."""
+
+    add = "add"
+    remove = "remove"
+
+
+def registry(
+    action: Annotated[Action | None, typer.Argument(help="Pin one on the hub as it is now, or drop it.")] = None,
+    address: Annotated[str | None, typer.Argument(help="hf:owner/name, hf:datasets/owner/name; @revision.")] = None,
+) -> None:
+    """Show where the registries are and what models they know; add or remove one on the Hugging Face hub.
+
+    Example: ea-jax registry add hf:owner/name
+    """
+    from ea_jax.remotes import add_remote, index, remotes, remove_remote
+
+    if action:
+        if not address:
+            raise typer.BadParameter("say which: hf:owner/name.")
+        print((add_remote if action is Action.add else remove_remote)(address).address)
+        return
+    for folder in reg.roots():
+        print(f"{folder}  ({len(reg.entries(folder))} adapters)")
+    for remote in remotes():
+        print(f"{remote.address}  ({len(index(remote))} adapters)")
+    print()
+    rows = [("id", "aliases", "width", "runs here")]
+    rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in reg.spaces()]
+    print_columns(rows)
+
+
+COMMANDS = {registry: "registry"}

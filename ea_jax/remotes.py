@@ -1,0 +1,291 @@
+"""Registries on the Hugging Face hub: which are known, what their indexes say, one adapter fetched whole."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
+from ea_jax.fetching import asking_hub
+from ea_jax.records import build, read_toml
+from ea_jax.registry import SMALL, Entry, find_space, read_entry, user_folder
+
+INDEX = "index.json"
+SCHEMA = 1
+ADDRESS = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A registry on the hub, at one commit.
+
+    Attributes:
+        repo: Its repository, `owner/name`.
+        kind: `model` or `dataset`.
+        commit: What it was pinned to when it was added.
+    """
+
+    repo: str
+    kind: str
+    commit: str
+
+    @property
+    def address(self) -> str:
+        """What `ea-jax registry add` takes, at this commit."""
+        return f"hf:{'datasets/' if self.kind == 'dataset' else ''}{self.repo}@{self.commit[:12]}"
+
+    @property
+    def cache(self) -> Path:
+        """Where its index and the adapters fetched from it are on this machine."""
+        folder = f"{self.kind}s--{self.repo.replace('/', '--')}"
+        return user_folder("cache") / "registries" / folder / self.commit
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An adapter of a registry on the hub, as its index tells of it.
+
+    Attributes:
+        name: Its folder.
+        source: Full id of the model whose embeddings come in.
+        target: Full id of the model whose space they go to.
+        flavor: Which of several adapters between the two.
+        sha256: Of its entry.toml, which names the hashes of all else.
+        description: One sentence for people.
+        tags: Free labels.
+    """
+
+    name: str
+    source: str
+    target: str
+    flavor: str
+    sha256: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def config_file() -> Path:
+    """The file that names the registries on the hub."""
+    from platformdirs import user_config_path
+
+    return user_config_path("ea_jax") / "registries.toml"
+
+
+def remotes() -> list[Remote]:
+    """Registries on the hub, in the order in which they were added.
+
+    Raises:
+        BadEntry: The configuration file is not what it should be.
+    """
+    path = config_file()
+    found = [build(Remote, facts, path) for facts in read_toml(path).get("registry", [])] if path.is_file() else []
+    for remote in found:
+        if not re.fullmatch(r"[0-9a-f]{40}", remote.commit) or not ADDRESS.fullmatch(f"hf:{remote.repo}"):
+            raise BadEntry(f"{path}: {remote.repo!r} at {remote.commit!r} is no repository at a commit. Add it again.")
+    return found
+
+
+def add_remote(address: str) -> Remote:
+    """Pin a repository to its present commit, fetch its index, and write it into the configuration file.
+
+    Args:
+        address: `hf:owner/name`, `hf:datasets/owner/name`, either with `@revision`.
+
+    Raises:
+        BadInput: The address is not of this form, or the repository cannot be fetched.
+        BadEntry: Its index is not what it should be.
+    """
+    repo, kind, revision = parsed(address)
+    from huggingface_hub import HfApi
+
+    with asking_hub(repo):
+        commit = HfApi().repo_info(repo, repo_type=kind, revision=revision).sha
+    if commit is None:
+        raise BadInput(f"{repo} has no commit yet. `ea-jax publish` puts an adapter there.")
+    remote = Remote(repo, kind, commit)
+    index(remote)
+    _configure([remote if (r.repo, r.kind) == (repo, kind) else r for r in remotes()], remote)
+    return remote
+
+
+def remove_remote(address: str) -> Remote:
+    """Take a repository out of the configuration file; what was fetched from it stays in the cache, unused.
+
+    Raises:
+        UnknownName: It is not in the file.
+    """
+    repo, kind, _ = parsed(address)
+    known = remotes()
+    gone = [remote for remote in known if (remote.repo, remote.kind) == (repo, kind)]
+    if not gone:
+        told = nearest(address, [remote.address.partition("@")[0] for remote in known])
+        raise UnknownName(f"No registry {address} was added. {told}")
+    _configure([remote for remote in known if remote not in gone])
+    return gone[0]
+
+
+def parsed(address: str) -> tuple[str, str, str | None]:
+    """Repository, kind and revision of an address.
+
+    Raises:
+        BadInput: It is none.
+    """
+    found = ADDRESS.fullmatch(address)
+    if not found:
+        raise BadInput(f"{address!r} is no address of a registry: write hf:owner/name or hf:datasets/owner/name.")
+    return found[2], "dataset" if found[1] else "model", found[3]
+
+
+def index(remote: Remote) -> list[Listed]:
+    """What a registry on the hub holds; its index is fetched once.
+
+    Raises:
+        BadInput: It cannot be fetched.
+        BadEntry: It is not what it should be.
+    """
+    file = remote.cache / INDEX
+    if not file.is_file():
+        (there,) = _downloaded(remote, [INDEX])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        read_index(there)
+        with asking_hub(remote.address), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            os.replace(shutil.copyfile(there, Path(scratch) / INDEX), file)
+    return read_index(file)
+
+
+def read_index(file: Path) -> list[Listed]:
+    """The adapters that an index file names.
+
+    Raises:
+        BadEntry: It cannot be read, is of a newer schema, has unknown keys, or names one adapter twice.
+    """
+    try:
+        facts = json.loads(file.read_bytes())
+        schema, rows = facts["schema"], facts["adapters"]
+        if schema != SCHEMA:
+            raise BadEntry(f"{file} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
+        found = [Listed(**row | {"tags": tuple(row.get("tags", ()))}) for row in rows]
+        names = {listed.name for listed in found}
+        good = all(NAME.fullmatch(listed.name) and _all_text(listed) for listed in found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, BadEntry):
+            raise
+        raise BadEntry(f"{file} is no index of adapters: {error}. `ea-jax publish` writes one.") from error
+    if not good or len(names) < len(found):
+        raise BadEntry(f"{file} names an adapter twice, or by what is no name. Tell the registry's makers.")
+    return found
+
+
+def _all_text(listed: Listed) -> bool:
+    texts = (listed.source, listed.target, listed.flavor, listed.sha256, listed.description, *listed.tags)
+    return all(isinstance(text, str) for text in texts)
+
+
+def listed_of(entry: Entry, sha256: str) -> Listed:
+    """The line of an entry in an index."""
+    return Listed(entry.name, entry.source, entry.target, entry.flavor, sha256, entry.description, entry.tags)
+
+
+def index_text(found: Sequence[Listed]) -> str:
+    """An index file's content."""
+    rows = [asdict(listed) for listed in sorted(found, key=lambda listed: listed.name)]
+    return json.dumps({"schema": SCHEMA, "adapters": rows}, indent=1) + "\n"
+
+
+def find_remote(source: str, target: str, flavor: str | None) -> tuple[Remote, Listed] | None:
+    """The adapter between two spaces in the first registry on the hub that has it; without a flavor, the small one.
+
+    Raises:
+        UnknownName: That registry has several, none is small, and none was named.
+    """
+    a, b = find_space(source).id, find_space(target).id
+    for remote in remotes():
+        pair = {row.flavor: row for row in index(remote) if (row.source, row.target) == (a, b)}
+        if flavor in pair or (flavor is None and (SMALL in pair or len(pair) == 1)):
+            return remote, pair[flavor] if flavor else pair.get(SMALL) or next(iter(pair.values()))
+        if flavor is None and pair:
+            raise UnknownName(f"{remote.address} has several flavors of it: name one of {', '.join(sorted(pair))}.")
+    return None
+
+
+def fetch_remote(remote: Remote, listed: Listed) -> Entry:
+    """An adapter of a registry on the hub: fetched once, hashed, and only then moved into the cache.
+
+    Two processes may fetch at once; what was fetched in part is gone on with the next time.
+
+    Raises:
+        BadInput: It cannot be fetched.
+        BadEntry: It is not what the index says.
+    """
+    there = remote.cache / listed.name
+    if there.is_dir():
+        return read_entry(there)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=there.parent, prefix=".fetch-") as scratch:
+        new = Path(scratch) / listed.name
+        _put(remote, new, {"entry.toml": listed.sha256})
+        entry = read_entry(new)
+        if (entry.source, entry.target, entry.flavor) != (listed.source, listed.target, listed.flavor):
+            raise BadEntry(f"{listed.name} of {remote.address} is another adapter than its index says.")
+        parts = {"params": entry.params, "quality": entry.quality}
+        _put(
+            remote,
+            new,
+            {f"{part}/{name}": facts["sha256"] for part, of in parts.items() for name, facts in of["files"].items()},
+        )
+        try:
+            new.rename(there)
+        except OSError as error:
+            if not there.is_dir():  # else another process was first, with the same bytes
+                raise BadInput(f"{there} cannot be written: {error}.") from error
+    return read_entry(there)
+
+
+def _put(remote: Remote, folder: Path, files: dict[str, str]) -> None:
+    """Files of an adapter, by name with their SHA-256, into a folder of its name."""
+    from ea_jax.digests import file_sha256
+
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
+            raise BadEntry(f"{folder.name} of {remote.address} names {name!r}, which is outside of it. Do not use it.")
+    found = _downloaded(remote, [f"{folder.name}/{name}" for name in files])
+    with asking_hub(remote.address):
+        for (name, wanted), file in zip(files.items(), found, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
+            if file_sha256(folder / name) != wanted:
+                file.resolve().unlink(missing_ok=True)
+                raise BadEntry(
+                    f"{folder.name}/{name} of {remote.address} is not the file that was published. Try again."
+                )
+
+
+def _downloaded(remote: Remote, names: Sequence[str]) -> list[Path]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    def one(name: str) -> Path:
+        return Path(hf_hub_download(remote.repo, name, repo_type=remote.kind, revision=remote.commit))
+
+    with asking_hub(remote.address), ThreadPoolExecutor(WORKERS) as pool:
+        return list(tqdm(pool.map(one, names), total=len(names), desc=remote.repo, unit="file", disable=None))
+
+
+def _configure(known: Sequence[Remote], new: Remote | None = None) -> None:
+    import tomli_w
+
+    file = config_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = [*known, *([new] if new and new not in known else [])]
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        written = Path(scratch) / file.name
+        written.write_text(tomli_w.dumps({"registry": [asdict(remote) for remote in known]}), encoding="utf-8")
+        os.replace(written, file)

@@ -1,0 +1,183 @@
+"""Registries on the hub: published, added, listed, fetched once and whole; every failure is one sentence."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ea_jax.errors import BadEntry, BadInput
+from ea_jax.registry import BUNDLED
+from ea_jax.remotes import parsed, read_index
+from tests.conftest import TOY_SPACES
+from tests.hub import hub
+
+NAME = "toy-a--toy-b--small"
+REPO = "owner/adapters"
+LOAD = "import ea_jax; print(ea_jax.load('toy-a', 'toy-b').spec.d_out)"
+
+
+@pytest.fixture
+def served(tmp_path):
+    """An empty hub, and runs of `ea-jax` (or of Python, where a line of it is given) that ask it."""
+    spaces = tmp_path / "spaces"
+    spaces.mkdir()
+    (spaces / "spaces.toml").write_text(TOY_SPACES)
+    with hub() as stand_in:
+        environment = stand_in.environment(tmp_path / "home") | {"EA_JAX_REGISTRY": str(spaces), "HF_TOKEN": "hf_x"}
+        environment |= {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "CONFIG", "DATA")}
+
+        def run(*command: str, python: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+            line = [sys.executable, *(["-c", python] if python else ["-m", "ea_jax.cli", *command])]
+            return subprocess.run(line, env=environment | more, capture_output=True, text=True, check=False)
+
+        yield stand_in, run
+
+
+@pytest.fixture
+def folder(toy_root, tmp_path) -> Path:
+    return Path(shutil.copytree(toy_root / NAME, tmp_path / "given" / NAME))
+
+
+@pytest.fixture
+def added(served, folder):
+    """A registry on the hub that has the toy adapter and was added."""
+    _, run = served
+    assert run("publish", str(folder), f"hf:{REPO}").returncode == 0
+    assert run("registry", "add", f"hf:{REPO}").returncode == 0
+    return served
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "CACHE" / "ea_jax" / "registries").glob("*/*/*"))
+
+
+@pytest.mark.parametrize("repo", [REPO, f"datasets/{REPO}"])
+def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo, tmp_path):
+    stand_in, run = served
+    found = run("publish", str(folder), f"hf:{repo}")
+    assert found.returncode == 0, found.stderr
+    files = stand_in.repositories[repo]
+    assert files["README.md"] == files[f"{NAME}/card.md"] == (folder / "card.md").read_bytes()
+    assert json.loads(files["index.json"])["adapters"][0]["name"] == NAME
+    found = run("registry", "add", f"hf:{repo}")
+    assert (found.returncode, found.stdout) == (0, f"hf:{repo}@{stand_in.commit[:12]}\n"), found.stderr
+    assert f"hf:{repo}@{stand_in.commit[:12]}  (1 adapters)" in run("registry").stdout
+    listed = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert listed[NAME]["registry"].startswith(f"hf:{repo}@")
+    assert [path.name for path in cached(tmp_path)] == ["index.json"]
+    found = run(python=LOAD)
+    assert (found.returncode, found.stdout) == (0, "12\n"), found.stderr
+    asked = len(stand_in.asked)
+    assert run(python=LOAD, HF_HUB_OFFLINE="1").stdout == "12\n"
+    assert len(stand_in.asked) == asked
+    assert run("registry", "remove", f"hf:{repo}").returncode == 0
+    assert "No adapter goes from" in run(python=LOAD).stderr
+
+
+def test_a_second_adapter_joins_the_index_and_leaves_the_first(added, folder):
+    stand_in, run = added
+    text = (folder / "entry.toml").read_text()
+    (folder / "entry.toml").write_text(text.replace('flavor = "small"', 'flavor = "large"', 1))
+    assert run("publish", str(folder), f"hf:{REPO}").returncode == 0
+    rows = json.loads(stand_in.repositories[REPO]["index.json"])["adapters"]
+    assert [row["name"] for row in rows] == ["toy-a--toy-b--large", NAME]
+
+
+def test_a_dry_run_prints_what_would_go_and_asks_nothing(served, folder):
+    stand_in, run = served
+    found = run("publish", str(folder), f"hf:{REPO}", "--dry-run")
+    assert found.returncode == 0, found.stderr
+    assert f"{NAME}/entry.toml" in found.stdout
+    assert found.stdout.splitlines()[-1].split() == ["changed", "index.json"]
+    assert stand_in.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("gated", "is gated: accept its terms"),
+        ("missing", "nor a repository on the hub"),
+        ("cut", "could not be fetched from the hub"),
+        ("busy", "could not be fetched from the hub"),
+        ("offline", "$HF_HUB_OFFLINE forbids"),
+        ("full disk", "There is no room on the disk"),
+        ("changed", "is not the file that was published"),
+        ("no network", "could not be fetched from the hub"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault, told, tmp_path):
+    stand_in, run = added
+    code = "import ea_jax\n%stry:\n ea_jax.load('toy-a', 'toy-b')\nexcept ea_jax.EaJaxError as e: print(e)"
+    broken, more = "", {}
+    if fault == "offline":
+        more["HF_HUB_OFFLINE"] = "1"
+    elif fault == "no network":
+        more["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    elif fault == "full disk":
+        broken = "import shutil, errno\ndef full(*a): raise OSError(errno.ENOSPC, 'full')\nshutil.copyfile = full\n"
+    elif fault == "changed":
+        name = next(name for name in stand_in.repositories[REPO] if "params/out.store.bias/0" in name)
+        stand_in.repositories[REPO][name] = stand_in.repositories[REPO][name][:-1] + b"!"
+    else:
+        stand_in.faults["/resolve/"] = fault
+    found = run(python=code % broken, HF_HUB_DOWNLOAD_TIMEOUT="2", **more)
+    assert told in found.stdout, found.stderr
+    assert found.stdout.count("\n") == 1
+    assert [path.name for path in cached(tmp_path)] == ["index.json"]
+    stand_in.faults.clear()
+
+
+def test_two_processes_that_fetch_at_once_both_load(added):
+    _, run = added
+    code = f"import subprocess, sys; p = [subprocess.Popen([sys.executable, '-c', {LOAD!r}]) for _ in range(2)]; "
+    found = run(python=code + "print(sorted(q.wait() for q in p))")
+    assert "[0, 0]" in found.stdout, found.stderr
+    assert found.stdout.count("12\n") == 2
+
+
+def test_what_the_hub_refuses_is_one_sentence(served, folder):
+    stand_in, run = served
+    stand_in.faults["/commit/"] = "refused"
+    found = run("publish", str(folder), f"hf:{REPO}")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "Nothing was uploaded" in found.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("address", ["owner/name", "hf:name", "hf:a/b/c", "hf:../x/y", "https://x/y"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(BadInput, match="write hf:owner/name"):
+        parsed(address)
+
+
+ROW = {"name": "a--b--c", "source": "a", "target": "b", "flavor": "c", "sha256": "0"}
+INDEXES = {
+    "a newer schema": ({"schema": 2, "adapters": []}, "of schema 2, this ea_jax reads 1"),
+    "an unknown key": ({"schema": 1, "adapters": [ROW | {"run": "rm"}]}, "run"),
+    "a duplicate name": ({"schema": 1, "adapters": [ROW, ROW]}, "twice"),
+    "a name that climbs": ({"schema": 1, "adapters": [ROW | {"name": "../up"}]}, "no name"),
+    "an absolute name": ({"schema": 1, "adapters": [ROW | {"name": "/etc"}]}, "no name"),
+    "a number for a text": ({"schema": 1, "adapters": [ROW | {"source": 3}]}, "no name|no index"),
+    "a list of numbers": ([1], "no index"),
+}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_a_hostile_index_is_refused(tmp_path, kind):
+    content, told = INDEXES[kind]
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    with pytest.raises(BadEntry, match=told):
+        read_index(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[" * 100_000])
+def test_an_index_that_is_no_json_is_refused(tmp_path, content):
+    (tmp_path / "index.json").write_bytes(content)
+    with pytest.raises(BadEntry, match="no index"):
+        read_index(tmp_path / "index.json")
+
+
+def test_the_bundled_registry_stays_as_it_was():
+    assert not (BUNDLED / "index.json").exists()
