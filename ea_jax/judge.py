@@ -95,7 +95,7 @@ def _split(pairs: Pairs, seed: int, notes: list[str]) -> tuple[Trial, list[str]]
         notes.append(f"No column says who asks: {asks.sum():,} rows drawn with seed {seed} ask, the others are asked.")
 
     def of(values: Sequence[str] | None, rows: np.ndarray) -> list[str] | None:
-        return None if values is None else [values[i] for i in np.flatnonzero(rows)]
+        return None if values is None else [values[i] for i in np.flatnonzero(rows).tolist()]
 
     text, group = pairs.text, pairs.group
     trial = Trial(x[asks], y[~asks], y[asks], x[~asks], of(text, asks), of(text, ~asks), of(group, asks))

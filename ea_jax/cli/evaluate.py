@@ -95,11 +95,12 @@ def compare(
         start_jax()
         from ea_jax.judge import judge, trial_of_pairs
 
-        reports = []
-        for entry in (entry_named(a), entry_named(b)):
+        def judged_by(name: str):
+            entry = entry_named(name)
             trial, notes = trial_of_pairs(entry, pairs, seed)
-            reports.append(judge(entry, trial, protocol="agreement", seed=seed, notes=notes).as_dict())
-        told = compared(*reports, seed)
+            return judge(entry, trial, protocol="agreement", seed=seed, notes=notes).as_dict()
+
+        told = compared(judged_by(a), judged_by(b), seed)
     if as_json:
         print(json.dumps(told))
         return

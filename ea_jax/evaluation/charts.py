@@ -32,7 +32,7 @@ def charts(told: Mapping[str, Any]) -> dict[str, str]:
         "Recall by group": (_groups, told["slices"].get("group")),
         "Native and adapted vectors, first two principal directions": (_projection, told["projection"]),
     }
-    style = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK}
     style |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "svg.hashsalt": "ea_jax"}
     made = {}

@@ -21,7 +21,7 @@ def neighbours(trial: Trial, rows: dict[str, Any], truth: Truth, seed: int) -> l
 
     drawn = np.sort(np.random.default_rng([seed, 3]).permutation(len(trial.x))[:QUERIES])
     out = []
-    for i in drawn:
+    for i in map(int, drawn):
         sides = {name: [int(row) for row in rows[name][i][:NEIGHBOURS]] for name in ("native", "adapter")}
         kinds = {name: {int(truth.same[row]) for row in found} for name, found in sides.items()}
         out.append(

@@ -52,7 +52,7 @@ def figures_of(queries, corpus, truth: Truth) -> tuple[Values, Int[np.ndarray, "
     depth = min(DEPTH if truth.relevant else 10, len(corpus))
     rows = search(queries, corpus, depth).row
     values: Values = {}
-    if truth.native is not None:
+    if truth.native is not None and truth.scores is not None:
         kinds, native = truth.same[rows[:, :10]], truth.same[truth.native]
         hit, itself = kinds == native[:, :1], rows[:, :10] == truth.native[:, :1]
         for k in KS:
