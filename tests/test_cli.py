@@ -242,7 +242,7 @@ def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_file
         assert [file.name for file in out_root.iterdir()] == [out.strip().rpartition("/")[2]]
         assert not list(toy_files.glob(".fit-*"))
         monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
-        infos.append(json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1]) | {"path": ""})
+        infos.append(json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1]) | {"path": "", "found": ""})
     assert infos[0] == infos[1]
 
 
