@@ -56,7 +56,8 @@ def run_parts(
     except Exception as error:
         if not isinstance(error, _Stopped):
             failed.append(error)
-            _put(results, None, stop)  # parts that are computed whole are written
+            with suppress(_Stopped):
+                _put(results, None, stop)  # parts that are computed whole are written
     except BaseException:
         stop.set()
         raise
@@ -225,7 +226,8 @@ def _ahead(items: Iterator[Any], stop: Event) -> Iterator[Any]:
         except _Stopped:
             pass
         except BaseException as error:
-            _put(queue, (None, error), stop)
+            with suppress(_Stopped):  # who would have heard of it has failed already
+                _put(queue, (None, error), stop)
 
     Thread(target=make, daemon=True).start()
     while True:
