@@ -1,0 +1,88 @@
+"""How fast are the bundled adapters on an accelerator, beside what it can copy and multiply?
+
+    python -m benchmarks.accelerator
+
+Vectors lie on the device, but in the last column: there they come from NumPy and go back to it. The copy of an array
+(bytes read and written) and a bfloat16 product of 8192 x 8192 matrices are measured in the same run.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.machine import describe, write_readme
+from ea_jax import load
+
+ROWS, TURNS, CALLS = 65_536, 9, 5
+SIDE, COPIED = 8192, 1 << 30
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Median of a call's time, warm, several calls in a row."""
+    taken = []
+    for _ in range(TURNS + 2):
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            done = call()
+        jax.block_until_ready(done)
+        taken.append((time.perf_counter() - start) / CALLS)
+    return statistics.median(taken[2:])
+
+
+def main() -> None:
+    """Measure, print, and write accelerator.json."""
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (ROWS, 384))
+    x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    rows = np.asarray(x)
+    a = jax.random.normal(key, (SIDE, SIDE), jnp.bfloat16)
+    block = jnp.zeros(COPIED // 4, jnp.float32)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda v: v + 1)
+    figures: dict[str, Any] = {
+        "device": jax.devices()[0].device_kind,
+        "bfloat16_tflops": 2 * SIDE**3 / seconds(lambda: product(a, a)) / 1e12,
+        "copy_gb_a_second": 2 * COPIED / seconds(lambda: copy(block)) / 1e9,
+        "host_to_device_gb_a_second": rows.nbytes / seconds(lambda: jax.device_put(rows)) / 1e9,
+    }
+    for flavor in ("small", "large"):
+        for purpose in ("store", "query"):
+            adapt = load("minilm", "oai-3-small", flavor=flavor, purpose=purpose)
+            params = jax.device_put(adapt.params)
+            taken = seconds(lambda adapt=adapt, params=params: adapt(params, x))
+            both = seconds(lambda adapt=adapt, params=params: np.asarray(adapt(params, rows)))
+            figures[f"{flavor} {purpose}"] = {
+                "vectors_a_second": ROWS / taken,
+                "gb_a_second": (rows.nbytes + ROWS * 1536 * 4) / taken / 1e9,
+                "from_and_to_numpy_a_second": ROWS / both,
+            }
+    told = {"machine": describe(), "figures": figures}
+    write_readme("accelerator", table(figures))
+    print(json.dumps(told, indent=1))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def table(figures: dict[str, Any]) -> str:
+    """One row a flavor, for `query`."""
+    lines = [
+        f"| {figures['device']} | on the device | of the copy rate | from and to NumPy |",
+        "| --- |" + " ---: |" * 3,
+    ]
+    for flavor in ("small", "large"):
+        row = figures[f"{flavor} query"]
+        share = row["gb_a_second"] / figures["copy_gb_a_second"]
+        rates = (
+            f"{row['vectors_a_second'] / 1e6:.1f} M/s | {share:.0%} | {row['from_and_to_numpy_a_second'] / 1e6:.2f} M/s"
+        )
+        lines.append(f"| {flavor} | {rates} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
