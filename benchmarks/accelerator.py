@@ -10,14 +10,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.machine import describe, write_readme
+from benchmarks.machine import write_json, write_readme
 from ea_jax import load
 
 ROWS, TURNS, CALLS = 65_536, 9, 5
@@ -60,10 +59,9 @@ def main() -> None:
                 "gb_a_second": (rows.nbytes + ROWS * 1536 * 4) / taken / 1e9,
                 "from_and_to_numpy_a_second": ROWS / both,
             }
-    told = {"machine": describe(), "figures": figures}
+    print(json.dumps(figures, indent=1))
+    write_json(__file__, {"figures": figures})
     write_readme("accelerator", table(figures))
-    print(json.dumps(told, indent=1))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 def table(figures: dict[str, Any]) -> str:

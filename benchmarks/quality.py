@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.corpora import foreign, texts
@@ -25,6 +24,7 @@ from benchmarks.quality_plot import plot
 from benchmarks.registry import name_of
 from benchmarks.tasks import TASKS, Task, load_task
 from ea_jax import load, load_encoder, load_quality, threshold_for
+from ea_jax.evaluation.confidence import calibration_error, risk_area, spearman
 from ea_jax.fitting import fit
 from ea_jax.junk import junk_texts
 from ea_jax.loading import PURPOSES
@@ -36,7 +36,6 @@ from ea_jax.spec import Purpose
 HERE = Path(__file__).parent
 FLAVORS = ("small", "large")
 WORST, TOP, PROMISE = 0.1, 10, 0.95
-BINS = 10
 JUNK, JUNK_SEED = 200, 11
 ROWS, TURNS = {1: 100, 1024: 10}, 9
 ORDINARY = ("ag_news", "trec_questions")
@@ -63,26 +62,10 @@ def judged(judge: Quality, apply: Apply, task: Task, side: str) -> Judged:
     return Judged(scores, np.sum(apply(test.x, "store") * test.y, axis=1), rank == 1, rank <= TOP)
 
 
-def risk_areas(score: Values, good: Values) -> tuple[float, float]:
-    """Area under the risk-coverage curve, and under that of the generalised risk; smaller is better.
-
-    Source: Geifman et al. 2019 (AURC); Traub et al. 2024, arXiv:2407.01032 (AUGRC).
-    """
+def generalised_risk_area(score: Values, good: Values) -> float:
+    """Area under the generalised risk curve; smaller is better. Source: Traub et al. 2024, arXiv:2407.01032 (AUGRC)."""
     misses = np.cumsum(~good[np.argsort(-score, kind="stable")])
-    kept = np.arange(1, len(good) + 1)
-    return float(np.mean(misses / kept)), float(np.mean(misses / len(good)))
-
-
-def calibration_error(said: Values, came: Values) -> float:
-    """Mean gap between what was said and what came, over bins of equally many rows. Source: Naeini et al. 2015."""
-    bins = np.array_split(np.argsort(said, kind="stable"), BINS)
-    return float(sum(len(rows) * abs(said[rows].mean() - came[rows].mean()) for rows in bins) / len(said))
-
-
-def rank_correlation(a: Values, b: Values) -> float:
-    """Spearman's; none with a constant."""
-    found: Any = spearmanr(a, b) if np.ptp(a) else (0.0,)
-    return float(found[0])
+    return float(np.mean(misses / len(good)))
 
 
 def figures(j: Judged) -> dict[str, Any]:
@@ -97,15 +80,14 @@ def figures(j: Judged) -> dict[str, Any]:
         ("1 - novelty", *(-j.scores["novelty"],) * 2),
         ("constant", *(np.zeros(len(j.cosine)),) * 2),
     ):
-        aurc, augrc = risk_areas(forecast, j.found)
         rows[name] = {
-            "spearman": rank_correlation(cosine, j.cosine),
+            "spearman": spearman(cosine, j.cosine),
             "auroc_worst": float(roc_auc_score(worst, -cosine)),
             "aupr_worst": float(average_precision_score(worst, -cosine)),
             "auroc_top1": float(roc_auc_score(j.first, forecast)),
             "aupr_top1_miss": float(average_precision_score(~j.first, -forecast)),
-            "aurc": aurc,
-            "augrc": augrc,
+            "aurc": risk_area(forecast, j.found),
+            "augrc": generalised_risk_area(forecast, j.found),
         }
     return {
         "queries": len(j.cosine),

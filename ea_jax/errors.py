@@ -10,8 +10,9 @@ EaJaxError
 └── FingerprintMismatch (ValueError)  vectors of one encoder meet an adapter that was fitted on another's
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class EaJaxError(Exception):
@@ -56,3 +57,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"Did you mean {' or '.join(close)}?"
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"Known: {', '.join(known[:12])}{more}."
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    """What was and is of each name whose values differ; of tables, name by name."""
+    found = []
+    for name in dict.fromkeys([*then, *now]):
+        a, b = then.get(name), now.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{within}{name} ")
+        elif a != b:
+            found.append(f"{within}{name} was {a} and is {b}")
+    return found

@@ -144,14 +144,9 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
 
 
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
-    """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder.
-
-    An imported adapter knows no more than the model's name.
-    """
+    """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
     ours = encoder.spec.facts()
-    if not entry.encoder["fingerprint"] and entry.encoder.get("model") == ours["model"]:
-        return
-    if ours["fingerprint"] != entry.encoder["fingerprint"]:
+    if not _same_encoder(entry, ours):
         told = [
             f"{key} {ours[key]!r} for {entry.encoder.get(key)!r}" for key in ours if ours[key] != entry.encoder.get(key)
         ]
@@ -176,16 +171,11 @@ def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_
     Raises:
         FingerprintMismatch: They differ; the message spells out both, field by field.
     """
-    wanted = entry.encoder
-    same = (
-        facts.get("fingerprint") == wanted["fingerprint"]
-        if wanted["fingerprint"]
-        else facts.get("model") == wanted.get("model")
-    )
-    if same:
+    if _same_encoder(entry, facts):
         return {}
     if assume_source:
         return {"assumed_source": dict(facts)}
+    wanted = entry.encoder
     keys = list(dict.fromkeys([*wanted, *facts]))
     told = "; ".join(
         f"{key} {facts.get(key)!r} for {wanted.get(key)!r}" for key in keys if facts.get(key) != wanted.get(key)
@@ -194,6 +184,12 @@ def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_
         f"{where} holds vectors of another encoder than {entry.name} was fitted on: {told}. "
         "Use an adapter of that encoder, or override with --assume-source."
     )
+
+
+def _same_encoder(entry: Entry, facts: Mapping[str, Any]) -> bool:
+    """Whether the facts are of the encoder of the fit; an imported adapter knows no more than the model's name."""
+    known = "fingerprint" if entry.encoder["fingerprint"] else "model"
+    return facts.get(known) == entry.encoder.get(known)
 
 
 def check_entry(entry: Entry) -> None:

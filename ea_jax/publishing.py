@@ -10,7 +10,7 @@ from ea_jax.errors import BadEntry, BadInput
 from ea_jax.fetching import asking_hub
 from ea_jax.loading import check_entry
 from ea_jax.registry import Entry, entry_name, read_entry
-from ea_jax.remotes import INDEX, Listed, index_text, listed_of, parsed, read_index
+from ea_jax.remotes import INDEX, Listed, files_of, index_text, listed_of, parsed, read_index
 
 CARD = "README.md"
 
@@ -84,8 +84,7 @@ def refuse_links(folder: Path) -> None:
 def _files(entry: Entry) -> list[str]:
     if not (entry.path / "card.md").is_file():
         raise BadEntry(f"{entry.path} has no card.md, which tells people what it is. Write one, then publish.")
-    parts = {"params": entry.params, "quality": entry.quality}
-    return ["entry.toml", "card.md", *(f"{part}/{name}" for part, of in parts.items() for name in of["files"])]
+    return ["entry.toml", "card.md", *files_of(entry)]
 
 
 def _line(entry: Entry, name: str) -> Listed:

@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
 from ea_jax.fetching import asking_hub
@@ -193,6 +194,12 @@ def listed_of(entry: Entry, sha256: str) -> Listed:
     return Listed(entry.name, entry.source, entry.target, entry.flavor, sha256, entry.description, entry.tags)
 
 
+def files_of(entry: Entry) -> dict[str, Mapping[str, Any]]:
+    """Of each file of both checkpoints, by its path in the entry's folder, `bytes` and `sha256`."""
+    parts = {"params": entry.params, "quality": entry.quality}
+    return {f"{part}/{name}": facts for part, of in parts.items() for name, facts in of["files"].items()}
+
+
 def index_text(found: Sequence[Listed]) -> str:
     """An index file's content."""
     rows = [asdict(listed) for listed in sorted(found, key=lambda listed: listed.name)]
@@ -234,12 +241,7 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
         entry = read_entry(new)
         if (entry.source, entry.target, entry.flavor) != (listed.source, listed.target, listed.flavor):
             raise BadEntry(f"{listed.name} of {remote.address} is another adapter than its index says.")
-        parts = {"params": entry.params, "quality": entry.quality}
-        _put(
-            remote,
-            new,
-            {f"{part}/{name}": facts["sha256"] for part, of in parts.items() for name, facts in of["files"].items()},
-        )
+        _put(remote, new, {path: facts["sha256"] for path, facts in files_of(entry).items()})
         try:
             new.rename(there)
         except OSError as error:

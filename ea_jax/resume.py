@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ea_jax.arrays import ArrayIn
-from ea_jax.errors import BadInput
+from ea_jax.errors import BadInput, differences
 
 
 @contextmanager
@@ -61,12 +61,7 @@ def rows_told(rows: ArrayIn) -> str:
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    other = [
-        f"{name} was {found.get(name)} and is {wanted.get(name)}"
-        for name in dict.fromkeys([*wanted, *found])
-        if found.get(name) != wanted.get(name)
-    ]
-    if other:
+    if other := differences(found, wanted):
         raise BadInput(
             f"{folder} keeps a run of other arguments ({'; '.join(other)}): give the same ones, or name another folder."
         )

@@ -1,6 +1,5 @@
 """Vectors alone in a file: `.npy`, or a column of parquet."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 from jaxtyping import Float32
 from pyarrow import parquet
 
+from ea_jax import provenance
 from ea_jax.errors import BadInput
 
 KINDS = (".npy", ".parquet")
@@ -49,11 +49,10 @@ def encoder_facts(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".parquet":
         return None
     try:
-        told = (parquet.read_schema(path).metadata or {}).get(b"ea_jax")
-        facts = json.loads(told) if told is not None else {}
+        facts = provenance.read(parquet.read_schema(path)) or {}
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"{path} cannot be read: {error}.") from error
-    encoder = facts.get("encoder") if isinstance(facts, dict) else facts
+    encoder = facts.get("encoder")
     if encoder is not None and not isinstance(encoder, dict):
         raise BadInput(f"{path}: the metadata key ea_jax does not hold an object of facts. Write the file again.")
     return encoder

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ea_jax.batch.outputs import KINDS
 from ea_jax.durable import is_locked, whole_file
-from ea_jax.errors import BadInput
+from ea_jax.errors import BadInput, differences
 
 STATE = "_ea_jax"
 
@@ -104,7 +104,7 @@ def begin(place: Place, facts: Mapping[str, Any], parts: int, rows: int) -> None
             folder.mkdir(parents=True, exist_ok=True)
         told = {"facts": dict(facts), "parts": parts, "rows": rows}
         write_json(file, told)
-    found = _differences(_read(file)["facts"], json.loads(json.dumps(facts)))
+    found = differences(_read(file)["facts"], json.loads(json.dumps(facts)))
     if found:
         done = "the output" if place.manifest.exists() else "the beginning"
         raise BadInput(
@@ -163,14 +163,3 @@ def _read(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"{file} is damaged: {error}. Remove the output, and start anew.") from error
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
-    found = []
-    for name in dict.fromkeys([*then, *now]):
-        a, b = then.get(name), now.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{within}{name} ")
-        elif a != b:
-            found.append(f"{within}{name} was {a} and is {b}")
-    return found

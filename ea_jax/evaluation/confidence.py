@@ -7,6 +7,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from ea_jax.bootstrap import mean_of, statistic_of
+from ea_jax.evaluation.ranking import correlations
 from ea_jax.quality import Scores
 
 BINS, WORST = 10, 0.1
@@ -17,9 +18,7 @@ Column = Float[np.ndarray, " n"]
 
 def spearman(a: Column, b: Column) -> float:
     """Rank correlation; 0 with a constant."""
-    p, q = (rankdata(v) - (len(v) + 1) / 2 for v in (a, b))
-    spread = np.sqrt((p @ p) * (q @ q))
-    return float(p @ q / spread) if spread else 0.0
+    return float(correlations(a[None], b[None])[0])
 
 
 def auroc(score: Column, positive: np.ndarray) -> float:
