@@ -48,6 +48,7 @@ def load_params(path: Path, record: Mapping[str, Any], abstract: Params) -> Para
     Raises:
         CorruptCheckpoint: A file or a value is missing, cut short, changed, of the wrong shape or dtype, or too many.
     """
+    path = path.resolve()  # orbax finds nothing by a path with `..`
     _check_files(path, record["files"])
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
         metadata = checkpointer.metadata(path).item_metadata

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,13 @@ def test_what_was_saved_comes_back_bit_for_bit(saved):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(TREE), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(np.asarray(a), b)
+
+
+def test_a_path_from_the_folder_beside_it_leads_there_too(saved, tmp_path, monkeypatch):
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / "beside")
+    found = load_params(Path("../params"), saved[1], shapes(TREE))
+    np.testing.assert_array_equal(found["out"]["kernel"], TREE["out"]["kernel"])
 
 
 def test_it_is_an_ordinary_orbax_checkpoint(saved):
