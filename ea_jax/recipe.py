@@ -69,10 +69,7 @@ def fit_entry(
         FingerprintMismatch: The column x does not hold what the source encoder makes of the column text.
     """
     encoder = load_encoder(source.id) if source.local else None
-    test_sets = {
-        name: held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path), source.id)
-        for name, path in tests.items()
-    }
+    test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
     with _scratch_beside(out) as scratch:
         train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
         say(f"{len(train.y):,} pairs read")
@@ -156,6 +153,15 @@ def _check_vectors(where: str, vectors: np.ndarray, space: Space) -> None:
         if off.any():
             row = start + off.argmax()
             raise BadInput(f"{where}, row {row}: the vector has not length one, as those of {space.id} have.")
+
+
+def test_set(path: Path, source: Space, target: Space, encoder: Encoder | None) -> HeldOut:
+    """Queries and corpus of a file (or folder) of test pairs; texts without source vectors are embedded.
+
+    Raises:
+        BadInput, FingerprintMismatch: As `fit_entry`.
+    """
+    return held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path), source.id)
 
 
 def held_out(pairs: Pairs, where: str, model: str) -> HeldOut:

@@ -159,9 +159,9 @@ def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
 
 
 def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
-    """Every known space: those of `root` first, then the bundled ones."""
+    """Every known space: those of `root` first, then those of all registries."""
     found: dict[str, Space] = {}
-    for folder in [*roots(root), BUNDLED]:
+    for folder in dict.fromkeys([*roots(root), *roots()]):
         path = folder / "spaces.toml"
         for space in _spaces(path, path.stat().st_mtime_ns) if path.exists() else ():
             found.setdefault(space.id, space)

@@ -12,9 +12,12 @@ import pytest
 import tomli_w
 
 from ea_jax.checkpoint import load_params, save_params
-from ea_jax.loading import stored_abstract
+from ea_jax.heldout import held_out_figures
+from ea_jax.loading import load, stored_abstract
+from ea_jax.recipe import held_out
 from ea_jax.registry import read_entry
-from tests.conftest import TOY_SPACES
+from ea_jax.tables import Pairs, write_pairs
+from tests.conftest import TOY_SPACES, toy_pairs
 
 
 @pytest.fixture
@@ -106,4 +109,53 @@ def test_check_names_the_adapter_that_is_not_whole(ea, own, folder):
     code, out, err = ea("check", "toy-a--toy-b--small")
     assert code == 1
     assert "is missing" in out
-    assert "1 of 1 adapters are not whole" in err
+    assert "1 of 1 adapters did not pass" in err
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """Test pairs of the toy spaces, a tenth of which ask."""
+    x, y = toy_pairs()
+    write_pairs(tmp_path / "test.parquet", Pairs(y, x, query=np.arange(len(x)) % 10 == 0))
+    return tmp_path / "test.parquet"
+
+
+def record(folder: Path, toy_root: Path, **changed: float) -> None:
+    """Figures of the toy pairs into an entry, some of them changed."""
+    x, y = toy_pairs()
+    test = held_out(Pairs(y, x, query=np.arange(len(x)) % 10 == 0), "", "")
+    adapt = load("toy-a", "toy-b", root=toy_root)
+    query = load("toy-a", "toy-b", purpose="query", root=toy_root)
+    outputs = {"store": adapt(adapt.params, test.x), "query": query(query.params, test.x)}
+    figures = held_out_figures(test, {name: np.asarray(y) for name, y in outputs.items()})
+    figures["query"] |= {name.replace("_", "@"): value for name, value in changed.items()}
+    facts = tomllib.loads((folder / "entry.toml").read_text())
+    (folder / "entry.toml").write_text(tomli_w.dumps(facts | {"metrics": {"held-out": figures}}))
+
+
+def test_recorded_figures_hold_on_their_pairs(ea, own, folder, toy_root, pairs):
+    record(folder, toy_root)
+    code, out, err = ea("add", str(folder), "--pairs", str(pairs))
+    told = f"the figures on {pairs} are those recorded for held-out"
+    assert (code, out, err) == (0, f"{own / 'toy-a--toy-b--small'}\n", f"ea-jax: {told}\n")
+    assert ea("check", "toy-a--toy-b--small", "--pairs", str(pairs)) == (0, f"toy-a--toy-b--small: whole; {told}\n", "")
+
+
+def test_recorded_figures_that_do_not_hold_are_refused(ea, own, folder, toy_root, pairs):
+    record(folder, toy_root, recall_10=0.123)
+    code, out, err = ea("add", str(folder), "--pairs", str(pairs))
+    assert (code, out, list(own.iterdir())) == (1, "", [])
+    assert "are not those recorded for held-out: query recall@10" in err
+    assert "for 0.123. Are these" in err
+    assert ea("add", str(folder))[0] == 0
+    code, out, err = ea("check", "toy-a--toy-b--small", "--pairs", str(pairs))
+    assert (code, "query recall@10" in out) == (1, True)
+    assert "1 of 1 adapters did not pass" in err
+
+
+def test_without_recorded_figures_the_measured_ones_are_told(ea, own, folder, pairs):
+    assert ea("add", str(folder))[0] == 0
+    code, out, _ = ea("check", "toy-a--toy-b--small", "--pairs", str(pairs))
+    assert code == 0
+    assert f"it records no figures; on {pairs} they are store cosine 0." in out
+    assert ea("check", "--pairs", str(pairs))[0] == 2

@@ -15,6 +15,7 @@ from ea_jax.errors import BadEntry, EaJaxError
 def add(
     folder: Annotated[Path, typer.Argument(help="An entry's folder, with entry.toml, params/ and quality/.")],
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of the same name.")] = False,
+    pairs: Annotated[Path | None, typer.Option(help="Test pairs that its figures have to hold on.")] = None,
 ) -> None:
     """Check an adapter whole, copy it into your own registry, and print where it is.
 
@@ -23,6 +24,7 @@ def add(
     _start()
     from ea_jax.loading import check_entry
     from ea_jax.publishing import refuse_links
+    from ea_jax.recheck import recheck
 
     refuse_links(folder)
     root = reg.user_folder("data") / "registry"
@@ -31,6 +33,11 @@ def add(
         copy = Path(shutil.copytree(folder, Path(scratch) / "registry" / folder.resolve().name))
         entry = reg.read_entry(copy)
         check_entry(entry)
+        if pairs is not None:
+            found = recheck(entry, pairs)
+            if found.agrees is False:
+                raise BadEntry(f"{folder} was not added: {found.told}")
+            print(f"ea-jax: {found.told}", file=sys.stderr)
         there = root / reg.entry_name(entry)
         if there.exists() and not replace:
             raise BadEntry(f"{there} is there already. `--replace` puts this one in its place.")
@@ -44,25 +51,33 @@ def check(
     names: Annotated[
         list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if none.")
     ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
 ) -> None:
     """Read adapters whole and check every hash, shape and value; a line each, exit code 1 if one is not whole.
 
+    With --pairs, their figures are measured anew, and have to be those of a test set that they record.
+
     Example: ea-jax check minilm--oai-3-small--small
     """
+    if pairs is not None and not names:
+        raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
     found = [reg.entry_named(name) for name in names] if names else reg.entries()
     _start()
     from ea_jax.loading import check_entry
+    from ea_jax.recheck import recheck
 
     failed = 0
     for entry in found:
         try:
             check_entry(entry)
-            print(f"{entry.name}: whole")
+            measured = recheck(entry, pairs) if pairs is not None else None
+            failed += measured is not None and measured.agrees is False
+            print(f"{entry.name}: whole" + (f"; {measured.told}" if measured else ""))
         except (EaJaxError, OSError) as error:
             failed += 1
             print(f"{entry.name}: {error}")
     if failed:
-        print(f"ea-jax: {failed} of {len(found)} adapters are not whole.", file=sys.stderr)
+        print(f"ea-jax: {failed} of {len(found)} adapters did not pass.", file=sys.stderr)
         raise typer.Exit(1)
 
 
