@@ -1,8 +1,9 @@
 """Files that are there whole or not at all, whenever a process ends; locks that end with their process."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +56,54 @@ def is_locked(path: Path) -> bool:
             return False
     except BadInput:
         return True
+
+
+def swap_folder(new: Path, there: Path) -> None:
+    """Put a whole folder in the place of another, on the same file system. A kill in between loses neither.
+
+    The old folder waits beside it as `.<name>.old`, from where `restore_folders` takes it back if need be.
+    """
+    with _folder_lock(there.parent):
+        _restore(there)
+        if there.exists():
+            there.rename(_aside(there))
+        new.rename(there)
+        _sync_folder(there.parent)
+        shutil.rmtree(_aside(there), ignore_errors=True)
+
+
+def restore_folders(root: Path) -> None:
+    """Finish the swaps in a folder that were cut off, if it may be written and no process is at one."""
+    if any(root.glob(".*.old")):
+        with suppress(OSError), _folder_lock(root, wait=False):
+            for old in root.glob(".*.old"):
+                _restore(root / old.name[1 : -len(".old")])
+
+
+def _restore(there: Path) -> None:
+    """The new folder if it is in place, else the old one."""
+    old = _aside(there)
+    if old.exists() and there.exists():
+        shutil.rmtree(old)
+    elif old.exists():
+        old.rename(there)
+
+
+def _aside(there: Path) -> Path:
+    return there.with_name(f".{there.name}.old")
+
+
+@contextmanager
+def _folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a folder's own lock; OSError where another process does, unless it is waited for."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Write a registry entry: parameters, quality part, facts and a model card, all or nothing."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import tomli_w
 
 from ea_jax.arrays import Params
 from ea_jax.checkpoint import save_params
+from ea_jax.durable import swap_folder
 from ea_jax.fitting import Fitted
 from ea_jax.heldout import KEEP_SOURCE
 from ea_jax.quality_store import sizes_of
@@ -92,9 +92,7 @@ def write_entry(
         }
         (new / "entry.toml").write_text(tomli_w.dumps(facts | stored), encoding="utf-8")
         (new / "card.md").write_text(card, encoding="utf-8")
-        if entry.exists():
-            shutil.rmtree(entry)
-        new.rename(entry)
+        swap_folder(new, entry)
     return entry
 
 

@@ -12,10 +12,11 @@ import pytest
 import tomli_w
 
 from ea_jax.checkpoint import load_params, save_params
+from ea_jax.durable import swap_folder
 from ea_jax.heldout import held_out_figures
 from ea_jax.loading import load, stored_abstract
 from ea_jax.recipe import held_out
-from ea_jax.registry import read_entry
+from ea_jax.registry import entries, read_entry
 from ea_jax.tables import Pairs, write_pairs
 from tests.conftest import TOY_SPACES, toy_pairs
 
@@ -159,3 +160,31 @@ def test_without_recorded_figures_the_measured_ones_are_told(ea, own, folder, pa
     assert code == 0
     assert f"it records no figures; on {pairs} they are store cosine 0." in out
     assert ea("check", "--pairs", str(pairs))[0] == 2
+
+
+class Killed(BaseException):
+    """No handler of errors holds it."""
+
+
+def test_a_kill_in_the_middle_of_a_swap_loses_nothing(ea, own, folder, monkeypatch):
+    assert ea("add", str(folder))[0] == 0
+    there, rename, moves = own / "toy-a--toy-b--small", Path.rename, []
+    marked = (folder / "entry.toml").read_text().replace("Random rows.", "Newer rows.")
+
+    def killed(path, other):
+        moves.append(other)
+        if other == there:
+            raise Killed
+        return rename(path, other)
+
+    (folder / "entry.toml").write_text(marked)
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Killed):
+        ea("add", str(folder), "--replace")
+    monkeypatch.undo()
+    assert [move.name for move in moves] == [".toy-a--toy-b--small.old", there.name]
+    assert not there.exists()
+    assert [entry.description for entry in entries(own)] == ["Random rows."]
+    swap_folder(Path(shutil.copytree(folder, own / ".new")), there)
+    assert [entry.description for entry in entries(own)] == ["Newer rows."]
+    assert [path.name for path in own.iterdir()] == [there.name]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ea_jax import registry as reg
+from ea_jax.durable import restore_folders, swap_folder
 from ea_jax.errors import BadEntry, EaJaxError
 
 
@@ -39,11 +40,10 @@ def add(
                 raise BadEntry(f"{folder} was not added: {found.told}")
             print(f"ea-jax: {found.told}", file=sys.stderr)
         there = root / reg.entry_name(entry)
+        restore_folders(root)
         if there.exists() and not replace:
             raise BadEntry(f"{there} is there already. `--replace` puts this one in its place.")
-        if there.exists():
-            shutil.rmtree(there)
-        copy.rename(there)
+        swap_folder(copy, there)
     print(there)
 
 
