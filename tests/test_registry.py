@@ -108,3 +108,11 @@ def test_info_says_which_of_two_adapters_of_a_name_won(ea, two_flavors, toy_root
     found = json.loads(ea("info", "toy-a--toy-b--small", "--json")[1])["found"]
     assert found == {"registry": str(two_flavors), "hides": [str(toy_root)], "why": "first in search order"}
     assert json.loads(ea("info", "toy-a--toy-b--large", "--json")[1])["found"]["why"] == "the only one of this name"
+
+
+def test_an_entry_whose_ids_are_written_with_escapes_is_found(tmp_path):
+    file = write_toy_registry(tmp_path / "registry") / "toy-a--toy-b--small" / "entry.toml"
+    text = file.read_text()
+    assert 'source = "toy/source"' in text
+    file.write_text(text.replace("toy/", "toy\\u002F"))
+    assert load("toy-a", "toy-b", root=tmp_path / "registry").spec.source == "toy/source"

@@ -130,6 +130,31 @@ def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault,
     stand_in.faults.clear()
 
 
+def test_one_broken_index_leaves_the_rest_of_the_list(added, tmp_path):
+    _, run = added
+    index = cached(tmp_path)[0]
+    index.write_text("{")
+    found = run("list")
+    assert found.returncode == 0, found.stderr
+    assert "minilm--oai-3-small--small" in found.stdout
+    assert f"{index} is no index of adapters" in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert run("registry").returncode == 0
+
+
+def test_a_fetch_that_was_cut_off_goes_on_and_is_whole(added):
+    stand_in, run = added
+    stand_in.faults["/quality/"] = "busy"
+    found = run(python=LOAD, HF_HUB_DOWNLOAD_TIMEOUT="2")
+    assert "could not be fetched" in found.stderr
+    got = {path for path in stand_in.asked if "/params/" in path}
+    assert got
+    stand_in.faults.clear()
+    stand_in.asked.clear()
+    assert run(python=LOAD).stdout == "12\n"
+    assert not got & set(stand_in.asked)
+
+
 def test_two_processes_that_fetch_at_once_both_load(added):
     _, run = added
     code = f"import subprocess, sys; p = [subprocess.Popen([sys.executable, '-c', {LOAD!r}]) for _ in range(2)]; "
@@ -143,7 +168,10 @@ def test_what_the_hub_refuses_is_one_sentence(served, folder):
     stand_in.faults["/commit/"] = "refused"
     found = run("publish", str(folder), f"hf:{REPO}")
     assert (found.returncode, found.stdout) == (1, "")
-    assert "Nothing was uploaded" in found.stderr.splitlines()[-1]
+    told = found.stderr.splitlines()[-1]
+    assert told.startswith(f"ea-jax: {REPO} could not be uploaded to the hub (")
+    assert "403" in told
+    assert told.endswith("Nothing was uploaded; log in with `hf auth login`, or try again.")
 
 
 @pytest.mark.parametrize("address", ["owner/name", "hf:name", "hf:a/b/c", "hf:../x/y", "https://x/y"])

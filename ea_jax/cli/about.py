@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import platform
+from typing import Any
 
-from ea_jax.registry import about
+from ea_jax.records import read_toml
+from ea_jax.registry import BUNDLED
 
 
 def news() -> None:
@@ -11,7 +13,7 @@ def news() -> None:
 
     Example: ea-jax news
     """
-    items = sorted(about().get("news", []), key=lambda item: item["date"], reverse=True)
+    items = sorted(_about().get("news", []), key=lambda item: item["date"], reverse=True)
     print("\n".join(f"{item['date']}  {item['text']}" for item in items) or "There is no news.")
 
 
@@ -20,7 +22,7 @@ def docs() -> None:
 
     Example: ea-jax docs
     """
-    print(about().get("docs") or "No documentation link is set; README.md documents every command and function.")
+    print(_about().get("docs") or "No documentation link is set; README.md documents every command and function.")
 
 
 def donate() -> None:
@@ -28,7 +30,7 @@ def donate() -> None:
 
     Example: ea-jax donate
     """
-    print(about().get("donate") or "No donation link is set.")
+    print(_about().get("donate") or "No donation link is set.")
 
 
 def version() -> None:
@@ -41,3 +43,8 @@ def version() -> None:
 
 
 COMMANDS = {news: "news", docs: "docs", donate: "donate", version: "version"}
+
+
+def _about() -> dict[str, Any]:
+    """News and links of the bundled registry."""
+    return read_toml(BUNDLED / "about.toml")

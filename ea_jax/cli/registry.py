@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ea_jax import registry as reg
-from ea_jax.remotes import index, remotes
+from ea_jax.errors import EaJaxError
+from ea_jax.remotes import Listed, Remote, index, remotes
 from ea_jax.routes import MOST_HOPS, Route, routes
 
 
@@ -23,7 +24,7 @@ def list_adapters(
     """
     found = [entry for entry in reg.entries() if "pro" in entry.tags or not pro_only]
     public = [seed for seed in reg.seeds() if seed.locked or not pro_only]
-    far = [(r, row) for r in remotes() for row in index(r) if "pro" in row.tags or not pro_only]
+    far = [(r, row) for r in remotes() for row in told_index(r) if "pro" in row.tags or not pro_only]
     if as_json:
         away = [dataclasses.asdict(row) | {"registry": remote.address} for remote, row in far]
         print(json.dumps([*map(_facts, found), *away, *map(_seed_facts, public)], indent=2))
@@ -45,7 +46,7 @@ def info(
     """
     entry = reg.entry_named(name)
     others = [str(root) for root in reg.roots() if root != entry.path.parent and (root / name / "entry.toml").is_file()]
-    others += [remote.address for remote in remotes() if any(row.name == name for row in index(remote))]
+    others += [remote.address for remote in remotes() if any(row.name == name for row in told_index(remote))]
     found_in = {"registry": str(entry.path.parent), "hides": others}
     found_in["why"] = "first in search order" if others else "the only one of this name"
     facts = _facts(entry) | {"found": found_in}
@@ -106,6 +107,15 @@ def import_seed(
 
 
 COMMANDS = {list_adapters: "list", info: "info", paths: "paths", import_seed: "import"}
+
+
+def told_index(remote: Remote) -> list[Listed]:
+    """What a registry on the hub holds; where its index cannot be read, nothing, and a sentence on stderr."""
+    try:
+        return index(remote)
+    except EaJaxError as error:
+        print(f"ea-jax: {error}", file=sys.stderr)
+        return []
 
 
 def _seed_tags(seed: reg.Seed) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ea_jax import registry as reg
-from ea_jax.cli.registry import print_columns
+from ea_jax.cli.registry import print_columns, told_index
 
 
 class Action(StrEnum):
@@ -24,7 +24,7 @@ def registry(
 
     Example: ea-jax registry add hf:owner/name
     """
-    from ea_jax.remotes import add_remote, index, remotes, remove_remote
+    from ea_jax.remotes import add_remote, remotes, remove_remote
 
     if action:
         if not address:
@@ -34,7 +34,7 @@ def registry(
     for folder in reg.roots():
         print(f"{folder}  ({len(reg.entries(folder))} adapters)")
     for remote in remotes():
-        print(f"{remote.address}  ({len(index(remote))} adapters)")
+        print(f"{remote.address}  ({len(told_index(remote))} adapters)")
     print()
     rows = [("id", "aliases", "width", "runs here")]
     rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in reg.spaces()]
