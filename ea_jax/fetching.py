@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 from ea_jax.errors import BadInput, EaJaxError, UnknownName
 
-FETCH = "could not be fetched from the hub"
-
 
 @contextmanager
-def asking_hub(repo: str, instead: str = "Try again.", failed: str = "could not be fetched") -> Iterator[None]:
+def asking_hub(
+    repo: str, instead: str = "Try again.", failed: str = "could not be fetched from the hub"
+) -> Iterator[None]:
     """Turn every failure of the block's calls to the hub into one sentence.
 
     Args:
