@@ -1,7 +1,7 @@
 """The encoder: texts to embeddings, a tokenizer on the host and a pure function on the device."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, cast
@@ -53,6 +53,15 @@ class Encoder:
     module: nn.Module = field(metadata={"static": True})
     tokenizer: Tokenizer = field(metadata={"static": True})
     params: Params
+
+    def prompted(self, prompt: str) -> "Encoder":
+        """The encoder with another default prompt, which its fingerprint tells.
+
+        Raises:
+            UnknownName: The model has no such prompt.
+        """
+        self.spec.prefix(prompt)
+        return replace(self, spec=replace(self.spec, default_prompt=prompt))
 
     def __call__(
         self,

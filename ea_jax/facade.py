@@ -14,7 +14,7 @@ from ea_jax.arrays import ArrayIn
 from ea_jax.devices import find_device
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
-from ea_jax.loading import check_fingerprint, entry_for, load, load_encoder, load_quality
+from ea_jax.loading import entry_for, load, load_quality, source_encoder
 from ea_jax.quality import Quality
 from ea_jax.registry import Entry
 
@@ -65,9 +65,7 @@ class EmbeddingAdapter:
         entry = entry_for(source, target, flavor)
         names = entry.source, entry.target
         place = jax.sharding.SingleDeviceSharding(find_device(device))
-        encoder = load_encoder(source) if load_source_encoder else None
-        if encoder:
-            check_fingerprint(entry, encoder)
+        encoder = source_encoder(entry) if load_source_encoder else None
         found: dict[str, Any] = {"flavor": entry.flavor, "sharding": place, "root": entry.path.parent}
         return cls(entry, load(*names, **found), load_quality(*names, **found), encoder)
 

@@ -11,7 +11,7 @@ from ea_jax.errors import BadInput
 from ea_jax.evaluation import Report, Trial, evaluate
 from ea_jax.evaluation.evaluate import Protocol
 from ea_jax.evaluation.trial import check_vectors, read_qrels
-from ea_jax.loading import check_fingerprint, load, load_encoder, load_quality
+from ea_jax.loading import load, load_encoder, load_quality, source_encoder
 from ea_jax.registry import Entry, find_space
 from ea_jax.tables import Pairs, read_pairs
 from ea_jax.texts import read_texts
@@ -103,9 +103,7 @@ def _split(pairs: Pairs, seed: int, notes: list[str]) -> tuple[Trial, list[str]]
 
 
 def _embedded(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
-    encode = load_encoder(model, root=entry.path.parent)
-    if model == entry.source:
-        check_fingerprint(entry, encode)
+    encode = source_encoder(entry) if model == entry.source else load_encoder(model, root=entry.path.parent)
     return encode(list(texts))
 
 

@@ -143,6 +143,21 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         return entry
 
 
+def source_encoder(entry: Entry) -> Encoder:
+    """The encoder that an adapter was fitted on, with the prompt that it was fitted with as the default.
+
+    Raises:
+        FingerprintMismatch: The files here are of another encoder.
+        UnknownName, EncoderNotFound, BadEncoder: As `load_encoder`.
+    """
+    encoder = load_encoder(entry.source, root=entry.path.parent)
+    spec, prefix = encoder.spec, entry.encoder.get("prefix")
+    named = [name for name, text in spec.prompts if text == prefix != spec.prefix(None)]
+    encoder = encoder.prompted(named[0]) if named else encoder
+    check_fingerprint(entry, encoder)
+    return encoder
+
+
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
     """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
     ours = encoder.spec.facts()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ea_jax.heldout import held_out_figures
-from ea_jax.loading import PURPOSES, check_fingerprint, load, load_encoder
+from ea_jax.loading import PURPOSES, load, source_encoder
 from ea_jax.recipe import test_set
 from ea_jax.registry import Entry, find_space
 
@@ -41,9 +41,7 @@ def recheck(entry: Entry, pairs: Path) -> Recheck:
     """
     root = entry.path.parent
     source, target = find_space(entry.source, root), find_space(entry.target, root)
-    encoder = load_encoder(source.id, root=root) if source.local else None
-    if encoder:
-        check_fingerprint(entry, encoder)
+    encoder = source_encoder(entry) if source.local else None
     test = test_set(pairs, source, target, encoder)
     adapters = {p: load(source.id, target.id, flavor=entry.flavor, purpose=p, root=root) for p in PURPOSES}
     outputs = {purpose: np.asarray(adapt(adapt.params, test.x)) for purpose, adapt in adapters.items()}

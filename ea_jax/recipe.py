@@ -37,6 +37,7 @@ def fit_entry(
     flavor: str,
     family: Family = "auto",
     budget: Budget = DEFAULT,
+    prompt: str | None = None,
     tests: Mapping[str, Path],
     near: float,
     description: str,
@@ -54,6 +55,7 @@ def fit_entry(
         flavor: Which of several adapters between the two.
         family: Of adapters, as `fit` takes it.
         budget: How large the adapter may be.
+        prompt: Name of the prefix that the source encoder puts before each text; its default prompt if None.
         tests: Files (or folders) of test pairs by name, with a column `query`.
         near: Cosine to a test query, in either space, from which a training pair is left out.
         description: What the pairs were, for people.
@@ -67,8 +69,13 @@ def fit_entry(
     Raises:
         BadInput: A file, a column or a vector is not what it should be, or there are too few pairs.
         FingerprintMismatch: The column x does not hold what the source encoder makes of the column text.
+        UnknownName: The source encoder has no such prompt.
     """
     encoder = load_encoder(source.id) if source.local else None
+    if prompt is not None:
+        if encoder is None:
+            raise BadInput(f"{source.id} does not run here to put the prompt {prompt!r} before a text: leave it out.")
+        encoder = encoder.prompted(prompt)
     test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
     with _scratch_beside(out) as scratch:
         train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)

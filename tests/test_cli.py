@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ea_jax.loading import load
+from ea_jax.registry import BUNDLED
 from ea_jax.tables import Pairs, write_pairs
 from tests.conftest import TOY_SPACES, toy_pairs, write_toy_registry
 
@@ -258,6 +259,30 @@ def test_fit_embeds_the_texts_of_a_folder(ea, minilm, tmp_path):
     assert code == 0, err
     assert "60 pairs read" in err
     assert (tmp_path / "out" / "minilm--oai-3-small--large" / "entry.toml").exists()
+
+
+def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    space = next(s for s in (BUNDLED / "spaces.toml").read_text().split("[[space]]") if 'aliases = ["minilm"' in s)
+    (out / "spaces.toml").write_text(f'[[space]]{space}prompts = {{ query = "query: " }}\n')
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(out))
+    texts = [f"text number {i}" for i in range(60)]
+    write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=np.eye(60, 1536, dtype=np.float32)))
+    asked = ("fit", str(tmp_path / "pairs.parquet"), "--target", "oai-3-small", "--family", "linear", "--out", str(out))
+    for source, prompt, told in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "leave it out")]:
+        code, _, err = ea(*asked, "--source", source, "--prompt", prompt)
+        assert code == 1
+        assert told in err
+    assert ea(*asked, "--source", "minilm", "--prompt", "query")[0] == 0
+    info = json.loads(ea("info", "minilm--oai-3-small--large", "--json")[1])
+    assert info["encoder"]["prefix"] == "query: "
+    assert info["encoder"]["fingerprint"] != minilm.spec.facts()["fingerprint"]
+    code, found, err = ea("embed", *asked[2:4], "--source", "minilm", "--flavor", "large", "--text", "hello")
+    assert code == 0, err
+    adapt = load("minilm", "oai-3-small", flavor="large", root=out)
+    wanted = np.asarray(adapt(adapt.params, minilm(["query: hello"])))
+    np.testing.assert_allclose(json.loads(found)[0]["embedding"], wanted[0], atol=1e-3)
 
 
 @pytest.mark.parametrize(

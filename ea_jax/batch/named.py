@@ -5,7 +5,7 @@ from typing import Any
 
 from ea_jax.batch.core import BatchMap, Options
 from ea_jax.errors import BadInput, UnknownName
-from ea_jax.loading import Root, check_fingerprint, entry_for, load, load_encoder, load_quality
+from ea_jax.loading import Root, entry_for, load, load_quality, source_encoder
 from ea_jax.registry import find_space
 from ea_jax.spec import Purpose
 
@@ -47,9 +47,7 @@ def load_map(names: Names, options: Options | None = None) -> BatchMap:
     _check_dim(entry.target, options.dim, root)
     adapt = load(entry.source, entry.target, purpose=names.purpose, **found)
     judge = load_quality(entry.source, entry.target, **found) if names.confidence else None
-    encode = load_encoder(entry.source, root=root) if names.texts else None
-    if encode:
-        check_fingerprint(entry, encode)
+    encode = source_encoder(entry) if names.texts else None
     facts = {
         "source": entry.source,
         "target": entry.target,

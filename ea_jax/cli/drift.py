@@ -57,7 +57,7 @@ COMMANDS = {drift: "drift"}
 
 def _inputs(path: Path, entry, assume_source: bool):
     """Source embeddings of a file, embedded here where it holds texts."""
-    from ea_jax.loading import check_fingerprint, check_provenance, load_encoder
+    from ea_jax.loading import check_provenance, source_encoder
     from ea_jax.ops import check_embeddings
     from ea_jax.texts import read_texts
     from ea_jax.vectors import KINDS, encoder_facts, read_vectors
@@ -69,6 +69,4 @@ def _inputs(path: Path, entry, assume_source: bool):
         check_embeddings(x, entry.d_in, entry.source)
         return x
     found = read_texts([path])
-    encode = load_encoder(entry.source, root=entry.path.parent)
-    check_fingerprint(entry, encode)
-    return encode(found.text, show_progress=sys.stderr.isatty())
+    return source_encoder(entry)(found.text, show_progress=sys.stderr.isatty())

@@ -123,13 +123,12 @@ def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, sa
     import jax
     import numpy as np
 
-    from ea_jax.loading import check_fingerprint, load, load_encoder, load_quality
+    from ea_jax.loading import load, load_quality, source_encoder
 
     say(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
     root = entry.path.parent
     names = {"source": entry.source, "target": entry.target, "flavor": entry.flavor}
-    encode = load_encoder(entry.source, root=root)
-    check_fingerprint(entry, encode)
+    encode = source_encoder(entry)
     adapt = load(entry.source, entry.target, flavor=entry.flavor, purpose=purpose, root=root)
     judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=root) if quality else None
     say(f"{entry.name} for {purpose}, from {entry.path.parent}")
