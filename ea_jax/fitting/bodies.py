@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ea_jax.arrays import Params
-from ea_jax.fitting.search import BASE, Choice, Folds, Machine, shape_of, total
+from ea_jax.fitting.search import Choice, Folds, Machine, shape_of, total
 from ea_jax.kernel import Radial, left_out, mixed, sums, weights
 from ea_jax.mlp import mlp_start
-from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, moments, ridge, whitening
+from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, moments, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
 METRIC = 0.3
@@ -50,7 +50,7 @@ def kernel_body(
     x, y, m = folds.x, folds.y, total(folds.moments)
     radial = Radial.around(cluster_centres(x, min(landmarks, len(x)), seed=seed), machine.gamma, x)
     s = sums(radial, x, y)
-    affine = ridge(covariance(m), BASE)
+    affine = folds.base.solve(covariance(m))
     (w,) = weights(s, radial.among, affine, (machine.penalty,))
     features, expand = mixed(radial, w, s, whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1]), bits)
     rows = left_out(features, w, affine, s, machine.penalty, np.asarray(x[sample]), np.asarray(y[sample]))

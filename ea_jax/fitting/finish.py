@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float, Float32, Int
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
-from ea_jax.fitting.search import Choice, Folds, Kind
+from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
 from ea_jax.solve import Affine, Covariance, ridge_leverage
 from ea_jax.train import Held, Training
 
-LEAST_TRAINED = 1000
+LEAST_TRAINED = 2000
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
-ROUND, FLAT = Kind("ridge", 0.1), Shape(0.7, 4.0)  # where training a single matrix ends best, wherever it starts best
+FLAT = Shape(0.7, 4.0)  # of the round map: where training a single matrix ends best, wherever it starts best
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 
 
@@ -144,7 +144,7 @@ def _unseen(
     raw = layer.apply(read) + share * _shift(start, folds, x, native)
     if body.family == "linear":
         return Unseen(rows, raw.astype(np.float32), None, found)
-    part = x @ layer.kernel[:d] + layer.bias + _shift(Start(ROUND, None), folds, x, native)
+    part = x @ layer.kernel[:d] + layer.bias + _shift(Start(folds.base, None), folds, x, native)
     return Unseen(rows, raw.astype(np.float32), part.astype(np.float32), found)
 
 

@@ -24,11 +24,10 @@ from ea_jax.solve import (
     target_spectrum,
 )
 
-PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 RANK = 64
 GAMMAS = (0.3, 0.7, 1.5)
 KERNEL_PENALTIES = (0.03, 0.1, 0.3)
-BASE = 0.1
 LANDMARKS, FEWER, LARGE = 4096, 2048, 8192  # of the search; the fewer where there are more pairs than that
 MANY, JUDGED = 2000, 3  # pairs from which three folds judge kernel machines
 
@@ -53,10 +52,12 @@ class Kind(NamedTuple):
 ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape makes the same
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
 QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
+ROUND, SAFE, SAFE_SHAPE = Kind("ridge", 0.1), Kind("ridge", 1.0), Shape(0.5, 4.0)
+LEAST_CHOSEN = 2200  # pairs; of fewer, held-out corpora are too small to show a hub, and what is safe is taken
 
 
 class Machine(NamedTuple):
-    """A kernel machine: bandwidth, and the penalty of its weights; its affine part is ridge with penalty .1."""
+    """A kernel machine: bandwidth, and the penalty of its weights; `Folds.base` is its affine part."""
 
     gamma: float
     penalty: float
@@ -98,6 +99,11 @@ class Folds(NamedTuple):
     spectrum: Spectrum
     flat: dict[float, Float32[np.ndarray, "d_out d_out"]]
 
+    @property
+    def base(self) -> Kind:
+        """The affine map that a kernel machine bends."""
+        return ROUND if len(self.x) >= LEAST_CHOSEN else SAFE
+
     def without(self, k: int) -> Covariance:
         """Covariance of all folds but one."""
         return covariance(total([m for i, m in enumerate(self.moments) if i != k]))
@@ -120,8 +126,9 @@ def _rank(found: dict[int, np.ndarray], folds: Folds, shape: Shape) -> float:
 
 
 def shape_of(found: dict[int, np.ndarray], folds: Folds) -> tuple[Shape, float]:
-    """The shape in which held-out outputs, by fold, rank best, and their mean reciprocal rank."""
-    score = {shape: _rank(found, folds, shape) for shape in SHAPES}
+    """The shape in which held-out outputs, by fold, rank best, or the safe one; and their mean reciprocal rank."""
+    shapes = SHAPES if len(folds.x) >= LEAST_CHOSEN else [SAFE_SHAPE]
+    score = {shape: _rank(found, folds, shape) for shape in shapes}
     best = max(score, key=score.__getitem__)
     return best, score[best]
 
@@ -134,7 +141,8 @@ def choose_linear(folds: Folds) -> Choice:
         return {k: kind.solve(c).apply(folds.judges[k].held.x) for k, c in maps.items()}
 
     cosine = {kind: _cosine(outputs(kind), folds) for kind in STORE_KINDS}
-    shape = {kind: shape_of(outputs(kind), folds) for kind in QUERY_KINDS}
+    kinds = QUERY_KINDS if len(folds.x) >= LEAST_CHOSEN else [SAFE]
+    shape = {kind: shape_of(outputs(kind), folds) for kind in kinds}
     store = max(cosine, key=cosine.__getitem__)
     query = max(shape, key=lambda kind: shape[kind][1])
     return Choice(store, cosine[store], query, *shape[query], len(cosine) + len(shape))
@@ -173,7 +181,7 @@ def _outputs(
 ) -> list[Float[np.ndarray, "q d_out"]]:
     """For each penalty, what a machine that is fitted on some folds makes of the queries of fold k."""
     held: Held = folds.judges[k].held
-    affine = ridge(covariance(total([folds.moments[i] for i in used])), BASE)
+    affine = folds.base.solve(covariance(total([folds.moments[i] for i in used])))
     phi, plain = radial(held.x), affine.apply(held.x)
     s = total([parts[i] for i in used])
     return [plain + phi @ w.astype(np.float32) for w in weights(s, radial.among, affine, penalties or KERNEL_PENALTIES)]
