@@ -18,7 +18,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.ops import radial, unit
 from ea_jax.packing import Grid, nearest_grid, rounded
-from ea_jax.solve import BLOCK, Affine, Covariance, Moments, blocks, covariance, gram
+from ea_jax.solve import Affine, Covariance, Moments, blocks, covariance, gram, ridge_pull
 
 JITTER = 1e-5
 SAMPLE = 8192
@@ -129,18 +129,34 @@ def _factor(s: Sums, norm: Float64[np.ndarray, "m m"], penalty: float) -> Float6
     return cholesky(system, lower=True, overwrite_a=True, check_finite=False)
 
 
-def leverage(radial_: Radial, s: Sums, penalty: float, x: Float[ArrayIn, "n d_in"]) -> Float[np.ndarray, " n"]:
-    """Leverage of each row in the fit: `h_i = phi_i^T (Phi^T Phi + penalty * K_zz)^-1 phi_i`, between 0 and 1.
+def leverage(
+    radial_: Radial, s: Sums, m: Moments, base: float, penalty: float, x: Float[ArrayIn, "q d_in"]
+) -> Float[np.ndarray, " q"]:
+    """Leverage of fitted rows in both steps, ridge and then radial functions on what it leaves over, below 1.
 
-    A row's leave-one-out residual is its residual over `1 - h_i`.
+    `h = diag(R + K - K R)`, with the hat matrices `R = 1/n + X~ (C_xx + base * t I)^-1 X~^T / n` of ridge and
+    `K = Phi (Phi^T Phi + penalty * K_zz)^-1 Phi^T`. The radial functions give back a part of what a row pulled at the
+    affine map, so h is less than the sum of both.
 
-    Source: Hastie, Tibshirani and Friedman 2009, section 7.10, for any linear smoother.
+    Args:
+        radial_: The functions.
+        s: Their sums over all pairs.
+        m: Moments of all pairs.
+        base: Penalty of the ridge.
+        penalty: Of the weights.
+        x: Rows among the pairs.
     """
-    low = _factor(s, radial_.among, penalty).astype(np.float32)
-    found = [
-        np.square(solve_triangular(low, radial_(part).T, lower=True, check_finite=False)).sum(0)
-        for part, _ in blocks(x, x)
-    ]
+    c, n = covariance(m), int(m.n)
+    low = _factor(s, radial_.among, penalty)
+    centred = s.cross_x - np.outer(s.phi, c.x_mean)
+    back = cho_solve((low, True), np.column_stack([centred, s.phi / n]), check_finite=False).astype(np.float32)
+    low, found = low.astype(np.float32), []
+    for part, _ in blocks(x, x):
+        phi, pull = radial_(part), ridge_pull(c, base, n, part)
+        of_ridge = 1 / n + np.sum((part - c.x_mean) * pull, axis=1)
+        of_radial = np.square(solve_triangular(low, phi.T, lower=True, check_finite=False)).sum(0)
+        given_back = phi @ back
+        found.append(of_ridge + of_radial - np.sum(given_back[:, :-1] * pull, axis=1) - given_back[:, -1])
     return np.minimum(np.concatenate(found), 1 - 1e-3)
 
 
@@ -150,12 +166,10 @@ class KernelMap(NamedTuple):
     Attributes:
         radial: The functions.
         mix: Their weights in each feature, on a grid.
-        project: What makes the features of the map's own outputs, `d_out` to r, before rounding.
     """
 
     radial: Radial
     mix: Grid
-    project: Float64[np.ndarray, "d_out r"]
 
     def __call__(self, x: Float[ArrayIn, "n d_in"]) -> Float32[np.ndarray, "n k"]:
         """Features of inputs, `[x, phi(x) M]`."""
@@ -207,23 +221,4 @@ def mixed(
     features = grid.values * grid.scale[None].astype(np.float64)
     within = features.T @ s.gram @ features
     floor = JITTER * np.trace(within) / len(within) * np.eye(len(within))
-    return KernelMap(radial_, grid, project), np.linalg.solve(within + floor, features.T @ through)
-
-
-def left_out(
-    k: KernelMap, w: Float64[np.ndarray, "m d_out"], affine: Affine, s: Sums, penalty: float, x: ArrayIn, y: ArrayIn
-) -> Float32[np.ndarray, "n k"]:
-    """Features of fitted rows as a fit without the row would give them, to first order in the rounding.
-
-    A row's residual e and leverage h give its left-out output, which is `e h / (1 - h)` further from its target.
-    """
-    h = leverage(k.radial, s, penalty, x)
-    found = []
-    for start in range(0, len(h), BLOCK):
-        part = slice(start, start + BLOCK)
-        residual = y[part] - affine.apply(np.asarray(x[part])) - k.radial(x[part]) @ w.astype(np.float32)
-        shift = (h[part] / (1 - h[part]))[:, None] * residual
-        features = k(x[part])
-        features[:, x.shape[1] :] -= shift @ k.project.astype(np.float32)
-        found.append(features)
-    return np.concatenate(found)
+    return KernelMap(radial_, grid), np.linalg.solve(within + floor, features.T @ through)

@@ -114,15 +114,28 @@ def ridge(c: Covariance, penalty: float) -> Affine:
     return _centred(np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), c.xy), c)
 
 
+def ridge_pull(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "q d_in"]) -> Float64[np.ndarray, "q d_in"]:
+    """How a row pulls at the kernel of a ridge fit of n pairs: `(C_xx + penalty * t I)^-1 x~ / n`, x~ = x - mean."""
+    t = np.trace(c.xx) / len(c.xx)
+    return np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), (x - c.x_mean).T).T / n
+
+
 def ridge_leverage(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "q d_in"]) -> Float[np.ndarray, " q"]:
     """Leverage of rows that a ridge fit of n pairs has seen, `h = 1/n + x~^T (C_xx + penalty * t I)^-1 x~ / n`.
 
-    A row's leave-one-out residual is its residual over `1 - h`. Source: Hoaglin and Welsch 1978.
+    Source: Hoaglin and Welsch 1978.
     """
-    t = np.trace(c.xx) / len(c.xx)
-    centred = x - c.x_mean
-    solved = np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), centred.T)
-    return (1 + np.sum(centred * solved.T, axis=1)) / n
+    return 1 / n + np.sum((x - c.x_mean) * ridge_pull(c, penalty, n, x), axis=1)
+
+
+def left_out(
+    outputs: Float[np.ndarray, "q d_out"], y: Float[np.ndarray, "q d_out"], leverage: Float[np.ndarray, " q"]
+) -> Float[np.ndarray, "q d_out"]:
+    """Outputs for fitted rows as a fit without the row would give them: its residual is the fit's over `1 - h`.
+
+    Source: Hastie, Tibshirani and Friedman 2009, section 7.10, for any linear smoother.
+    """
+    return y + (outputs - y) / (1 - leverage[:, None])
 
 
 def logistic(

@@ -9,9 +9,9 @@ from jaxtyping import Float32, Int
 
 from ea_jax.arrays import Params
 from ea_jax.fitting.search import BASE, Choice, Folds, Machine, shape_of, total
-from ea_jax.kernel import Radial, left_out, mixed, sums, weights
+from ea_jax.kernel import Radial, leverage, mixed, sums, weights
 from ea_jax.mlp import mlp_start
-from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, moments, ridge, whitening
+from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, left_out, moments, ridge, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
 METRIC = 0.3
@@ -27,7 +27,7 @@ class Body(NamedTuple):
         params: As they are stored.
         covariance: Of its features and the targets.
         store: The faithful layer on its features; None where any affine map of the inputs will do.
-        rows: Features of the sampled rows, as if the body had not seen the row.
+        unseen: What that layer makes of some rows of the pairs, each as if it had not been fitted on.
     """
 
     family: str
@@ -35,16 +35,16 @@ class Body(NamedTuple):
     params: Params
     covariance: Covariance
     store: Affine | None
-    rows: Float32[np.ndarray, "n k"]
+    unseen: Float32[np.ndarray, "n d_out"] | None
 
 
-def linear_body(folds: Folds, sample: Int[np.ndarray, " n"]) -> Body:
+def linear_body(folds: Folds) -> Body:
     """The features are the inputs."""
-    return Body("linear", {}, {}, folds.covariance, None, np.asarray(folds.x[sample], np.float32))
+    return Body("linear", {}, {}, folds.covariance, None, None)
 
 
 def kernel_body(
-    folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, sample: Int[np.ndarray, " n"], seed: int
+    folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, unseen: Int[np.ndarray, " n"], seed: int
 ) -> Body:
     """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
     x, y, m = folds.x, folds.y, total(folds.moments)
@@ -53,14 +53,20 @@ def kernel_body(
     affine = ridge(covariance(m), BASE)
     (w,) = weights(s, radial.among, affine, (machine.penalty,))
     features, expand = mixed(radial, w, s, whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1]), bits)
-    rows = left_out(features, w, affine, s, machine.penalty, np.asarray(x[sample]), np.asarray(y[sample]))
     c = features.covariance(s, m)
     store = Affine(np.concatenate([affine.kernel, expand]), affine.bias)
-    return Body("kernel", features.sizes(), features.params(), c, store, rows)
+    at, native = (np.asarray(side[unseen], np.float32) for side in (x, y))
+    outputs = left_out(store.apply(features(at)), native, leverage(radial, s, m, BASE, machine.penalty, at))
+    return Body("kernel", features.sizes(), features.params(), c, store, outputs.astype(np.float32))
 
 
 def mlp_body(
-    folds: Folds, judging: int, sample: Int[np.ndarray, " n"], seed: int, show_progress: bool
+    folds: Folds,
+    judging: int,
+    sample: Int[np.ndarray, " n"],
+    unseen: Int[np.ndarray, " u"],
+    seed: int,
+    show_progress: bool,
 ) -> tuple[Body, Choice]:
     """The inputs, and the features of a network trained on all folds but the judging one, which chooses."""
     k, judge = judging, folds.judges[judging]
@@ -72,10 +78,10 @@ def mlp_body(
     params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
     read = jax.jit(lambda part: module.apply({"params": params}, part, features=True))
     store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
-    features = np.asarray(read(np.asarray(folds.x[sample], np.float32)))
-    c = covariance(moments(features, np.asarray(folds.y[sample])))
+    seen, new = (np.asarray(read(np.asarray(folds.x[at], np.float32))) for at in (sample, unseen))
+    c = covariance(moments(seen, np.asarray(folds.y[sample])))
     found = {k: store.apply(np.asarray(read(judge.held.x)))}
     rank = shape_of(found, folds._replace(judges={k: judge}))
     body = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name != "out"}
     sizes = {"width": MLP_WIDTH, "depth": MLP_DEPTH}
-    return Body("mlp", sizes, body, c, store, features), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)
+    return Body("mlp", sizes, body, c, store, store.apply(new)), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)

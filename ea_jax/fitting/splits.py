@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ea_jax.arrays import ArrayIn
-from ea_jax.ops import nearest_distance
+from ea_jax.ops import nearest_distance, unit
 
 FOLDS = 5
 QUERIES = 500
@@ -72,6 +72,18 @@ def held_out(
     a, b = (np.asarray(v[asked[far]], np.float32) for v in (x, y))
     corpus_x, corpus = (np.asarray(v[found], np.float32) for v in (x, y))
     return Held(np.concatenate([asked[far], found]), a, b, corpus_x, corpus, int((~far).sum()))
+
+
+def repeated(rows: Float[ArrayIn, "n d"], at: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+    """Which of the rows at some places have a near-duplicate, a cosine of .95 or more, among all the others."""
+    asked = jnp.asarray(unit(np.asarray(rows[at], np.float32)))
+    near = np.zeros(len(at), bool)
+    for start in range(0, len(rows), BLOCK):
+        cosine = np.array(asked @ unit(np.asarray(rows[start : start + BLOCK], np.float32)).T)
+        inside = np.flatnonzero((at >= start) & (at < start + BLOCK))
+        cosine[inside, at[inside] - start] = -1
+        near |= cosine.max(axis=1) >= NEAR
+    return near
 
 
 def near_duplicates(
