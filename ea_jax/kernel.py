@@ -4,7 +4,7 @@ Shapes: n pairs, m landmarks, r features that the m radial functions are mixed d
 by block, so their number is not bounded by memory; systems of m equations are solved in float64 on the host.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.ops import radial, unit
 from ea_jax.packing import Grid, nearest_grid, rounded
-from ea_jax.solve import Affine, Covariance, Moments, blocks, covariance, gram, ridge_pull
+from ea_jax.solve import Affine, Covariance, Hat, Moments, blocks, covariance, gram, ridge_hat
 
 JITTER = 1e-5
 SAMPLE = 8192
@@ -129,14 +129,14 @@ def _factor(s: Sums, norm: Float64[np.ndarray, "m m"], penalty: float) -> Float6
     return cholesky(system, lower=True, overwrite_a=True, check_finite=False)
 
 
-def leverage(
-    radial_: Radial, s: Sums, m: Moments, base: float, penalty: float, x: Float[ArrayIn, "q d_in"]
-) -> Float[np.ndarray, " q"]:
-    """Leverage of fitted rows in both steps, ridge and then radial functions on what it leaves over, below 1.
+def hat_of(
+    radial_: Radial, s: Sums, m: Moments, base: float, penalty: float
+) -> Callable[[Float[np.ndarray, "q d_in"]], Hat]:
+    """The hat matrix between fitted rows of both steps, ridge and then radial functions on what it leaves over.
 
-    `h = diag(R + K - K R)`, with the hat matrices `R = 1/n + X~ (C_xx + base * t I)^-1 X~^T / n` of ridge and
-    `K = Phi (Phi^T Phi + penalty * K_zz)^-1 Phi^T`. The radial functions give back a part of what a row pulled at the
-    affine map, so h is less than the sum of both.
+    `H = R + K - K R`, with `R = 1/n + X~ (C_xx + base * t I)^-1 X~^T / n` of ridge and
+    `K = Phi (Phi^T Phi + penalty * K_zz)^-1 Phi^T`: the radial functions give back a part of what a row pulled at the
+    affine map.
 
     Args:
         radial_: The functions.
@@ -144,20 +144,20 @@ def leverage(
         m: Moments of all pairs.
         base: Penalty of the ridge.
         penalty: Of the weights.
-        x: Rows among the pairs.
     """
     c, n = covariance(m), int(m.n)
     low = _factor(s, radial_.among, penalty)
-    centred = s.cross_x - np.outer(s.phi, c.x_mean)
-    back = cho_solve((low, True), np.column_stack([centred, s.phi / n]), check_finite=False).astype(np.float32)
-    low, found = low.astype(np.float32), []
-    for part, _ in blocks(x, x):
-        phi, pull = radial_(part), ridge_pull(c, base, n, part)
-        of_ridge = 1 / n + np.sum((part - c.x_mean) * pull, axis=1)
-        of_radial = np.square(solve_triangular(low, phi.T, lower=True, check_finite=False)).sum(0)
-        given_back = phi @ back
-        found.append(of_ridge + of_radial - np.sum(given_back[:, :-1] * pull, axis=1) - given_back[:, -1])
-    return np.minimum(np.concatenate(found), 1 - 1e-3)
+    pulled = np.column_stack([s.phi / n, s.cross_x - np.outer(s.phi, c.x_mean)])
+    back = cho_solve((low, True), pulled, check_finite=False).astype(np.float32)
+    low = low.astype(np.float32)
+
+    def hat(x: Float[np.ndarray, "q d_in"]) -> Hat:
+        phi, ridge_ = radial_(x), ridge_hat(c, base, n, x)
+        root = solve_triangular(low, phi.T, lower=True, check_finite=False).T
+        left, right = ridge_.left - phi @ back, ridge_.right
+        return Hat(*(np.concatenate([side, root], axis=1, dtype=np.float32) for side in (left, right)))
+
+    return hat
 
 
 class KernelMap(NamedTuple):

@@ -9,7 +9,8 @@ from jaxtyping import Float32, Int
 
 from ea_jax.arrays import Params
 from ea_jax.fitting.search import BASE, Choice, Folds, Machine, shape_of, total
-from ea_jax.kernel import Radial, leverage, mixed, sums, weights
+from ea_jax.fitting.splits import Kin
+from ea_jax.kernel import Radial, hat_of, mixed, sums, weights
 from ea_jax.mlp import mlp_start
 from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, left_out, moments, ridge, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
@@ -27,7 +28,7 @@ class Body(NamedTuple):
         params: As they are stored.
         covariance: Of its features and the targets.
         store: The faithful layer on its features; None where any affine map of the inputs will do.
-        unseen: What that layer makes of some rows of the pairs, each as if it had not been fitted on.
+        unseen: What that layer makes of some pairs, each as if it and its near-duplicates had not been fitted on.
     """
 
     family: str
@@ -43,9 +44,7 @@ def linear_body(folds: Folds) -> Body:
     return Body("linear", {}, {}, folds.covariance, None, None)
 
 
-def kernel_body(
-    folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, unseen: Int[np.ndarray, " n"], seed: int
-) -> Body:
+def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, unseen: Kin, seed: int) -> Body:
     """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
     x, y, m = folds.x, folds.y, total(folds.moments)
     radial = Radial.around(cluster_centres(x, min(landmarks, len(x)), seed=seed), machine.gamma, x)
@@ -55,16 +54,18 @@ def kernel_body(
     features, expand = mixed(radial, w, s, whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1]), bits)
     c = features.covariance(s, m)
     store = Affine(np.concatenate([affine.kernel, expand]), affine.bias)
-    at, native = (np.asarray(side[unseen], np.float32) for side in (x, y))
-    outputs = left_out(store.apply(features(at)), native, leverage(radial, s, m, BASE, machine.penalty, at))
-    return Body("kernel", features.sizes(), features.params(), c, store, outputs.astype(np.float32))
+    hat, parts = hat_of(radial, s, m, BASE, machine.penalty), []
+    for kin in unseen.parts():
+        at, native = (np.asarray(side[kin.rows], np.float32) for side in (x, y))
+        parts.append(left_out(store.apply(features(at)), native, hat(at), kin.sizes))
+    return Body("kernel", features.sizes(), features.params(), c, store, np.concatenate(parts, dtype=np.float32))
 
 
 def mlp_body(
     folds: Folds,
     judging: int,
     sample: Int[np.ndarray, " n"],
-    unseen: Int[np.ndarray, " u"],
+    unseen: Kin,
     seed: int,
     show_progress: bool,
 ) -> tuple[Body, Choice]:
@@ -78,7 +79,7 @@ def mlp_body(
     params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
     read = jax.jit(lambda part: module.apply({"params": params}, part, features=True))
     store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
-    seen, new = (np.asarray(read(np.asarray(folds.x[at], np.float32))) for at in (sample, unseen))
+    seen, new = (np.asarray(read(np.asarray(folds.x[at], np.float32))) for at in (sample, unseen.firsts))
     c = covariance(moments(seen, np.asarray(folds.y[sample])))
     found = {k: store.apply(np.asarray(read(judge.held.x)))}
     rank = shape_of(found, folds._replace(judges={k: judge}))

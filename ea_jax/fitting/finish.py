@@ -11,14 +11,14 @@ from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import Choice, Folds, Kind
-from ea_jax.fitting.splits import repeated
+from ea_jax.fitting.splits import Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
-from ea_jax.solve import Affine, Covariance, left_out, ridge_leverage
+from ea_jax.solve import Affine, Covariance, left_out, ridge_hat
 from ea_jax.train import Held, Training
 
-LEAST_TRAINED, LEAST_ALONE = 1000, 50
+LEAST_TRAINED, MOST_KNOWN = 1000, 0.5
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
 ROUND, FLAT = Kind("ridge", 0.1), Shape(0.7, 4.0)  # where training a single matrix ends best, wherever it starts best
@@ -48,7 +48,8 @@ class Bench(NamedTuple):
         asked: Inputs of the rows that judge.
         native: Their native vectors.
         corpus: Native vectors that they rank.
-        unseen: Row numbers of pairs whose outputs are wanted as if they had not been fitted on; those that judge first.
+        unseen: Pairs whose outputs are wanted as if neither they nor their near-duplicates had been fitted on; those
+            that judge first.
     """
 
     own: Float32[np.ndarray, "n d_in"]
@@ -56,7 +57,7 @@ class Bench(NamedTuple):
     asked: Float32[np.ndarray, "q d_in"]
     native: Float32[np.ndarray, "q d_out"]
     corpus: Float32[np.ndarray, "c d_out"]
-    unseen: Int[np.ndarray, " r"]
+    unseen: Kin
 
 
 class Unseen(NamedTuple):
@@ -94,11 +95,14 @@ def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bo
     asks, others = np.split(order[inside], [min(QUERIES, inside.sum() // 2)])
     own = order[~inside] if grouped else np.setdiff1d(order, asks)
     found = np.union1d(others, own)
+    unseen = np.concatenate([asks, others] if network else [asks, others, own])[:RESIDUALS]
+    kin = kin_of(folds.x, folds.y, sample[unseen])
+    known = np.isin(sample[own], kin.first(len(asks)).rows)
+    own = own if known.mean() > MOST_KNOWN else own[~known]
     parts = own, asks, found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in parts)
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
-    unseen = np.concatenate([asks, others] if network else [asks, others, own])[:RESIDUALS]
-    return Bench(x, y, asked, native, corpus, sample[unseen])
+    return Bench(x, y, asked, native, corpus, kin)
 
 
 def finished(
@@ -121,15 +125,14 @@ def finished(
     out, mixes, outputs = {}, {"store": Mix(0.0, 1.0)}, {}
     scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
-        rows = on.unseen if purpose == "store" else on.unseen[:asks]
-        x, native = (np.asarray(side[rows], np.float32) for side in (folds.x, folds.y))
-        unseen = (plain[purpose].apply(x) + _moved(starts[purpose], folds, x, native)).astype(np.float32)
+        kin = on.unseen if purpose == "store" else on.unseen.first(asks)
+        unseen = _unseen_linear(plain[purpose], starts[purpose], folds, kin)
         if isinstance(kind, Kind):
             out[purpose], outputs[purpose] = widened(plain[purpose], len(body.covariance.xx)), unseen
             continue
         assert body.store is not None
         assert body.unseen is not None
-        own, seen = body.store, body.unseen[: len(rows)]
+        own, seen = body.store, body.unseen[: len(kin.sizes)]
         if purpose == "query":
             seen = _reshaping(own, body.covariance, folds, choice.shape).apply(seen)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
@@ -151,18 +154,14 @@ def _unseen(
     outputs: Float32[np.ndarray, "n d_out"],
     found: Bool[np.ndarray, " q"],
 ) -> Unseen:
-    """What the quality part may read: no pair that has a near-duplicate among the others, which the fit has seen."""
-    x, linear = np.asarray(folds.x[on.unseen], np.float32), None
-    if body.family != "linear":
-        native = np.asarray(folds.y[on.unseen], np.float32)
-        moved = mix.linear * _moved(start, folds, x, native) + mix.own * _moved(Start(ROUND, None), folds, x, native)
-        linear = (Affine(layer.kernel[: x.shape[1]], layer.bias).apply(x) + moved).astype(np.float32)
-    alone = ~(repeated(folds.x, on.unseen) | repeated(folds.y, on.unseen))
-    if alone[: len(found)].sum() < LEAST_ALONE:
-        alone[:] = True
-    return Unseen(
-        on.unseen[alone], outputs[alone], None if linear is None else linear[alone], found[alone[: len(found)]]
-    )
+    """Outputs of the faithful layer, and what its affine part alone says."""
+    rows = on.unseen.firsts
+    if body.family == "linear":
+        return Unseen(rows, outputs, None, found)
+    moved = mix.linear * _moved(start, folds, on.unseen) + mix.own * _moved(Start(ROUND, None), folds, on.unseen)
+    affine = Affine(layer.kernel[: folds.x.shape[1]], layer.bias)
+    linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + moved
+    return Unseen(rows, outputs, linear.astype(np.float32), found)
 
 
 def drawn(
@@ -198,16 +197,23 @@ def drawn(
     return Affine(*average), mix, (mix.own * a + mix.linear * b).astype(np.float32)
 
 
-def _moved(
-    start: Start, folds: Folds, x: Float[np.ndarray, "q d_in"], native: Float[np.ndarray, "q d_out"]
-) -> Float[np.ndarray, "q d_out"]:
-    """What leaving each row out of a linear fit changes in its output."""
+def _unseen_linear(layer: Affine, start: Start, folds: Folds, kin: Kin) -> Float32[np.ndarray, "b d_out"]:
+    """Outputs of a layer that began as a linear fit, what that saw of the rows taken out again."""
+    return (layer.apply(np.asarray(folds.x[kin.firsts], np.float32)) + _moved(start, folds, kin)).astype(np.float32)
+
+
+def _moved(start: Start, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
+    """What leaving each row and its near-duplicates out of a linear fit changes in its output."""
     (kind, shape), c = start, folds.covariance
     if isinstance(kind.setting, str):  # a rotation has nothing to fit a single row with
-        return np.zeros_like(native)
-    fitted = kind.solve(c)
-    outputs = fitted.apply(x)
-    moved = left_out(outputs, native, ridge_leverage(c, kind.setting, len(folds.x), x)) - outputs
+        return np.zeros((len(kin.sizes), len(c.yy)))
+    fitted, found = kind.solve(c), []
+    for part in kin.parts():
+        x, native = (np.asarray(side[part.rows], np.float32) for side in (folds.x, folds.y))
+        outputs = fitted.apply(x)
+        without = left_out(outputs, native, ridge_hat(c, kind.setting, len(folds.x), x), part.sizes)
+        found.append(without - outputs[np.cumsum(part.sizes) - part.sizes])
+    moved = np.concatenate(found)
     return moved if shape is None else moved @ _reshaping(fitted, c, folds, shape).kernel
 
 
