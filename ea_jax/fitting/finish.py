@@ -95,7 +95,8 @@ def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bo
     asks, others = np.split(order[inside], [min(QUERIES, inside.sum() // 2)])
     own = order[~inside] if grouped else np.setdiff1d(order, asks)
     found = np.union1d(others, own)
-    unseen = np.concatenate([asks, others] if network else [asks, others, own])[:RESIDUALS]
+    rest = others if network else order[~np.isin(order, asks)]
+    unseen = np.concatenate([asks, rest])[:RESIDUALS]
     kin = kin_of(folds.x, folds.y, sample[unseen])
     known = np.isin(sample[own], kin.first(len(asks)).rows)
     own = own if known.mean() > MOST_KNOWN else own[~known]
