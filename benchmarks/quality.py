@@ -18,27 +18,26 @@ import jax
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.corpora import foreign, texts
+from benchmarks.corpora import foreign
+from benchmarks.junk import junk_figures, junk_table
 from benchmarks.machine import describe, write_readme
 from benchmarks.quality_plot import plot
 from benchmarks.registry import name_of
 from benchmarks.tasks import TASKS, Task, load_task
-from ea_jax import load, load_encoder, load_quality, threshold_for
+from ea_jax import load, load_quality, threshold_for
 from ea_jax.evaluation.confidence import calibration_error, risk_area, spearman
 from ea_jax.fitting import fit
-from ea_jax.junk import junk_texts
 from ea_jax.loading import PURPOSES
 from ea_jax.metrics import rank_of
-from ea_jax.quality import Quality
+from ea_jax.quality import FEATURES, Quality
 from ea_jax.registry import BUNDLED
 from ea_jax.spec import Purpose
 
 HERE = Path(__file__).parent
 FLAVORS = ("small", "large")
 WORST, TOP, PROMISE = 0.1, 10, 0.95
-JUNK, JUNK_SEED = 200, 11
+BINS, SHARES = 10, (0.25, 0.5, 0.75, 1.0)
 ROWS, TURNS = {1: 100, 1024: 10}, 9
-ORDINARY = ("ag_news", "trec_questions")
 
 Values = np.ndarray
 Apply = Callable[[Values, Purpose], Values]
@@ -57,6 +56,7 @@ def judged(judge: Quality, apply: Apply, task: Task, side: str) -> Judged:
     """Scores of one test set, and what came true."""
     test, hit, _ = task.sides[side]
     scores = {name: np.asarray(value) for name, value in judge(judge.params, test.x)._asdict().items()}
+    scores |= dict(zip(FEATURES, np.asarray(judge.features(judge.params, test.x)).T, strict=False))
     scores["seed's rule"] = np.minimum(scores["conf_maha"], scores["conf_knn"])
     rank = np.asarray(rank_of(apply(test.x, "query"), test.corpus_y, hit))
     return Judged(scores, np.sum(apply(test.x, "store") * test.y, axis=1), rank == 1, rank <= TOP)
@@ -69,17 +69,19 @@ def generalised_risk_area(score: Values, good: Values) -> float:
 
 
 def figures(j: Judged) -> dict[str, Any]:
-    """Every figure of one set of queries."""
+    """Every figure of one set of queries. Features that grow with badness are turned round."""
     worst = j.cosine <= np.quantile(j.cosine, WORST)
+    forecasts = {
+        "ours": (j.scores["confidence"], j.scores["expected_cosine"]),
+        "seed's rule": (j.scores["seed's rule"],) * 2,
+        **{name: (-j.scores[name],) * 2 for name in ("mahalanobis", "knn_distance")},
+        **{name: (j.scores[name],) * 2 for name in FEATURES[2:] if name in j.scores},
+        "1 - novelty": (-j.scores["novelty"],) * 2,
+        "constant": (np.zeros(len(j.cosine)),) * 2,
+        "oracle": (j.found.astype(float), j.cosine),
+    }
     rows = {}
-    for name, forecast, cosine in (
-        ("ours", j.scores["confidence"], j.scores["expected_cosine"]),
-        ("seed's rule", *(j.scores["seed's rule"],) * 2),
-        ("mahalanobis", *(-j.scores["mahalanobis"],) * 2),
-        ("knn_distance", *(-j.scores["knn_distance"],) * 2),
-        ("1 - novelty", *(-j.scores["novelty"],) * 2),
-        ("constant", *(np.zeros(len(j.cosine)),) * 2),
-    ):
+    for name, (forecast, cosine) in forecasts.items():
         rows[name] = {
             "spearman": spearman(cosine, j.cosine),
             "auroc_worst": float(roc_auc_score(worst, -cosine)),
@@ -88,7 +90,9 @@ def figures(j: Judged) -> dict[str, Any]:
             "aupr_top1_miss": float(average_precision_score(~j.first, -forecast)),
             "aurc": risk_area(forecast, j.found),
             "augrc": generalised_risk_area(forecast, j.found),
+            "routed": routed(forecast, j.found),
         }
+    bins = np.array_split(np.argsort(j.scores["confidence"], kind="stable"), BINS)
     return {
         "queries": len(j.cosine),
         "cosine": float(j.cosine.mean()),
@@ -96,8 +100,16 @@ def figures(j: Judged) -> dict[str, Any]:
         "ece": calibration_error(j.scores["confidence"], j.found),
         "ece_cosine": calibration_error(j.scores["expected_cosine"], j.cosine),
         "coverage": float(np.mean(j.cosine >= j.scores["expected_cosine_lower"])),
+        "reliability": [[float(j.scores["confidence"][b].mean()), float(j.found[b].mean())] for b in bins],
+        "routed_at_random": [1 - share * float(np.mean(~j.found)) for share in SHARES],
         "rows": rows,
     }
+
+
+def routed(score: Values, found: Values) -> list[float]:
+    """Blended recall@10 by the share kept locally (`SHARES`); queries that are sent away find their native top hit."""
+    misses = np.concatenate([[0], np.cumsum(~found[np.argsort(-score, kind="stable")])])
+    return [1 - float(misses[round(share * len(found))]) / len(found) for share in SHARES]
 
 
 def kept(j: Judged, least: float) -> dict[str, float]:
@@ -111,31 +123,6 @@ def pooled(parts: list[Judged]) -> Judged:
     """Queries of several sets as one."""
     scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
     return Judged(scores, *(np.concatenate(column) for column in list(zip(*parts, strict=True))[1:]))
-
-
-def junk_figures(judge: Quality, model: str, data: Path, build: Path) -> dict[str, float] | None:
-    """AUROC of the confidence between ordinary texts and each kind of junk; None for models that run elsewhere.
-
-    The head has seen junk from the same generators, but other texts of it; and neither AG News nor questions.
-    """
-    if foreign(data, build, model) is None:
-        return None
-    corpus, encode = texts(data, build, (model,)), load_encoder(model)
-    ordinary = corpus.vectors[model][np.isin(corpus.source, ORDINARY)]
-
-    def confidence(x: Values) -> Values:
-        return np.asarray(judge(judge.params, x).confidence)
-
-    normal = confidence(ordinary)
-    kinds = junk_texts([t for t, s in zip(corpus.text, corpus.source, strict=True) if s in ORDINARY], JUNK, JUNK_SEED)
-    scores = {kind: confidence(encode(made)) for kind, made in kinds.items()}
-
-    def auroc(junk: Values) -> float:
-        return float(roc_auc_score(np.r_[np.ones(len(normal)), np.zeros(len(junk))], np.r_[normal, junk]))
-
-    pool = np.concatenate(list(scores.values()))
-    no_order = np.concatenate([scores[kind] for kind in scores if kind != "shuffled words"])
-    return {"all": auroc(pool), "all but shuffled words": auroc(no_order)} | {k: auroc(s) for k, s in scores.items()}
 
 
 def report(judge: Quality, apply: Apply, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -158,7 +145,7 @@ def main(data: Path, build: Path) -> None:
         fitted = fit(task.x, task.y, foreign=foreign(data, build, TASKS[name][0]))
         judge = fitted.judge
         out[name], drawn[name] = report(judge, fitted.apply, task)
-        out[name]["junk"] = junk_figures(judge, TASKS[name][0], data, build)
+        out[name]["junk"] = junk_figures(judge, fitted.apply, name, task.x, data, build)
         print(name, brief(out[name]), flush=True)
     for name in [task for task in TASKS if not task.endswith("ag-news")]:
         task, (source, target, _) = load_task(name, data, build), TASKS[name]
@@ -171,15 +158,25 @@ def main(data: Path, build: Path) -> None:
 
             judge = load_quality(source, target, flavor=flavor, root=BUNDLED)
             out[entry], drawn[entry] = report(judge, apply, task)
-            out[entry]["junk"] = junk_figures(judge, source, data, build)
+            seen = task.x if flavor == "small" else None
+            out[entry]["junk"] = junk_figures(judge, apply, name, seen, data, build)
             if flavor == "small":
                 out[entry]["costs"] = costs(source, target)
             print(entry, brief(out[entry]), out[entry].get("costs", ""), flush=True)
-    told = {"machine": describe(), "bars": bars(out), "figures": _rounded(out)}
-    (HERE / "quality.json").write_text(json.dumps(told, indent=1) + "\n")
+    told = {"machine": describe(), "shares": SHARES, "bars": bars(out), "figures": _rounded(out)}
+    (HERE / "quality.json").write_text(lines(told))
     plot(drawn, HERE / "quality.png")
     write_readme("quality", table(told["figures"]))
+    write_readme("junk", junk_table(told["figures"]))
     print(json.dumps(told["bars"], indent=1))
+
+
+def lines(told: dict[str, Any]) -> str:
+    """JSON with a line an adapter."""
+    *head, (_, figures_) = told.items()
+    parts = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head]
+    adapters = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in figures_.items())
+    return "{\n" + ",\n".join([*parts, f' "figures": {{\n{adapters}\n }}']) + "\n}\n"
 
 
 def brief(told: dict[str, Any]) -> str:
@@ -221,7 +218,7 @@ def bars(out: dict[str, Any]) -> dict[str, Any]:
             better = {"spearman": 1, "auroc_worst": 1, "aurc": -1}
             lost += [f"{name} {side} {m}" for m, sign in better.items() if sign * (ours[m] - seed[m]) <= 0]
         if told["junk"] and told["junk"]["all"] < 0.98:
-            junk.append(f"{name}: {told['junk']['all']:.3f}")
+            junk.append(f"{name}: {told['junk']['all']:.3f}, of other vectors {told['junk']['of other vectors']:.3f}")
         cost = told.get("costs")
         if cost and (cost["times_the_adapter"] > 2 or cost["one_query_ms"] > 0.5):
             slow.append(f"{name}: {cost['times_the_adapter']:.2f} x, {cost['one_query_ms']:.2f} ms")
@@ -250,7 +247,9 @@ def table(out: dict[str, Any]) -> str:
 
         metrics = ("spearman", "auroc_worst", "aurc")
         cells = [pair("rows", row, metric) for metric in metrics for row in ("ours", "seed's rule")]
-        cells += [pair("ece"), pair("coverage"), f"{told['junk']['all']:.3f}" if told["junk"] else ""]
+        junk = told["junk"]
+        cells += [pair("ece"), pair("coverage")]
+        cells.append(f"{junk['all']:.2f} / {junk['of other vectors']:.2f}" if junk else "")
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
 
@@ -258,6 +257,8 @@ def table(out: dict[str, Any]) -> str:
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
     if isinstance(value, float):
         return float(f"{value:.4g}") if np.isfinite(value) else None
     return value

@@ -4,7 +4,7 @@ Shapes: n pairs, m landmarks, r features that the m radial functions are mixed d
 by block, so their number is not bounded by memory; systems of m equations are solved in float64 on the host.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.ops import radial, unit
 from ea_jax.packing import Grid, nearest_grid, rounded
-from ea_jax.solve import BLOCK, Affine, Covariance, Moments, blocks, covariance, gram
+from ea_jax.solve import Affine, Covariance, Hat, Moments, blocks, covariance, gram, ridge_hat
 
 JITTER = 1e-5
 SAMPLE = 8192
@@ -129,19 +129,35 @@ def _factor(s: Sums, norm: Float64[np.ndarray, "m m"], penalty: float) -> Float6
     return cholesky(system, lower=True, overwrite_a=True, check_finite=False)
 
 
-def leverage(radial_: Radial, s: Sums, penalty: float, x: Float[ArrayIn, "n d_in"]) -> Float[np.ndarray, " n"]:
-    """Leverage of each row in the fit: `h_i = phi_i^T (Phi^T Phi + penalty * K_zz)^-1 phi_i`, between 0 and 1.
+def hat_of(
+    radial_: Radial, s: Sums, m: Moments, base: float, penalty: float
+) -> Callable[[Float[np.ndarray, "q d_in"]], Hat]:
+    """The hat matrix between fitted rows of both steps, ridge and then radial functions on what it leaves over.
 
-    A row's leave-one-out residual is its residual over `1 - h_i`.
+    `H = R + K - K R`, with `R = 1/n + X~ (C_xx + base * t I)^-1 X~^T / n` of ridge and
+    `K = Phi (Phi^T Phi + penalty * K_zz)^-1 Phi^T`: the radial functions give back a part of what a row pulled at the
+    affine map.
 
-    Source: Hastie, Tibshirani and Friedman 2009, section 7.10, for any linear smoother.
+    Args:
+        radial_: The functions.
+        s: Their sums over all pairs.
+        m: Moments of all pairs.
+        base: Penalty of the ridge.
+        penalty: Of the weights.
     """
-    low = _factor(s, radial_.among, penalty).astype(np.float32)
-    found = [
-        np.square(solve_triangular(low, radial_(part).T, lower=True, check_finite=False)).sum(0)
-        for part, _ in blocks(x, x)
-    ]
-    return np.minimum(np.concatenate(found), 1 - 1e-3)
+    c, n = covariance(m), int(m.n)
+    low = _factor(s, radial_.among, penalty)
+    pulled = np.column_stack([s.phi / n, s.cross_x - np.outer(s.phi, c.x_mean)])
+    back = cho_solve((low, True), pulled, check_finite=False).astype(np.float32)
+    low = low.astype(np.float32)
+
+    def hat(x: Float[np.ndarray, "q d_in"]) -> Hat:
+        phi, ridge_ = radial_(x), ridge_hat(c, base, n, x)
+        root = solve_triangular(low, phi.T, lower=True, check_finite=False).T
+        left, right = ridge_.left - phi @ back, ridge_.right
+        return Hat(*(np.concatenate([side, root], axis=1, dtype=np.float32) for side in (left, right)))
+
+    return hat
 
 
 class KernelMap(NamedTuple):
@@ -150,12 +166,10 @@ class KernelMap(NamedTuple):
     Attributes:
         radial: The functions.
         mix: Their weights in each feature, on a grid.
-        project: What makes the features of the map's own outputs, `d_out` to r, before rounding.
     """
 
     radial: Radial
     mix: Grid
-    project: Float64[np.ndarray, "d_out r"]
 
     def __call__(self, x: Float[ArrayIn, "n d_in"]) -> Float32[np.ndarray, "n k"]:
         """Features of inputs, `[x, phi(x) M]`."""
@@ -207,23 +221,4 @@ def mixed(
     features = grid.values * grid.scale[None].astype(np.float64)
     within = features.T @ s.gram @ features
     floor = JITTER * np.trace(within) / len(within) * np.eye(len(within))
-    return KernelMap(radial_, grid, project), np.linalg.solve(within + floor, features.T @ through)
-
-
-def left_out(
-    k: KernelMap, w: Float64[np.ndarray, "m d_out"], affine: Affine, s: Sums, penalty: float, x: ArrayIn, y: ArrayIn
-) -> Float32[np.ndarray, "n k"]:
-    """Features of fitted rows as a fit without the row would give them, to first order in the rounding.
-
-    A row's residual e and leverage h give its left-out output, which is `e h / (1 - h)` further from its target.
-    """
-    h = leverage(k.radial, s, penalty, x)
-    found = []
-    for start in range(0, len(h), BLOCK):
-        part = slice(start, start + BLOCK)
-        residual = y[part] - affine.apply(np.asarray(x[part])) - k.radial(x[part]) @ w.astype(np.float32)
-        shift = (h[part] / (1 - h[part]))[:, None] * residual
-        features = k(x[part])
-        features[:, x.shape[1] :] -= shift @ k.project.astype(np.float32)
-        found.append(features)
-    return np.concatenate(found)
+    return KernelMap(radial_, grid), np.linalg.solve(within + floor, features.T @ through)

@@ -19,6 +19,7 @@ from ea_jax.spec import Spec
 WIDEST = 5.0  # deviations from the mean at which a feature is cut, so that squares stay near what was fitted
 BANDWIDTH = 2.0
 TINY = 1e-6
+FEATURES = ("mahalanobis", "knn_distance", "length", "affine length", "agreement")
 REPORTED = ("confidence", "expected_cosine", "expected_cosine_lower", "novelty")
 SURE, DOUBTFUL, SHOWN = 0.8, 0.5, 60
 
@@ -130,6 +131,17 @@ def probability(head: Params, z: Float[Array, "*batch f"], cosine: Float[Array, 
     return jax.nn.sigmoid(z @ head["features"] + cosine * head["cosine"] + head["bias"])
 
 
+def _read(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
+    """The features of inputs, by name `FEATURES`."""
+    raw = cast(Array, module.apply({"params": params["adapter"]}, jnp.asarray(x)))
+    linear = None
+    if not isinstance(module, Linear):
+        out = params["adapter"]["out"]
+        linear = x @ out["kernel"][: x.shape[-1]]
+        linear = linear + jnp.broadcast_to(out["bias"], linear.shape)
+    return features(*distances(params, unit(x)), raw, linear)
+
+
 @partial(jax.jit, static_argnums=0)
 def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Scores:
     if "cosine" not in params:
@@ -137,14 +149,8 @@ def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"])
         unknown = jnp.full_like(d.confidence, jnp.nan)
         far, near, conf_maha, conf_knn, least = d
         return Scores(far, near, conf_maha, conf_knn, 1 - least, unknown, unknown, least)
-    raw = cast(Array, module.apply({"params": params["adapter"]}, jnp.asarray(x)))
-    linear = None
-    if not isinstance(module, Linear):
-        out = params["adapter"]["out"]
-        linear = x @ out["kernel"][: x.shape[-1]]
-        linear = linear + jnp.broadcast_to(out["bias"], linear.shape)
-    x, d = unit(x), _distances(params, x)
-    z = standardised(params["features"], features(d.mahalanobis, d.knn_distance, raw, linear))
+    read, d = _read(module, params, x), _distances(params, x)
+    x, z = unit(x), standardised(params["features"], read)
     cosine = expected(params["cosine"], z, x, params["references"])
     margin = jnp.interp(cosine, params["margin"]["at"], params["margin"]["width"])
     junk = params["junk"]
@@ -178,6 +184,11 @@ class Quality:
         """
         check_embeddings(x, self.spec.d_in, self.spec.source)
         return _scores(build(replace(self.spec, unit_norm=False)), params, x)
+
+    def features(self, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
+        """What the forecasts are made of, in the order of `FEATURES`; of a linear adapter, the first three."""
+        check_embeddings(x, self.spec.d_in, self.spec.source)
+        return _read(build(replace(self.spec, unit_norm=False)), params, x)
 
     def score_target(self, params: Params, y: Float[ArrayIn, "*batch d_out"]) -> Distances:
         """How far vectors that are said to be of the target space lie from the native ones of the fit.

@@ -114,15 +114,46 @@ def ridge(c: Covariance, penalty: float) -> Affine:
     return _centred(np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), c.xy), c)
 
 
-def ridge_leverage(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "q d_in"]) -> Float[np.ndarray, " q"]:
-    """Leverage of rows that a ridge fit of n pairs has seen, `h = 1/n + x~^T (C_xx + penalty * t I)^-1 x~ / n`.
+class Hat(NamedTuple):
+    """Entries of a linear smoother's hat matrix between rows that it was fitted on, `H_ij = left_i . right_j`."""
 
-    A row's leave-one-out residual is its residual over `1 - h`. Source: Hoaglin and Welsch 1978.
+    left: Float[np.ndarray, "q p"]
+    right: Float[np.ndarray, "q p"]
+
+
+def ridge_hat(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "q d_in"]) -> Hat:
+    """Of a ridge fit of n pairs, `H_ij = 1/n + x~_i^T (C_xx + penalty * t I)^-1 x~_j / n`, x~ = x - mean.
+
+    Source: Hoaglin and Welsch 1978.
     """
-    t = np.trace(c.xx) / len(c.xx)
-    centred = x - c.x_mean
-    solved = np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), centred.T)
-    return (1 + np.sum(centred * solved.T, axis=1)) / n
+    t, centred = np.trace(c.xx) / len(c.xx), x - c.x_mean
+    pull = np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), centred.T).T / n
+    one = np.ones((len(x), 1))
+    return Hat(np.concatenate([one / n, centred], axis=1), np.concatenate([one, pull], axis=1))
+
+
+def left_out(
+    outputs: Float[np.ndarray, "q d_out"], y: Float[np.ndarray, "q d_out"], hat: Hat, sizes: Int[np.ndarray, " b"]
+) -> Float[np.ndarray, "b d_out"]:
+    """What a fit without some of its rows makes of the first of them, `y_1 - ((I - H)^-1 (y - outputs))_1`.
+
+    Args:
+        outputs: The fit's own, for the rows of one block after the other.
+        y: Their targets.
+        hat: Of the same rows.
+        sizes: How many rows each block has.
+
+    Source: Hastie, Tibshirani and Friedman 2009, section 7.10, for any linear smoother and one row; Hoaglin and Welsch.
+    """
+    starts = np.cumsum(sizes) - sizes
+    residual = y - outputs
+    lone = 1 - np.minimum(np.sum(hat.left[starts] * hat.right[starts], axis=1), 1 - 1e-3)
+    found = y[starts] - residual[starts] / lone[:, None]
+    for block in np.flatnonzero(sizes > 1):
+        rows = slice(starts[block], starts[block] + sizes[block])
+        system = np.eye(sizes[block]) - hat.left[rows] @ hat.right[rows].T
+        found[block] = y[starts[block]] - np.linalg.solve(system, residual[rows])[0]
+    return found
 
 
 def logistic(

@@ -109,13 +109,13 @@ def test_a_layer_is_drawn_towards_the_linear_one_only_as_far_as_it_costs_nothing
     def prefers(rows, wanted):
         return noise - np.linalg.norm(rows - wanted, axis=1)
 
-    found, share, outputs = drawn(layer, linear, a, b, lambda rows: prefers(rows, a))
+    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: prefers(rows, a))
     np.testing.assert_array_equal(outputs, a)
-    assert share == 0
+    assert mix == (1, 0)
     np.testing.assert_allclose(found.kernel, layer.kernel)
-    found, share, outputs = drawn(layer, linear, a, b, lambda rows: noise)  # nothing to choose by: most linear
-    assert share == 0.4
+    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: noise)  # nothing to choose by: most linear
     factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
+    assert mix == pytest.approx((0.6, 0.4 * factor))
     wanted = 0.6 * layer.kernel + 0.4 * factor * widened(linear, 5).kernel
     np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)

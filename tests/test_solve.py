@@ -132,13 +132,27 @@ def test_rows_that_are_named_are_the_ones_that_are_summed(pairs, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
-def test_leave_one_out_residuals_of_ridge_are_those_of_fits_without_the_row():
+@pytest.mark.parametrize("block", [[0], [31], [5, 6, 7, 8]], ids=["one", "another", "four"])
+def test_left_out_outputs_of_ridge_are_those_of_fits_without_the_rows(block):
+    x, y = toy_pairs(60)
+    c, rows = solve.covariance(solve.moments(x, y)), np.array(block)
+    fitted = solve.ridge(c, 0.05).apply(x[rows])
+    found = solve.left_out(fitted, y[rows], solve.ridge_hat(c, 0.05, 60, x[rows]), np.array([len(rows)]))
+    others = np.delete(np.arange(60), rows)
+    without = solve.ridge(solve.covariance(solve.moments(x, y, others)), 0.05)
+    # the penalty is relative to the covariance, which changes by a sixtieth without a row
+    np.testing.assert_allclose(found, without.apply(x[rows[:1]]), atol=5e-3 * len(rows))
+    assert np.abs(found - fitted[0]).max() > 0.01
+
+
+def test_blocks_are_left_out_one_at_a_time():
     x, y = toy_pairs(60)
     c = solve.covariance(solve.moments(x, y))
-    h = solve.ridge_leverage(c, 0.05, 60, x)
-    residual = y - solve.ridge(c, 0.05).apply(x)
-    for row in (0, 31):
-        others = np.delete(np.arange(60), row)
-        without = solve.ridge(solve.covariance(solve.moments(x, y, others)), 0.05)
-        # the penalty is relative to the covariance, which changes by a sixtieth without the row
-        np.testing.assert_allclose(residual[row] / (1 - h[row]), y[row] - without.apply(x[row : row + 1])[0], atol=5e-3)
+    outputs, hat = solve.ridge(c, 0.05).apply(x), solve.ridge_hat(c, 0.05, 60, x)
+    found = solve.left_out(outputs, y, hat, np.array([1, 3, 56]))
+    for start, stop, row in ((0, 1, 0), (1, 4, 1)):
+        part = slice(start, stop)
+        alone = solve.left_out(
+            outputs[part], y[part], solve.Hat(*(side[part] for side in hat)), np.array([stop - start])
+        )
+        np.testing.assert_allclose(found[row], alone[0], rtol=1e-5)

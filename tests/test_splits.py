@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.splits import CORPUS, FOLDS, QUERIES, group_folds, held_out, near_duplicates
+from ea_jax.fitting.splits import CORPUS, FOLDS, KIN, QUERIES, group_folds, held_out, kin_of, near_duplicates
 from tests.conftest import unit_rows
 
 
@@ -58,3 +58,24 @@ def test_queries_that_a_fit_would_know_are_left_out_and_counted():
     assert held.near == 7
     assert len(held.y) == 33
     assert not set(asked[:7].tolist()) & set(held.rows.tolist())
+
+
+def test_near_duplicates_in_either_space_are_a_rows_kin(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = unit_rows(rng, 300, 20), unit_rows(rng, 300, 32)
+    x[250], y[40], y[41] = x[7], y[7], y[7]
+    monkeypatch.setattr("ea_jax.fitting.splits.BLOCK", 64)
+    kin = kin_of(3 * x, y, np.array([9, 7, 41]))
+    assert kin.sizes.tolist() == [1, 4, 3]
+    assert kin.firsts.tolist() == [9, 7, 41]
+    blocks = np.split(kin.rows, np.cumsum(kin.sizes)[:-1])
+    assert [set(block.tolist()) for block in blocks] == [{9}, {7, 40, 41, 250}, {7, 40, 41}]
+    parts = list(kin.parts(4))
+    assert [part.sizes.tolist() for part in parts] == [[1], [4], [3]]
+    assert np.concatenate([part.rows for part in parts]).tolist() == kin.rows.tolist()
+    assert kin.first(2).rows.tolist() == kin.rows[:5].tolist()
+
+
+def test_of_many_near_duplicates_fifty_are_kin():
+    x = np.tile(unit_rows(np.random.default_rng(0), 1, 8), (200, 1))
+    assert kin_of(x, x, np.array([3])).sizes.tolist() == [KIN + 1]

@@ -9,9 +9,10 @@ from jaxtyping import Float32, Int
 
 from ea_jax.arrays import Params
 from ea_jax.fitting.search import Choice, Folds, Machine, shape_of, total
-from ea_jax.kernel import Radial, left_out, mixed, sums, weights
+from ea_jax.fitting.splits import Kin
+from ea_jax.kernel import Radial, hat_of, mixed, sums, weights
 from ea_jax.mlp import mlp_start
-from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, moments, whitening
+from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, left_out, moments, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
 METRIC = 0.3
@@ -27,7 +28,7 @@ class Body(NamedTuple):
         params: As they are stored.
         covariance: Of its features and the targets.
         store: The faithful layer on its features; None where any affine map of the inputs will do.
-        rows: Features of the sampled rows, as if the body had not seen the row.
+        unseen: What that layer makes of some pairs, each as if it and its near-duplicates had not been fitted on.
     """
 
     family: str
@@ -35,17 +36,15 @@ class Body(NamedTuple):
     params: Params
     covariance: Covariance
     store: Affine | None
-    rows: Float32[np.ndarray, "n k"]
+    unseen: Float32[np.ndarray, "n d_out"] | None
 
 
-def linear_body(folds: Folds, sample: Int[np.ndarray, " n"]) -> Body:
+def linear_body(folds: Folds) -> Body:
     """The features are the inputs."""
-    return Body("linear", {}, {}, folds.covariance, None, np.asarray(folds.x[sample], np.float32))
+    return Body("linear", {}, {}, folds.covariance, None, None)
 
 
-def kernel_body(
-    folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, sample: Int[np.ndarray, " n"], seed: int
-) -> Body:
+def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, unseen: Kin, seed: int) -> Body:
     """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
     x, y, m = folds.x, folds.y, total(folds.moments)
     radial = Radial.around(cluster_centres(x, min(landmarks, len(x)), seed=seed), machine.gamma, x)
@@ -53,14 +52,23 @@ def kernel_body(
     affine = folds.base.solve(covariance(m))
     (w,) = weights(s, radial.among, affine, (machine.penalty,))
     features, expand = mixed(radial, w, s, whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1]), bits)
-    rows = left_out(features, w, affine, s, machine.penalty, np.asarray(x[sample]), np.asarray(y[sample]))
     c = features.covariance(s, m)
     store = Affine(np.concatenate([affine.kernel, expand]), affine.bias)
-    return Body("kernel", features.sizes(), features.params(), c, store, rows)
+    assert isinstance(folds.base.setting, float)
+    hat, parts = hat_of(radial, s, m, folds.base.setting, machine.penalty), []
+    for kin in unseen.parts():
+        at, native = (np.asarray(side[kin.rows], np.float32) for side in (x, y))
+        parts.append(left_out(store.apply(features(at)), native, hat(at), kin.sizes))
+    return Body("kernel", features.sizes(), features.params(), c, store, np.concatenate(parts, dtype=np.float32))
 
 
 def mlp_body(
-    folds: Folds, judging: int, sample: Int[np.ndarray, " n"], seed: int, show_progress: bool
+    folds: Folds,
+    judging: int,
+    sample: Int[np.ndarray, " n"],
+    unseen: Kin,
+    seed: int,
+    show_progress: bool,
 ) -> tuple[Body, Choice]:
     """The inputs, and the features of a network trained on all folds but the judging one, which chooses."""
     k, judge = judging, folds.judges[judging]
@@ -72,10 +80,10 @@ def mlp_body(
     params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
     read = jax.jit(lambda part: module.apply({"params": params}, part, features=True))
     store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
-    features = np.asarray(read(np.asarray(folds.x[sample], np.float32)))
-    c = covariance(moments(features, np.asarray(folds.y[sample])))
+    seen, new = (np.asarray(read(np.asarray(folds.x[at], np.float32))) for at in (sample, unseen.firsts))
+    c = covariance(moments(seen, np.asarray(folds.y[sample])))
     found = {k: store.apply(np.asarray(read(judge.held.x)))}
     rank = shape_of(found, folds._replace(judges={k: judge}))
     body = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name != "out"}
     sizes = {"width": MLP_WIDTH, "depth": MLP_DEPTH}
-    return Body("mlp", sizes, body, c, store, features), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)
+    return Body("mlp", sizes, body, c, store, store.apply(new)), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)

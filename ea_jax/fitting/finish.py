@@ -11,13 +11,14 @@ from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
+from ea_jax.fitting.splits import Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
-from ea_jax.solve import Affine, Covariance, ridge_leverage
+from ea_jax.solve import Affine, Covariance, left_out, ridge_hat
 from ea_jax.train import Held, Training
 
-LEAST_TRAINED = 2000
+LEAST_TRAINED, MOST_KNOWN = 2000, 0.5
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
 FLAT = Shape(0.7, 4.0)  # of the round map: where training a single matrix ends best, wherever it starts best
@@ -31,24 +32,32 @@ class Start(NamedTuple):
     shape: Shape | None
 
 
+class Mix(NamedTuple):
+    """Weights of a body's own layer and of a linear one in their average."""
+
+    own: float
+    linear: float
+
+
 class Bench(NamedTuple):
-    """Rows that the last layers are trained on, and others that judge them; features begin with the inputs.
+    """Rows that the last layers are trained on, and others that judge them.
 
     Attributes:
-        own: Features of the rows that are trained on.
+        own: Inputs of the rows that are trained on.
         y: Their native vectors.
-        asked: Features of the rows that judge.
+        asked: Inputs of the rows that judge.
         native: Their native vectors.
         corpus: Native vectors that they rank.
-        unseen: Places in the sample of rows whose features are as if they had not been seen; those that judge first.
+        unseen: Pairs whose outputs are wanted as if neither they nor their near-duplicates had been fitted on; those
+            that judge first.
     """
 
-    own: Float32[np.ndarray, "n k"]
+    own: Float32[np.ndarray, "n d_in"]
     y: Float32[np.ndarray, "n d_out"]
-    asked: Float32[np.ndarray, "q k"]
+    asked: Float32[np.ndarray, "q d_in"]
     native: Float32[np.ndarray, "q d_out"]
     corpus: Float32[np.ndarray, "c d_out"]
-    unseen: Int[np.ndarray, " r"]
+    unseen: Kin
 
 
 class Unseen(NamedTuple):
@@ -76,18 +85,25 @@ class Layers(NamedTuple):
     unseen: Unseen
 
 
-def bench(body: Body, folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bool, seed: int) -> Bench:
-    """Of the sampled rows, at most 2,000 and a quarter ask, if grouped all of one fold; others are trained on."""
+def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bool, network: bool, seed: int) -> Bench:
+    """Of the sampled rows, at most 2,000 and a quarter ask, if grouped all of one fold; others are trained on.
+
+    A network has seen all folds but the judging one, so that only of its rows there are outputs unseen.
+    """
     order = np.random.default_rng([seed, judging]).permutation(len(sample))
     inside = folds.fold[sample[order]] == judging if grouped else np.arange(len(order)) < len(order) // 2
     asks, others = np.split(order[inside], [min(QUERIES, inside.sum() // 2)])
     own = order[~inside] if grouped else np.setdiff1d(order, asks)
     found = np.union1d(others, own)
+    rest = others if network else order[~np.isin(order, asks)]
+    unseen = np.concatenate([asks, rest])[:RESIDUALS]
+    kin = kin_of(folds.x, folds.y, sample[unseen])
+    known = np.isin(sample[own], kin.first(len(asks)).rows)
+    own = own if known.mean() > MOST_KNOWN else own[~known]
     parts = own, asks, found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in parts)
-    rest = others if body.family == "mlp" else np.concatenate([others, own])  # the network has seen all folds but one
-    unseen = np.concatenate([asks, rest])[:RESIDUALS]
-    return Bench(body.rows[own], y, body.rows[asks], native, corpus, unseen)
+    x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
+    return Bench(x, y, asked, native, corpus, kin)
 
 
 def finished(
@@ -95,7 +111,6 @@ def finished(
     choice: Choice,
     linear: Choice,
     folds: Folds,
-    sample: Int[np.ndarray, " n"],
     on: Bench,
     training: Training | None,
     *,
@@ -103,49 +118,51 @@ def finished(
     show_progress: bool,
 ) -> Layers:
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
-    c, d = folds.covariance, folds.x.shape[1]
+    c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
     both = isinstance(choice.query, Kind)
     plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
-    out, shares, outputs = {}, {}, {}
-    scores = {"store": lambda rows: _cosines(rows, on), "query": _reciprocal(on)}
+    out, mixes, outputs = {}, {"store": Mix(0.0, 1.0)}, {}
+    scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
-        x = on.asked[:, :d]
-        unseen = plain[purpose].apply(x) + _shift(starts[purpose], folds, x, on.native)
+        kin = on.unseen if purpose == "store" else on.unseen.first(asks)
+        unseen = _unseen_linear(plain[purpose], starts[purpose], folds, kin)
         if isinstance(kind, Kind):
-            out[purpose], outputs[purpose] = widened(plain[purpose], len(body.covariance.xx)), unseen.astype(np.float32)
+            out[purpose], outputs[purpose] = widened(plain[purpose], len(body.covariance.xx)), unseen
             continue
         assert body.store is not None
-        shape = choice.shape
-        own = body.store if purpose == "store" else query_layer(body.store, body.covariance, folds.spectrum, shape)
-        out[purpose], shares[purpose], outputs[purpose] = drawn(
-            own, plain[purpose], own.apply(on.asked), unseen, scores[purpose]
-        )
+        assert body.unseen is not None
+        own, seen = body.store, body.unseen[: len(kin.sizes)]
+        if purpose == "query":
+            seen = _reshaping(own, body.covariance, folds, choice.shape).apply(seen)
+            own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
+        out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], seen, unseen, scores[purpose])
+        facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / scores["query"](outputs["query"]) <= FOUND
-    unseen = _unseen(body, out["store"], starts["store"], folds, sample, on, shares.get("store", 1.0), found)
-    return Layers(out, similarity, facts | ({"linear_share": shares} if shares else {}), unseen)
+    unseen = _unseen(body, out["store"], mixes["store"], starts["store"], folds, on, outputs["store"], found)
+    return Layers(out, similarity, facts, unseen)
 
 
 def _unseen(
     body: Body,
     layer: Affine,
+    mix: Mix,
     start: Start,
     folds: Folds,
-    sample: Int[np.ndarray, " n"],
     on: Bench,
-    share: float,
+    outputs: Float32[np.ndarray, "n d_out"],
     found: Bool[np.ndarray, " q"],
 ) -> Unseen:
-    """Pairs through the faithful layer, what its affine part saw of them taken out again."""
-    read, rows, d = body.rows[on.unseen], sample[on.unseen], folds.x.shape[1]
-    x, native = read[:, :d], np.asarray(folds.y[rows], np.float32)
-    raw = layer.apply(read) + share * _shift(start, folds, x, native)
+    """Outputs of the faithful layer, and what its affine part alone says."""
+    rows = on.unseen.firsts
     if body.family == "linear":
-        return Unseen(rows, raw.astype(np.float32), None, found)
-    part = x @ layer.kernel[:d] + layer.bias + _shift(Start(folds.base, None), folds, x, native)
-    return Unseen(rows, raw.astype(np.float32), part.astype(np.float32), found)
+        return Unseen(rows, outputs, None, found)
+    moved = mix.linear * _moved(start, folds, on.unseen) + mix.own * _moved(Start(folds.base, None), folds, on.unseen)
+    affine = Affine(layer.kernel[: folds.x.shape[1]], layer.bias)
+    linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + moved
+    return Unseen(rows, outputs, linear.astype(np.float32), found)
 
 
 def drawn(
@@ -154,7 +171,7 @@ def drawn(
     a: Float[np.ndarray, "q d_out"],
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Float[np.ndarray, " q"]],
-) -> tuple[Affine, float, Float[np.ndarray, "q d_out"]]:
+) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
     """A layer averaged with a linear one, by the largest share whose cost held out is within its standard error.
 
     Far from what was fitted on, where held-out rows cannot judge, the linear map is the safer one.
@@ -164,10 +181,10 @@ def drawn(
         linear: Affine map of the inputs, which are the first features.
         a: The layer's outputs for held-out rows.
         b: The linear one's.
-        score: One number a row of outputs; larger is better.
+        score: One number a row of outputs, or of the first of them; larger is better.
 
     Returns:
-        The average, the share of the linear layer, whose outputs are first scaled to the other's length, and the
+        The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
         average of the outputs.
 
     Source: Breiman et al. 1984, section 3.4.3 (the one-standard-error rule), of paired differences.
@@ -176,30 +193,35 @@ def drawn(
     found = {share: score((1 - share) * a + share * factor * b) for share in SHARES}
     best = max(found.values(), key=np.mean)
     share = max(share for share, one in found.items() if _within_error(best - one))
-    wide = widened(linear, len(layer.kernel))
-    average = [(1 - share) * p + share * factor * q for p, q in zip(layer, wide, strict=True)]
-    return Affine(*average), share, ((1 - share) * a + share * factor * b).astype(np.float32)
+    mix, wide = Mix(1 - share, share * factor), widened(linear, len(layer.kernel))
+    average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
+    return Affine(*average), mix, (mix.own * a + mix.linear * b).astype(np.float32)
 
 
-def _shift(
-    start: Start, folds: Folds, x: Float[np.ndarray, "q d_in"], native: Float[np.ndarray, "q d_out"]
-) -> Float[np.ndarray, "q d_out"]:
-    """What leaving each row out of a linear fit changes in its output, as `kernel.left_out` says it."""
+def _unseen_linear(layer: Affine, start: Start, folds: Folds, kin: Kin) -> Float32[np.ndarray, "b d_out"]:
+    """Outputs of a layer that began as a linear fit, what that saw of the rows taken out again."""
+    return (layer.apply(np.asarray(folds.x[kin.firsts], np.float32)) + _moved(start, folds, kin)).astype(np.float32)
+
+
+def _moved(start: Start, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
+    """What leaving each row and its near-duplicates out of a linear fit changes in its output."""
     (kind, shape), c = start, folds.covariance
     if isinstance(kind.setting, str):  # a rotation has nothing to fit a single row with
-        return np.zeros_like(native)
-    leverage = ridge_leverage(c, kind.setting, len(folds.x), x)[:, None]
-    moved = leverage / (1 - leverage) * (kind.solve(c).apply(x) - native)
-    if shape is None:
-        return moved
-    same = Affine(np.eye(len(c.yy)), np.zeros(len(c.yy)))
-    return moved @ query_layer(same, _of_outputs(kind, c), folds.spectrum, shape).kernel
+        return np.zeros((len(kin.sizes), len(c.yy)))
+    fitted, found = kind.solve(c), []
+    for part in kin.parts():
+        x, native = (np.asarray(side[part.rows], np.float32) for side in (folds.x, folds.y))
+        outputs = fitted.apply(x)
+        without = left_out(outputs, native, ridge_hat(c, kind.setting, len(folds.x), x), part.sizes)
+        found.append(without - outputs[np.cumsum(part.sizes) - part.sizes])
+    moved = np.concatenate(found)
+    return moved if shape is None else moved @ _reshaping(fitted, c, folds, shape).kernel
 
 
-def _of_outputs(kind: Kind, c: Covariance) -> Covariance:
-    """Covariance of a linear fit's own outputs, in the place of its inputs, with the targets."""
-    kernel = kind.solve(c).kernel
-    return c._replace(x_mean=c.y_mean, xx=kernel.T @ c.xx @ kernel, xy=kernel.T @ c.xy)
+def _reshaping(layer: Affine, c: Covariance, folds: Folds, shape: Shape) -> Affine:
+    """What makes the outputs of a layer's query form out of the layer's own."""
+    own = c._replace(x_mean=c.y_mean, xx=layer.kernel.T @ c.xx @ layer.kernel, xy=layer.kernel.T @ c.xy)
+    return query_layer(Affine(np.eye(len(c.yy)), np.zeros(len(c.yy))), own, folds.spectrum, shape)
 
 
 def _within_error(cost: Float[np.ndarray, " q"]) -> bool:
@@ -223,7 +245,7 @@ def _trained_linear(
     linear: Choice, folds: Folds, on: Bench, training: Training | None, both: bool, seed: int, show_progress: bool
 ) -> tuple[Affine, Start, dict[str, Any]]:
     """The best single matrix for queries, where it began and what was done."""
-    c, d = folds.covariance, folds.x.shape[1]
+    c = folds.covariance
     chosen, flat = Start(linear.query, linear.shape), Start(ROUND, FLAT)
 
     def solved(start: Start) -> Affine:
@@ -233,9 +255,9 @@ def _trained_linear(
     if training is None or len(folds.x) < LEAST_TRAINED:
         return solved(chosen), chosen, {}
     training = replace(training, batch=min(training.batch, max(256, len(on.own) // 4)))
-    own, held = np.ascontiguousarray(on.own[:, :d]), Held(on.asked[:, :d], on.native, on.corpus)
+    held = Held(on.asked, on.native, on.corpus)
     tried = [
-        (start, *polished(solved(start), own, on.y, held, training, seed=seed, show_progress=show_progress))
+        (start, *polished(solved(start), on.own, on.y, held, training, seed=seed, show_progress=show_progress))
         for start in ((chosen, flat) if both else (flat,))
     ]
     start, layer, trained = max(tried, key=lambda one: max(score for _, score in one[2].judged))

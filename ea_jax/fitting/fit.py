@@ -138,22 +138,22 @@ def fit(
     sample = np.sort(np.random.default_rng([seed, FOLDS]).permutation(len(x))[:SAMPLE])
     linear = choose_linear(folds)
     curve: dict[float, float] = {}
-    if family == "mlp":
-        body, choice = mlp_body(folds, judging, sample, seed, show_progress)
+    network = family == "mlp"
+    on = bench(folds, sample, judging, groups is not None or network, network, seed)
+    if network:
+        body, choice = mlp_body(folds, judging, sample, on.unseen, seed, show_progress)
     elif family == "linear":
-        body, choice = linear_body(folds, sample), linear
+        body, choice = linear_body(folds), linear
     else:
         other, curve = choose_kernel(folds, seed)
         choice = _better(linear, other) if family == "auto" else other
         machines = [kind for kind in (choice.store, choice.query) if isinstance(kind, Machine)]
         body = (
-            kernel_body(folds, machines[0], budget.landmarks, budget.rank, budget.bits, sample, seed)
+            kernel_body(folds, machines[0], budget.landmarks, budget.rank, budget.bits, on.unseen, seed)
             if machines
-            else linear_body(folds, sample)
+            else linear_body(folds)
         )
-    apart = groups is not None or body.family == "mlp"  # the network has seen all folds but one
-    on = bench(body, folds, sample, judging, apart, seed)
-    layers = finished(body, choice, linear, folds, sample, on, budget.polish, seed=seed, show_progress=show_progress)
+    layers = finished(body, choice, linear, folds, on, budget.polish, seed=seed, show_progress=show_progress)
     params = body.params | {"out": {name: stored(layer, body, budget.bits) for name, layer in layers.out.items()}}
     domain_fold = group_folds(domains, len(x)) if domains is not None else fold
     quality = fit_quality(x, y, domain_fold, layers.unseen, foreign, seed=seed) | {"similarity": layers.similarity}

@@ -1,6 +1,6 @@
 """Folds that no group straddles, near-duplicates across them, and what is held out of a fit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ea_jax.arrays import ArrayIn
-from ea_jax.ops import nearest_distance
+from ea_jax.ops import nearest_distance, unit
 
 FOLDS = 5
 QUERIES = 500
 CORPUS = 4096
-NEAR = 0.95
+NEAR, KIN = 0.95, 50
 BLOCK = 4096
 
 
@@ -72,6 +72,51 @@ def held_out(
     a, b = (np.asarray(v[asked[far]], np.float32) for v in (x, y))
     corpus_x, corpus = (np.asarray(v[found], np.float32) for v in (x, y))
     return Held(np.concatenate([asked[far], found]), a, b, corpus_x, corpus, int((~far).sum()))
+
+
+class Kin(NamedTuple):
+    """Rows with their near-duplicates among all others: blocks of row numbers, the row itself first in each."""
+
+    rows: Int[np.ndarray, " q"]
+    sizes: Int[np.ndarray, " b"]
+
+    @property
+    def firsts(self) -> Int[np.ndarray, " b"]:
+        """The rows without their near-duplicates."""
+        return self.rows[np.cumsum(self.sizes) - self.sizes]
+
+    def first(self, blocks: int) -> "Kin":
+        """The first blocks alone."""
+        return Kin(self.rows[: self.sizes[:blocks].sum()], self.sizes[:blocks])
+
+    def parts(self, most: int = BLOCK) -> Iterator["Kin"]:
+        """The blocks in order, as many at a time as `most` rows hold."""
+        ends, start = np.cumsum(self.sizes), 0
+        while start < len(ends):
+            before = ends[start] - self.sizes[start]
+            stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+            yield Kin(self.rows[before : ends[stop - 1]], self.sizes[start:stop])
+            start = stop
+
+
+def kin_of(x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], at: Int[np.ndarray, " k"]) -> Kin:
+    """Pairs with those that have a cosine of .95 or more to them in either space, at most fifty."""
+    asked = [jnp.asarray(unit(np.asarray(side[at], np.float32))) for side in (x, y)]
+    own, others = np.arange(len(at)), at
+    for start in range(0, len(x), BLOCK):
+        stop = min(start + BLOCK, len(x))
+        near = np.zeros((len(at), stop - start), bool)
+        for side, rows in zip(asked, (x, y), strict=True):
+            near |= np.asarray(side @ unit(np.asarray(rows[start:stop], np.float32)).T) >= NEAR
+        inside = np.flatnonzero((at >= start) & (at < stop))
+        near[inside, at[inside] - start] = False
+        near &= np.cumsum(near, axis=1) <= KIN
+        found = np.nonzero(near)
+        own, others = np.concatenate([own, found[0]]), np.concatenate([others, found[1] + start])
+    order = np.argsort(own, kind="stable")
+    place = np.arange(len(own)) - np.searchsorted(own[order], own[order])
+    few = place <= KIN
+    return Kin(others[order][few], np.bincount(own[order][few], minlength=len(at)))
 
 
 def near_duplicates(

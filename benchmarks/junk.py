@@ -1,0 +1,141 @@
+"""Does a confidence tell junk from text? By kind, with heads that have not seen the kind, and by the true cosine."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.corpora import JUNK, LOCAL, foreign, texts
+from benchmarks.tasks import TASKS
+from ea_jax import load_encoder
+from ea_jax.fitting import Foreign
+from ea_jax.fitting.confidence import ORDINARY as MOST
+from ea_jax.fitting.confidence import junk_head
+from ea_jax.junk import junk_texts
+from ea_jax.quality import Quality
+
+ORDINARY = ("ag_news", "trec_questions")
+EACH, SEED = 200, 11
+SAME, MOSTLY = 0.999, 0.5
+
+
+class Test(NamedTuple):
+    """Ordinary vectors, junk by kind, and which share of a kind has the vector of some ordinary text."""
+
+    ordinary: np.ndarray
+    kinds: dict[str, np.ndarray]
+    same: dict[str, float]
+
+
+@lru_cache(maxsize=2)
+def junk_test(model: str, data: Path, build: Path) -> Test:
+    """What a local model makes of ordinary texts and of junk from the generators of the fit, by another seed."""
+    corpus, encode = texts(data, build, (model,)), load_encoder(model)
+    rows = np.isin(corpus.source, ORDINARY)
+    ordinary = corpus.vectors[model][rows]
+    kinds = {kind: encode(made) for kind, made in _texts(data, build, model).items()}
+    same = {kind: float(np.mean((made @ ordinary.T).max(axis=1) >= SAME)) for kind, made in kinds.items()}
+    return Test(ordinary, kinds, same)
+
+
+def _texts(data: Path, build: Path, model: str) -> dict[str, list[str]]:
+    corpus = texts(data, build, (model,))
+    return junk_texts([t for t, s in zip(corpus.text, corpus.source, strict=True) if s in ORDINARY], EACH, SEED)
+
+
+def junk_figures(
+    judge: Quality, apply: Callable[..., np.ndarray], task: str, seen: np.ndarray | None, data: Path, build: Path
+) -> dict[str, Any] | None:
+    """AUROC of the confidence between ordinary texts and junk; None for source models that run elsewhere.
+
+    The head has seen junk from the same generators, but other texts of it; and neither AG News nor questions. `of other
+    vectors` leaves out the kinds that the encoder maps to vectors of ordinary texts: no score of a vector tells those.
+
+    Args:
+        judge: The quality part.
+        apply: The adapter.
+        task: Its task.
+        seen: Inputs of its fit, to fit heads anew without each kind; None for no such heads.
+        data: Shared data.
+        build: Where vectors are kept.
+    """
+    source, target, _ = TASKS[task]
+    known = foreign(data, build, source)
+    if known is None:
+        return None
+    test = junk_test(source, data, build)
+
+    def aurocs(params: Any) -> dict[str, np.ndarray]:
+        said = {kind: np.asarray(judge(params, made).confidence) for kind, made in test.kinds.items()}
+        normal = np.asarray(judge(params, test.ordinary).confidence)
+        return {kind: np.r_[normal, junk] for kind, junk in said.items()} | {"": normal}
+
+    scores = aurocs(judge.params)
+    normal = scores.pop("")
+
+    def auroc(kinds: list[str], found: dict[str, np.ndarray] = scores) -> float:
+        junk = np.concatenate([found[kind][len(normal) :] for kind in kinds])
+        head = found[kinds[0]][: len(normal)]
+        return float(roc_auc_score(np.r_[np.ones(len(head)), np.zeros(len(junk))], np.r_[head, junk]))
+
+    told: dict[str, Any] = {
+        "all": auroc(list(scores)),
+        "of other vectors": auroc([kind for kind in scores if test.same[kind] < MOSTLY]),
+        "kinds": {kind: auroc([kind]) for kind in scores},
+        "same vector": test.same,
+    }
+    if seen is not None:
+        told["kinds not seen"] = {}
+        for place, kind in enumerate(scores):
+            head = _without(known, place, seen)
+            told["kinds not seen"][kind] = auroc([kind], aurocs(judge.params | {"junk": head}))
+    if target in LOCAL:
+        told["cosine"] = _cosines(judge, apply, test, target, _texts(data, build, source))
+    return told
+
+
+def _without(known: Foreign, place: int, seen: np.ndarray) -> Any:
+    """The junk head fitted without one kind."""
+    kind = np.arange(len(known.junk)) // JUNK
+    rows = np.asarray(seen[np.random.default_rng(0).permutation(len(seen))[:MOST]], np.float32)
+    head = junk_head(rows / np.linalg.norm(rows, axis=1, keepdims=True), known._replace(junk=known.junk[kind != place]))
+    return jax.tree.map(jnp.asarray, head)
+
+
+def _cosines(
+    judge: Quality, apply: Callable[..., np.ndarray], test: Test, target: str, made: dict[str, list[str]]
+) -> dict[str, dict[str, float]]:
+    """Where the target model runs here too: the true cosine of junk, beside what was expected of it."""
+    encode, told = load_encoder(target), {}
+    for kind, x in test.kinds.items():
+        scores = judge(judge.params, x)
+        came = np.sum(apply(x, "store") * encode(made[kind]), axis=1)
+        told[kind] = {
+            "came": float(came.mean()),
+            "said": float(np.mean(np.asarray(scores.expected_cosine))),
+            "coverage": float(np.mean(came >= np.asarray(scores.expected_cosine_lower))),
+        }
+    return told
+
+
+def junk_table(out: dict[str, Any]) -> str:
+    """The README's table: a line a kind; the adapters of each source model in columns, the least of them."""
+    found = {name: told["junk"] for name, told in out.items() if told["junk"]}
+    kinds = list(next(iter(found.values()))["kinds"])
+    sources = {name.split("--")[0]: None for name in found}
+    head = " | ".join(f"{source} | kind not seen | same vector" for source in sources)
+    lines = [f"| | {head} |", "| --- |" + " ---: |" * (3 * len(sources))]
+    for kind in kinds:
+        cells = [kind]
+        for source in sources:
+            own = [junk for name, junk in found.items() if name.split("--")[0] == source]
+            unseen = [junk["kinds not seen"][kind] for junk in own if "kinds not seen" in junk]
+            cells += [f"{min(junk['kinds'][kind] for junk in own):.2f}", f"{min(unseen):.2f}"]
+            cells.append(f"{own[0]['same vector'][kind]:.0%}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
