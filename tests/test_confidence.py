@@ -90,11 +90,11 @@ def test_the_cosine_head_prefers_what_holds_on_folds_left_out():
     n, fold = 1000, np.arange(1000) % 5
     good = rng.normal(size=(n, 1))
     x = np.eye(5)[fold] + 0.3 * rng.normal(size=(n, 5))
-    shift = np.array([0.02, -0.02, 0.01, -0.01, 0.0])[fold]
+    shift = np.array([0.04, -0.04, 0.02, -0.02, 0.0])[fold]
     truth = 0.1 * good[:, 0] + shift + 0.1 * rng.normal(size=n)
     ours, _ = cosine_head(good, x, np.zeros((n, 2)), truth, fold)
     rows, _ = cosine_head(good, x, np.zeros((n, 2)), truth, rng.integers(5, size=n))
-    assert np.linalg.norm(ours["x"]) < 0.7 * np.linalg.norm(rows["x"])
+    assert np.linalg.norm(ours["x"]) < 0.85 * np.linalg.norm(rows["x"])
     assert ours["quadratic"][0] == pytest.approx(0.1, rel=0.2)
 
 
