@@ -5,8 +5,10 @@ from pathlib import Path
 from ea_jax.entries import front_matter, write_entry
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.fetching import asking_hub
+from ea_jax.places import user_folder
+from ea_jax.public import Seed
 from ea_jax.quality_store import imported_sizes
-from ea_jax.registry import Seed, Space, entries, find_space, user_folder
+from ea_jax.registry import Space, entries, find_space
 from ea_jax.seed import SeedAdapter, read_seed
 
 WANTED = ["*.pt", "*.json", "*.npz"]

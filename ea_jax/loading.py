@@ -20,10 +20,10 @@ from ea_jax.hub import encoder_folder
 from ea_jax.importing import fetch_seed
 from ea_jax.models import abstract_params
 from ea_jax.packing import WHOLE, unpacked
+from ea_jax.public import find_seed
 from ea_jax.quality import Quality
 from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
-from ea_jax.registry import Entry, entries, find_seed, find_space
-from ea_jax.remotes import fetch_remote, find_remote
+from ea_jax.registry import Entry, entries, find_space
 from ea_jax.routes import hop_entries
 from ea_jax.spec import Purpose, Spec
 
@@ -134,8 +134,6 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         (entry,) = hop_entries([source, target], flavor, root)
         return entry
     except UnknownName:
-        if root is None and (remote := find_remote(source, target, flavor)):
-            return fetch_remote(*remote)
         listed = find_seed(source, target, flavor) if root is None else None
         if listed is None:
             raise

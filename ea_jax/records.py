@@ -15,7 +15,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         BadEntry: It cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BadEntry):
+            raise
+        raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
+
+
+def read_text(path: Path) -> str:
+    """Content of a TOML file that is not parsed.
+
+    Raises:
+        BadEntry: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
 

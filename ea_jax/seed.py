@@ -13,10 +13,11 @@ from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.models import abstract_params
 from ea_jax.quality_store import abstract_imported, imported_sizes
+from ea_jax.registry import DEEPEST
 from ea_jax.spec import Spec
 from ea_jax.torch_zip import read_torch_zip
 
-ARCH = re.compile(r"_([wd])(\d+)(?=_|$)")
+ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")
 DEPTH = 8
 LAYERS = {"in_ln": "in_ln", "in_fc": "in_fc", "mid_ln": "mid_ln", "out_fc": "out_fc", "out_ln": "out_ln"}
 STATISTICS = {"maha_p95": "m95", "maha_p99": "m99", "knn_p95": "knn95", "knn_p99": "knn99"}
@@ -92,6 +93,8 @@ def _config(file: Path) -> dict[str, Any]:
 def _sizes(config: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     parts = {name: int(number) for name, number in ARCH.findall(config.get("arch", "resmlp"))}
     width: int = parts.get("w") or config["out_dim"]
+    if parts.get("d", DEPTH) > DEEPEST:
+        raise BadEntry(f"The arch {config['arch']!r} is {parts['d']:,} blocks deep, which no adapter is.")
     return ("depth", parts.get("d", DEPTH)), ("width", width)
 
 

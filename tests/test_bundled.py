@@ -14,8 +14,9 @@ import pytest
 from ea_jax.entries import ROWS, metrics_table
 from ea_jax.heldout import held_out_figures
 from ea_jax.loading import check_fingerprint, load, load_quality
+from ea_jax.places import BUNDLED
 from ea_jax.recipe import held_out
-from ea_jax.registry import BUNDLED, entries
+from ea_jax.registry import entries
 from ea_jax.tables import Pairs
 
 ENTRIES = entries(BUNDLED)

@@ -134,7 +134,7 @@ def test_a_reader_that_leaves_early_is_no_error(minilm):
 def test_a_mismatched_encoder_is_refused_with_the_facts_that_differ(ea, minilm, monkeypatch, tmp_path):
     import shutil
 
-    from ea_jax.registry import BUNDLED
+    from ea_jax.places import BUNDLED
 
     shutil.copytree(BUNDLED, tmp_path / "registry")
     entry = tmp_path / "registry" / "minilm--oai-3-small--small" / "entry.toml"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.registry import BUNDLED
-from ea_jax.remotes import parsed, read_index
+from ea_jax.indexes import read_index
+from ea_jax.places import BUNDLED
+from ea_jax.remotes import parsed
 from tests.conftest import TOY_SPACES
 from tests.hub import hub
 

@@ -10,7 +10,9 @@ import typer
 
 from ea_jax import registry as reg
 from ea_jax.durable import restore_folders, swap_folder
-from ea_jax.errors import BadEntry, EaJaxError
+from ea_jax.errors import BadEntry, BadInput, EaJaxError
+from ea_jax.places import user_folder
+from ea_jax.remotes import fetched, find_listed
 
 
 def add(
@@ -28,7 +30,7 @@ def add(
     from ea_jax.recheck import recheck
 
     refuse_links(folder)
-    root = reg.user_folder("data") / "registry"
+    root = user_folder("data") / "registry"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
         copy = Path(shutil.copytree(folder, Path(scratch) / "registry" / folder.resolve().name))
@@ -61,23 +63,23 @@ def check(
     """
     if pairs is not None and not names:
         raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
-    found = [reg.entry_named(name) for name in names] if names else reg.entries()
+    folders = [_folder(name) for name in names] if names else reg.entry_folders()
     _start()
     from ea_jax.loading import check_entry
     from ea_jax.recheck import recheck
 
     failed = 0
-    for entry in found:
+    for folder in folders:
         try:
-            check_entry(entry)
+            check_entry(entry := reg.read_entry(folder))
             measured = recheck(entry, pairs) if pairs is not None else None
             failed += measured is not None and measured.agrees is False
-            print(f"{entry.name}: whole" + (f"; {measured.told}" if measured else ""))
+            print(f"{folder.name}: whole" + (f"; {measured.told}" if measured else ""))
         except (EaJaxError, OSError) as error:
             failed += 1
-            print(f"{entry.name}: {error}")
+            print(f"{folder.name}: {error}")
     if failed:
-        print(f"ea-jax: {failed} of {len(found)} adapters did not pass.", file=sys.stderr)
+        print(f"ea-jax: {failed} of {len(folders)} adapters did not pass.", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -92,7 +94,8 @@ def publish(
     """
     _start()
     from ea_jax import publishing
-    from ea_jax.remotes import INDEX, parsed
+    from ea_jax.indexes import INDEX
+    from ea_jax.remotes import parsed
 
     if dry_run:
         parsed(address)
@@ -104,6 +107,18 @@ def publish(
 
 
 COMMANDS = {add: "add", check: "check", publish: "publish"}
+
+
+def _folder(name: str) -> Path:
+    """The folder of an adapter, on the hub too, as far as it was fetched."""
+    here = {folder.name: folder for folder in reg.entry_folders()}
+    found = None if name in here else find_listed(name)
+    if found is None:
+        return here.get(name) or reg.entry_named(name).path
+    there = fetched(*found)
+    if there is None:
+        raise BadInput(f"{name} is at {found[0].address} and was not fetched yet. Load it once, then check it.")
+    return there
 
 
 def _start() -> None:
