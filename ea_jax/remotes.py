@@ -15,7 +15,7 @@ from ea_jax.fetching import asking_hub
 from ea_jax.indexes import INDEX, Listed, read_index
 from ea_jax.places import user_folder
 from ea_jax.records import build, read_toml
-from ea_jax.registry import Entry, find_space, picked, read_entry
+from ea_jax.registry import Entry, entry_named, find_space, picked, read_entry
 
 ADDRESS = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 WORKERS = 8
@@ -160,6 +160,22 @@ def find_listed(name: str) -> tuple[Remote, Listed] | None:
     """The adapter of a name in the first registry on the hub that has it."""
     found = ((remote, row) for remote in remotes() for row in index(remote) if row.name == name)
     return next(found, None)
+
+
+def entry_called(name: str) -> Entry:
+    """The adapter of a name as `ea-jax list` shows it, fetched where it is on the hub.
+
+    Raises:
+        UnknownName: No adapter has the name.
+        BadInput: It cannot be fetched.
+    """
+    try:
+        return entry_named(name)
+    except UnknownName:
+        found = find_listed(name)
+        if found is None:
+            raise
+        return fetch_remote(*found)
 
 
 def fetched(remote: Remote, listed: Listed) -> Path | None:

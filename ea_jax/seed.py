@@ -19,6 +19,7 @@ from ea_jax.torch_zip import read_torch_zip
 
 ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")
 DEPTH = 8
+LARGEST_STATISTICS = 1 << 30  # bytes
 LAYERS = {"in_ln": "in_ln", "in_fc": "in_fc", "mid_ln": "mid_ln", "out_fc": "out_fc", "out_ln": "out_ln"}
 STATISTICS = {"maha_p95": "m95", "maha_p99": "m99", "knn_p95": "knn95", "knn_p99": "knn99"}
 
@@ -152,7 +153,9 @@ def _put(tree: Params, path: str, value: np.ndarray) -> None:
 
 def _quality(file: Path, spec: Spec) -> Params:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            if sum(part.file_size for part in archive.zip.infolist()) > LARGEST_STATISTICS:
+                raise CorruptCheckpoint("it is too large")
             found = {name: np.asarray(archive[name]) for name in archive.files}
     except Exception as error:  # NumPy raises what its readers meet
         raise CorruptCheckpoint(f"{file} cannot be read: {error}.") from error

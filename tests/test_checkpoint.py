@@ -122,7 +122,11 @@ VALUES = np.array([1, 2, 3], np.float32)
 PIECE = pa.compress(VALUES.tobytes(), codec="zstd", asbytes=True)
 HUGE = {"shape": [10**5, 10**5], "chunks": [10**5, 10**5]}  # 40 GB in float32
 LIES = {
-    "10 GB in a few bytes": ({"x/.zarray": facts(**HUGE), "x/0.0": PIECE}, HUGE["shape"], "claims 40,000,000,000 bytes"),
+    "10 GB in a few bytes": (
+        {"x/.zarray": facts(**HUGE), "x/0.0": PIECE},
+        HUGE["shape"],
+        "claims 40,000,000,000 bytes",
+    ),
     "larger pieces than the array": ({"x/.zarray": facts(chunks=[10**10]), "x/0": PIECE}, [3], "has not written so"),
     "a bomb": ({"x/.zarray": facts(), "x/0": pa.compress(bytes(10**8), codec="zstd", asbytes=True)}, [3], "cannot be"),
     "no piece": ({"x/.zarray": facts()}, [3], "cannot be read: .*x/0"),

@@ -19,6 +19,9 @@ def add(
     folder: Annotated[Path, typer.Argument(help="An entry's folder, with entry.toml, params/ and quality/.")],
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of the same name.")] = False,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs that its figures have to hold on.")] = None,
+    assume_source: Annotated[
+        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the file of pairs says.")
+    ] = False,
 ) -> None:
     """Check an adapter whole, copy it into your own registry, and print where it is.
 
@@ -37,7 +40,7 @@ def add(
         entry = reg.read_entry(copy)
         check_entry(entry)
         if pairs is not None:
-            found = recheck(entry, pairs)
+            found = recheck(entry, pairs, assume_source)
             if found.agrees is False:
                 raise BadEntry(f"{folder} was not added: {found.told}")
             print(f"ea-jax: {found.told}", file=sys.stderr)
@@ -54,6 +57,9 @@ def check(
         list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if none.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
+    assume_source: Annotated[
+        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the file of pairs says.")
+    ] = False,
 ) -> None:
     """Read adapters whole and check every hash, shape and value; a line each, exit code 1 if one is not whole.
 
@@ -72,7 +78,7 @@ def check(
     for folder in folders:
         try:
             check_entry(entry := reg.read_entry(folder))
-            measured = recheck(entry, pairs) if pairs is not None else None
+            measured = recheck(entry, pairs, assume_source) if pairs is not None else None
             failed += measured is not None and measured.agrees is False
             print(f"{folder.name}: whole" + (f"; {measured.told}" if measured else ""))
         except (EaJaxError, OSError) as error:
