@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,9 @@ class Listed(NamedTuple):
     tags: tuple[str, ...] = ()
 
 
+NEEDED = ("name", "source", "target", "flavor", "sha256")
+
+
 def read_index(file: Path) -> list[Listed]:
     """The adapters that an index file names.
 
@@ -47,21 +51,19 @@ def read_index(file: Path) -> list[Listed]:
         schema, rows = facts["schema"], facts["adapters"]
         if schema != SCHEMA:
             raise BadEntry(f"{file} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
-        found = [Listed(**row | {"tags": tuple(row.get("tags", ()))}) for row in rows]
-        names = {listed.name for listed in found}
-        good = all(NAME.fullmatch(listed.name) and _all_text(listed) for listed in found)
+        if unknown := set(chain.from_iterable(rows)) - set(Listed._fields):
+            raise BadEntry(f"{file} has the unknown keys {', '.join(sorted(unknown))}. Upgrade ea_jax.")
+        columns = [[row[key] for row in rows] for key in NEEDED] + [[row.get("description", "") for row in rows]]
+        tags = [tuple(row.get("tags", ())) for row in rows]
+        for texts in (*columns, chain.from_iterable(tags)):
+            "".join(texts)  # an error where one is no text, and quick
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, BadEntry):
             raise
         raise BadEntry(f"{file} is no index of adapters: {error}. `ea-jax publish` writes one.") from error
-    if not good or len(names) < len(found):
+    if len(set(columns[0])) < len(columns[0]) or not all(map(NAME.fullmatch, columns[0])):
         raise BadEntry(f"{file} names an adapter twice, or by what is no name. Tell the registry's makers.")
-    return found
-
-
-def _all_text(listed: Listed) -> bool:
-    texts = (listed.source, listed.target, listed.flavor, listed.sha256, listed.description, *listed.tags)
-    return all(isinstance(text, str) for text in texts)
+    return list(map(Listed, *columns, tags))
 
 
 def listed_of(entry: Entry, sha256: str) -> Listed:

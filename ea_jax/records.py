@@ -47,7 +47,7 @@ def build(kind: type, facts: dict[str, Any], where: Path) -> Any:
         "lacks": sorted(fields.keys() - facts.keys() - optional),
         "has unknown": sorted(facts.keys() - fields.keys()),
         "has the wrong type for": sorted(
-            key for key in fields.keys() & facts.keys() if not isinstance(facts[key], _plain(fields[key].type))
+            key for key in fields.keys() & facts.keys() if not _fits(facts[key], fields[key].type)
         ),
     }
     if any(faults.values()):
@@ -56,5 +56,7 @@ def build(kind: type, facts: dict[str, Any], where: Path) -> Any:
     return kind(**facts)
 
 
-def _plain(annotation: Any) -> type:
-    return getattr(annotation, "__origin__", annotation)
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a plain type, or a tuple of strings where these are wanted."""
+    right = isinstance(value, getattr(annotation, "__origin__", annotation))
+    return right and (annotation != tuple[str, ...] or all(isinstance(part, str) for part in value))

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
 from ea_jax.fetching import asking_hub
 from ea_jax.indexes import INDEX, Listed, read_index
@@ -214,8 +215,6 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
 
 def _put(remote: Remote, folder: Path, files: dict[str, str]) -> None:
     """Files of an adapter, by name with their SHA-256, into a folder of its name."""
-    from ea_jax.digests import file_sha256
-
     for name in files:
         parts = PurePosixPath(name).parts
         if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:

@@ -219,7 +219,8 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     assert info["training"]["pairs"] == 280
     assert info["metrics"]["held"]["store"]["cosine"] > 0.9
     card = (out_root / "toy-a--toy-b--mine" / "card.md").read_text()
-    assert card.startswith("---\nlibrary_name: ea_jax\n")
+    assert card.startswith("---\n")
+    assert "\nlibrary_name: ea_jax\n" in card
     assert f"{info['metrics']['held']['query']['recall@1']:.3f}" in card
     adapt = load("toy-a", "toy-b")
     assert adapt.spec.d_out == 12

@@ -100,7 +100,7 @@ CLAIMS = {
     "a truth value for a width": ("d_in = 8", "d_in = true", "sizes that no adapter has"),
     "an endless network": ("[sizes]", "[sizes]\ndepth = 1000000000", "sizes that no adapter has"),
     "figures that are texts": ("[metrics]", "[metrics]\nx = 3", "metrics that are no numbers"),
-    "tags that are numbers": ("tags = []", "tags = [3]", "tags that are no texts"),
+    "tags that are numbers": ("tags = []", "tags = [3]", "wrong type for tags"),
 }
 
 
