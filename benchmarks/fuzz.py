@@ -19,6 +19,7 @@ import tomllib
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from benchmarks.peers import ResMLP
 from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import EaJaxError
 from ea_jax.indexes import index_text, listed_of, read_index
-from ea_jax.loading import PURPOSES, load, load_quality
+from ea_jax.loading import load, load_quality
 from ea_jax.places import BUNDLED
 from ea_jax.registry import read_entry
 from ea_jax.seed import read_seed
@@ -113,9 +114,9 @@ class Victims:
         self.published, self.imported = self.entry(), self.checkpoint()
 
     def entry(self) -> Params:
-        """Both purposes and the quality part, by the entry's names."""
-        found = {purpose: load(*self.names, purpose=purpose, root=self.root).params for purpose in PURPOSES}
-        return leaf_paths({**found, "quality": load_quality(*self.names, root=self.root).params})
+        """Both purposes and the quality part, which holds what is stored, by the entry's names."""
+        query, quality = (read(*self.names, root=self.root) for read in (partial(load, purpose="query"), load_quality))
+        return leaf_paths({"query": query.params, "quality": quality.params})
 
     def checkpoint(self) -> Params:
         """Parameters and statistics of the folder of embedding-adapters."""

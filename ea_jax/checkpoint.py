@@ -71,8 +71,8 @@ def load_params(path: Path, record: Mapping[str, Any], abstract: Params) -> Para
         abstract: Shape and dtype of every leaf that must be there, and no other may.
 
     Raises:
-        CorruptCheckpoint: A file or a value is missing, cut short, changed, of the wrong shape or dtype, or too many;
-            or a file claims more numbers than it can hold.
+        CorruptCheckpoint: A file or a value is missing, cut short, changed, of the wrong shape or dtype, or too many,
+            or not finite; or a file claims more numbers than it can hold.
     """
     if path.is_symlink():
         raise CorruptCheckpoint(f"{path} is a link, which no entry may hold. Copy the folder to where the link is.")
@@ -81,12 +81,14 @@ def load_params(path: Path, record: Mapping[str, Any], abstract: Params) -> Para
         stored = {file.parent.name: _stored(file) for file in sorted(path.glob(f"*/{FACTS}"))}
         _check_leaves(path, stored, leaf_paths(abstract))
         _check_claims(path, stored, record["files"])
-        values = [_values(path / name, stored[name]) for name in leaf_paths(abstract)]
+        values = {name: _values(path / name, stored[name]) for name in leaf_paths(abstract)}
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, CorruptCheckpoint):
             raise
         raise CorruptCheckpoint(f"{path} cannot be read: {error}. {AGAIN}") from error
-    params = jax.tree.unflatten(jax.tree.structure(abstract), values)
+    if wrong := [name for name, value in values.items() if not _is_finite(value)]:
+        raise CorruptCheckpoint(f"{path}: {', '.join(wrong[:5])} is not finite. Do not use this adapter.")
+    params = jax.tree.unflatten(jax.tree.structure(abstract), list(values.values()))
     if values_sha256(params) != record["sha256"]:
         raise CorruptCheckpoint(f"The parameter values in {path} are not those that entry.toml names. {AGAIN}")
     return jax.tree.map(jax.numpy.asarray, params)
@@ -166,3 +168,8 @@ def _values(folder: Path, array: Stored) -> np.ndarray:
     piece = (folder / ".".join("0" for _ in array.shape or (1,))).read_bytes()
     values = pa.decompress(piece, decompressed_size=array.bytes, codec="zstd", asbytes=True)
     return np.frombuffer(values, array.dtype).reshape(array.shape)
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    floats = jax.numpy.issubdtype(values.dtype, jax.numpy.floating)
+    return not floats or bool(np.isfinite(values.astype(np.float32, copy=False)).all())

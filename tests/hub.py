@@ -31,6 +31,7 @@ class StandIn(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.faults: dict[str, str] = {}
         self.asked: list[str] = []
+        self.tokens: set[str | None] = set()
         self.commit = COMMIT
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -60,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(self.path.partition("?")[0])
+        self.server.tokens.add(self.headers.get("Authorization"))
         if self.command != "HEAD":
             self.server.asked.append(path)
         fault = next((fault for part, fault in self.server.faults.items() if part in path), "")

@@ -11,18 +11,22 @@ from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.indexes import read_index
 from ea_jax.loading import load
 from ea_jax.registry import read_entry
-from tests.conftest import write_toy_registry
 
 NAME = "toy-a--toy-b--small"
 
 
-def test_no_mutation_ends_in_more_than_a_named_error(tmp_path):
-    found = fuzz(write_toy_registry(tmp_path / "registry"), 140)
+@pytest.fixture
+def root(toy_root, tmp_path) -> Path:
+    """A registry that a test may break."""
+    return Path(shutil.copytree(toy_root, tmp_path / "registry"))
+
+
+def test_no_mutation_ends_in_more_than_a_named_error(root):
+    found = fuzz(root, 140)
     assert [sum(outcomes.values()) for outcomes in found.values()] == [20] * len(KINDS)
 
 
-def test_the_fuzzer_sees_an_error_without_a_name_and_other_parameters(tmp_path, monkeypatch):
-    root = write_toy_registry(tmp_path / "registry")
+def test_the_fuzzer_sees_an_error_without_a_name_and_other_parameters(root, monkeypatch):
     monkeypatch.setattr("benchmarks.fuzz.read_seed", None)
     with pytest.raises(TypeError, match="not callable"):
         fuzz(root, 3)
@@ -46,16 +50,15 @@ def test_an_index_of_a_hundred_thousand_is_read(tmp_path):
     assert len(read_index(tmp_path / "index.json")) == 100_000
 
 
-def test_a_newer_schema_asks_for_a_newer_library(tmp_path):
-    file = write_toy_registry(tmp_path / "registry") / NAME / "entry.toml"
+def test_a_newer_schema_asks_for_a_newer_library(root):
+    file = root / NAME / "entry.toml"
     file.write_text("schema = 2\n" + file.read_text())
     with pytest.raises(BadEntry, match=r"is of schema 2, this ea_jax reads 1\. Upgrade"):
         read_entry(file.parent)
 
 
 @pytest.mark.parametrize("command", ["list", "load", "check"])
-def test_an_entry_that_may_not_be_read_is_a_named_error(tmp_path, monkeypatch, ea, command):
-    root = write_toy_registry(tmp_path / "registry")
+def test_an_entry_that_may_not_be_read_is_a_named_error(root, monkeypatch, ea, command):
     read = Path.read_text
 
     def denied(file, *arguments, **named):
@@ -77,8 +80,7 @@ def test_an_entry_that_may_not_be_read_is_a_named_error(tmp_path, monkeypatch, e
         assert "minilm--oai-3-small--small" in out
 
 
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
-    root = write_toy_registry(tmp_path / "registry")
+def test_a_link_out_of_the_folder_is_not_followed(root, tmp_path):
     file = next((root / NAME / "params").glob("**/0*"))
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
@@ -86,8 +88,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
         load("toy-a", "toy-b", root=root)
 
 
-def test_a_checkpoints_folder_that_is_a_link_is_not_followed(tmp_path):
-    root = write_toy_registry(tmp_path / "registry")
+def test_a_checkpoints_folder_that_is_a_link_is_not_followed(root, tmp_path):
     (root / NAME / "params").rename(tmp_path / "elsewhere")
     (root / NAME / "params").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CorruptCheckpoint, match="is a link"):
@@ -105,9 +106,9 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("kind", CLAIMS)
-def test_what_no_entry_says_is_refused(tmp_path, kind):
+def test_what_no_entry_says_is_refused(root, kind):
     old, new, told = CLAIMS[kind]
-    file = write_toy_registry(tmp_path / "registry") / NAME / "entry.toml"
+    file = root / NAME / "entry.toml"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
@@ -115,15 +116,13 @@ def test_what_no_entry_says_is_refused(tmp_path, kind):
         read_entry(file.parent)
 
 
-def test_two_adapters_of_one_registry_that_are_the_same_one_are_refused(tmp_path):
-    root = write_toy_registry(tmp_path / "registry")
+def test_two_adapters_of_one_registry_that_are_the_same_one_are_refused(root):
     shutil.copytree(root / NAME, root / "another")
     with pytest.raises(BadEntry, match=r"another and .*toy-a--toy-b--small are both toy-a to toy-b, flavor 'small'"):
         load("toy-a", "toy-b", root=root)
 
 
-def test_what_a_terminal_would_obey_is_shown_as_an_escape(tmp_path, monkeypatch, ea):
-    root = write_toy_registry(tmp_path / "registry")
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(root, monkeypatch, ea):
     file = root / NAME / "entry.toml"
     file.write_text(file.read_text().replace("tags = []", 'tags = ["\\u001b[2J"]'))
     monkeypatch.setenv("EA_JAX_REGISTRY", str(root))

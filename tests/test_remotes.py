@@ -92,9 +92,8 @@ def cached(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "CACHE" / "ea_jax" / "registries").glob("*/*/*"))
 
 
-@pytest.mark.parametrize("repo", [REPO, f"datasets/{REPO}"])
-def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo, tmp_path):
-    stand_in, run = served
+def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_path):
+    (stand_in, run), repo = served, REPO
     found = run("publish", str(folder), f"hf:{repo}")
     assert found.returncode == 0, found.stderr
     files = stand_in.repositories[repo]
@@ -106,6 +105,7 @@ def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo
     listed = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
     assert listed[NAME]["registry"].startswith(f"hf:{repo}@")
     assert [path.name for path in cached(tmp_path)] == ["index.json"]
+    assert stand_in.tokens == {"Bearer hf_x"}
     found = run(python=LOAD)
     assert (found.returncode, found.stdout) == (0, "12\n"), found.stderr
     asked = len(stand_in.asked)
@@ -113,6 +113,14 @@ def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo
     assert len(stand_in.asked) == asked
     assert run("registry", "remove", f"hf:{repo}").returncode == 0
     assert "No adapter goes from" in run(python=LOAD).stderr
+
+
+def test_a_registry_may_be_a_data_set(served, folder):
+    stand_in, run = served
+    repo = f"datasets/{REPO}"
+    assert run("publish", str(folder), f"hf:{repo}").returncode == 0
+    assert run("registry", "add", f"hf:{repo}").stdout == f"hf:{repo}@{stand_in.commit[:12]}\n"
+    assert run(python=FIND).stdout == "12\n"
 
 
 def test_a_second_adapter_joins_the_index_and_leaves_the_first(added, folder):
@@ -192,7 +200,15 @@ def test_a_fetch_that_was_cut_off_goes_on_and_is_whole(added):
     found = run(python=LOAD)
     assert found.stdout == "12\n"
     assert not got & set(stand_in.asked)
-    assert f"{REPO}: 100%" in found.stderr  # the bar, on stderr
+
+
+def test_a_bar_is_drawn_where_a_person_looks_and_only_there(added, tmp_path):
+    _, run = added
+    found = run(python=FIND)
+    assert (found.stdout, found.stderr) == ("12\n", "")
+    shutil.rmtree(cached(tmp_path)[1])
+    watched = run(python=f"import pty, sys; pty.spawn([sys.executable, '-c', {FIND!r}])")
+    assert f"{REPO}: 100%" in watched.stdout
 
 
 def test_two_processes_that_fetch_at_once_both_have_it(added, tmp_path):
