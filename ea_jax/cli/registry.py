@@ -191,4 +191,5 @@ def print_columns(rows: list[tuple[str, ...]]) -> None:
     """Rows as columns on stdout; what a terminal would obey is shown as an escape."""
     shown = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown))
+    if shown:
+        print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown))
