@@ -105,7 +105,7 @@ def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_
     listed = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
     assert listed[NAME]["registry"].startswith(f"hf:{repo}@")
     assert [path.name for path in cached(tmp_path)] == ["index.json"]
-    assert stand_in.tokens == {"Bearer hf_x"}
+    assert "Bearer hf_x" in stand_in.tokens
     found = run(python=LOAD)
     assert (found.returncode, found.stdout) == (0, "12\n"), found.stderr
     asked = len(stand_in.asked)
@@ -207,7 +207,8 @@ def test_a_bar_is_drawn_where_a_person_looks_and_only_there(added, tmp_path):
     found = run(python=FIND)
     assert (found.stdout, found.stderr) == ("12\n", "")
     shutil.rmtree(cached(tmp_path)[1])
-    watched = run(python=f"import pty, sys; pty.spawn([sys.executable, '-c', {FIND!r}])")
+    wide = ["sh", "-c", 'stty cols 100 rows 30 && exec "$0" -c "$1"', sys.executable, FIND]
+    watched = run(python=f"import pty; pty.spawn({wide!r})")
     assert f"{REPO}: 100%" in watched.stdout
 
 
