@@ -27,6 +27,7 @@ bench: .venv/bench build/train.parquet
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.kernel_fit
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.fuzz
 
 # Every family on every pair of spaces, by the number of pairs: hours. It goes on where it was stopped.
 frontier: .venv/bench

@@ -29,8 +29,8 @@ from ea_jax.evaluation.confidence import calibration_error, risk_area, spearman
 from ea_jax.fitting import fit
 from ea_jax.loading import PURPOSES
 from ea_jax.metrics import rank_of
+from ea_jax.places import BUNDLED
 from ea_jax.quality import FEATURES, Quality
-from ea_jax.registry import BUNDLED
 from ea_jax.spec import Purpose
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ from benchmarks.machine import write_json
 from benchmarks.tasks import TASKS, load_task
 from ea_jax import load
 from ea_jax.heldout import HeldOut, held_out_figures
-from ea_jax.registry import BUNDLED
+from ea_jax.places import BUNDLED
 from ea_jax.routes import FILE, Route, digest, hop_entries, routes
 
 SIDES = {"in": "in-domain", "across": "across"}

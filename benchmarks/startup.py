@@ -26,6 +26,25 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
     return time.perf_counter() - start
 
 
+HUNDRED_THOUSAND = """
+from ea_jax.indexes import INDEX, Listed, index_text
+from ea_jax.remotes import Remote, _configure
+remote = Remote("owner/name", "model", "a" * 40)
+remote.cache.mkdir(parents=True)
+row = Listed("", "toy/source", "toy/target", "", "0" * 64, "Random rows.")
+rows = [row._replace(name=f"toy-a--toy-b--f{i}", flavor=f"f{i}") for i in range(100_000)]
+(remote.cache / INDEX).write_text(index_text(rows))
+_configure([remote])
+"""
+
+
+def with_hundred_thousand(folder: str) -> dict[str, str]:
+    """An environment in which a registry on the hub with 100,000 adapters was added."""
+    environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "XDG_CONFIG_HOME": f"{folder}/config"}
+    subprocess.run([sys.executable, "-c", HUNDRED_THOUSAND], env=environment, check=True)
+    return environment
+
+
 LOADS = """
 import time
 from ea_jax import load
@@ -45,22 +64,23 @@ def loads(runs: int) -> list[float]:
 
 def main(runs: int = 7) -> None:
     """Time each command, in turn so that the machine's drift is shared."""
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as many:
         environment = {
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         commands = {
-            "python -c pass": [sys.executable, "-c", "pass"],
-            "ea-jax list": [EA, "list"],
-            "ea-jax embed, second run on": EMBED,
+            "python -c pass": ([sys.executable, "-c", "pass"], environment),
+            "ea-jax list": ([EA, "list"], environment),
+            "ea-jax list, 100,000 adapters on the hub": ([EA, "list"], with_hundred_thousand(many)),
+            "ea-jax embed, second run on": (EMBED, environment),
         }
         first = seconds(EMBED, environment)
         times = {name: [] for name in commands}
         for _ in range(runs):
-            for name, command in commands.items():
-                times[name].append(seconds(command, environment))
+            for name, (command, around) in commands.items():
+                times[name].append(seconds(command, around))
     times["load of a small adapter, imports excluded"] = loads(runs)
     figures = {"ea-jax embed, first run": {"median": first, "least": first, "most": first, "runs": 1}}
     for name, taken in times.items():

@@ -2,10 +2,7 @@
 
 import hashlib
 from pathlib import Path
-
-import numpy as np
-
-from ea_jax.arrays import Params, leaf_paths
+from typing import Any
 
 
 def file_sha256(file: Path) -> str:
@@ -14,11 +11,15 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def values_sha256(params: Params) -> str:
+def values_sha256(params: dict[str, Any]) -> str:
     """SHA-256 over each leaf's path, dtype, shape and little-endian bytes, in path order, in hex.
 
     It names the values: two checkpoints of other layout or compression but equal values agree.
     """
+    import numpy as np  # a fetch wants the digests of files alone
+
+    from ea_jax.arrays import leaf_paths
+
     digest = hashlib.sha256()
     for path, leaf in sorted(leaf_paths(params).items()):
         value = np.asarray(leaf)

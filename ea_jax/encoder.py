@@ -8,13 +8,15 @@ from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
-from ea_jax.arrays import Params
+from ea_jax.arrays import ArrayIn, Params
 from ea_jax.batching import Tokens, batches
 from ea_jax.errors import BadInput
+from ea_jax.ops import unit
 from ea_jax.progress import progress
 from ea_jax.spec import EncoderSpec
 
@@ -89,6 +91,27 @@ class Encoder:
             texts, prompt=prompt, batch_size=batch_size, max_length=max_length, show_progress=show_progress
         )
         return np.concatenate([np.zeros((0, self.spec.width), np.float32), *parts])
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        convert_to_numpy: bool = True,
+        normalize_embeddings: bool = False,
+        **options: Any,
+    ) -> Float[ArrayIn, "*n d"]:
+        """The same call as sentence-transformers has it: one string gives one vector.
+
+        Args:
+            sentences: Strings, or one.
+            convert_to_numpy: Whether to return a NumPy array; a JAX array if not.
+            normalize_embeddings: Whether to give the vectors length one where the model does not.
+            options: Those of the encoder's own call.
+        """
+        x = self([sentences] if isinstance(sentences, str) else sentences, **options)
+        x = unit(x) if normalize_embeddings else x
+        x = np.asarray(x) if convert_to_numpy else jnp.asarray(x)
+        return x[0] if isinstance(sentences, str) else x
 
     def stream(
         self,

@@ -1,6 +1,7 @@
 """Write a registry entry: parameters, quality part, facts and a model card, all or nothing."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def save_entry(
         "metrics": metrics,
     }
     name = f"{source.alias}--{target.alias}--{flavor}"
-    card = _card(facts, source.alias, target.alias)
+    card = front_matter(name, (source, target), metrics, "apache-2.0") + _card(facts, source.alias, target.alias)
     return write_entry(root, name, facts, fitted.params, fitted.quality, sizes_of(fitted.quality), card)
 
 
@@ -143,20 +144,40 @@ def _curve(training: dict[str, Any]) -> str:
     return f"Learning curve, mean reciprocal rank on a held-out fold: {told}.\n\n"
 
 
-def front_matter(base_model: str, licence: str = "") -> str:
-    """What a model card begins with, in the form that the Hugging Face hub reads."""
-    return f"""---
-library_name: ea_jax
-{f"license: {licence}" if licence else ""}
-base_model: {base_model}
-pipeline_tag: feature-extraction
-tags:
-- embeddings
-- embedding-adapter
-- jax
-- flax
----
-""".replace("\n\n", "\n")
+def front_matter(name: str, between: Sequence[Space], metrics: Mapping[str, Any], licence: str | None = None) -> str:
+    """What a model card begins with, in the form that the Hugging Face hub reads, which shows the figures beside it.
+
+    Args:
+        name: Of the adapter.
+        between: Its spaces; those whose models are on the hub are its base models.
+        metrics: Figures by test set, then by row.
+        licence: Its licence, as the hub abbreviates it; not told if None.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    figures = [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type=test,
+            dataset_name=test,
+            metric_type=figure,
+            metric_name=f"{figure}, {row}",
+            metric_value=value,
+        )
+        for test, rows in metrics.items()
+        for row in ("store", "query")
+        for figure, value in rows.get(row, {}).items()
+    ]
+    facts = ModelCardData(
+        library_name="ea_jax",
+        license=licence,
+        base_model=[space.id for space in between if space.local] or None,
+        pipeline_tag="feature-extraction",
+        tags=["embeddings", "embedding-adapter", "jax", "flax"],
+        model_name=name,
+        eval_results=figures or None,
+    )
+    return f"---\n{facts.to_yaml()}\n---\n"
 
 
 def _card(facts: dict[str, Any], source: str, target: str) -> str:
@@ -175,7 +196,7 @@ query ranking a corpus of native {target} vectors. No test row, nor a near-dupli
         else ""
     )
     weak = "".join(f"- {line}\n" for line in training["advice"])
-    return f"""{front_matter(facts["source"], "apache-2.0")}
+    return f"""
 # {source} to {target}, flavor {facts["flavor"]}
 
 {TOLD[facts["family"]](facts)} from embeddings of `{facts["source"]}` (width {facts["d_in"]})

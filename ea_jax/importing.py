@@ -5,8 +5,10 @@ from pathlib import Path
 from ea_jax.entries import front_matter, write_entry
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.fetching import asking_hub
+from ea_jax.places import user_folder
+from ea_jax.public import Seed
 from ea_jax.quality_store import imported_sizes
-from ea_jax.registry import Seed, Space, entries, find_space, user_folder
+from ea_jax.registry import Space, entries, find_space
 from ea_jax.seed import SeedAdapter, read_seed
 
 WANTED = ["*.pt", "*.json", "*.npz"]
@@ -54,7 +56,8 @@ def import_adapter(where: str, out: Path, flavor: str = "imported") -> Path:
     }
     name = f"{source.alias}--{target.alias}--{flavor}"
     sizes = imported_sizes(found.quality)
-    return write_entry(out, name, facts, found.params, found.quality, sizes, _card(found, source, target, flavor))
+    card = front_matter(name, (source, target), {}) + _card(found, source, target, flavor)
+    return write_entry(out, name, facts, found.params, found.quality, sizes, card)
 
 
 def fetch_seed(listed: Seed) -> Path:
@@ -85,7 +88,7 @@ def _fetched(repo: str) -> Path:
 
 def _card(found: SeedAdapter, source: Space, target: Space, flavor: str) -> str:
     sizes = dict(found.spec.sizes)
-    return f"""{front_matter(source.id)}
+    return f"""
 # {source.alias} to {target.alias}, flavor {flavor}
 
 Imported from embedding-adapters: its residual network, {sizes["width"]:,} wide and {sizes["depth"]:,} deep, with its

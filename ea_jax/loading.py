@@ -1,7 +1,7 @@
 """`load`, `load_quality`, `load_encoder`: from names to the three objects, each checked whole before it is returned."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from ea_jax.adapter import Adapter, compose
-from ea_jax.arrays import Params, leaf_paths
+from ea_jax.arrays import Params
 from ea_jax.checkpoint import AGAIN, load_params
 from ea_jax.devices import fast_dtype
 from ea_jax.encoder import Encoder
-from ea_jax.errors import BadEntry, BadInput, CorruptCheckpoint, FingerprintMismatch, UnknownName
+from ea_jax.errors import BadEntry, BadInput, FingerprintMismatch, UnknownName
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
 from ea_jax.importing import fetch_seed
 from ea_jax.models import abstract_params
 from ea_jax.packing import WHOLE, unpacked
+from ea_jax.public import find_seed
 from ea_jax.quality import Quality
 from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
-from ea_jax.registry import Entry, entries, find_seed, find_space
-from ea_jax.remotes import fetch_remote, find_remote
+from ea_jax.registry import Entry, entries, find_space
 from ea_jax.routes import hop_entries
 from ea_jax.spec import Purpose, Spec
+from ea_jax.vectors import encoder_facts
 
 DTYPES = ("float32", "bfloat16")
 PURPOSES: tuple[Purpose, ...] = ("store", "query")
@@ -134,8 +135,6 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         (entry,) = hop_entries([source, target], flavor, root)
         return entry
     except UnknownName:
-        if root is None and (remote := find_remote(source, target, flavor)):
-            return fetch_remote(*remote)
         listed = find_seed(source, target, flavor) if root is None else None
         if listed is None:
             raise
@@ -161,24 +160,29 @@ def source_encoder(entry: Entry) -> Encoder:
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
     """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
     ours = encoder.spec.facts()
-    if not _same_encoder(entry, ours):
-        told = [
-            f"{key} {ours[key]!r} for {entry.encoder.get(key)!r}" for key in ours if ours[key] != entry.encoder.get(key)
-        ]
+    if not _same_encoder(entry.encoder, ours):
         raise FingerprintMismatch(
-            f"{entry.name} was fitted on another encoder: {'; '.join(told)}. "
+            f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, ours)}. "
             "Use the encoder that it names, or fit an adapter on yours."
         )
 
 
 def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_source: bool = False) -> dict[str, Any]:
-    """Check what a file says of the encoder of its vectors against what the adapter was fitted on.
+    """`check_source` of vectors against what an adapter was fitted on."""
+    return check_source(entry.encoder, facts, where, entry.name, assume_source)
+
+
+def check_source(
+    wanted: Mapping[str, Any], facts: Mapping[str, Any] | None, where: str, adapter: str, assume_source: bool = False
+) -> dict[str, Any]:
+    """Check what is said of the encoder of vectors against what an adapter was, or is to be, fitted on.
 
     Args:
-        entry: The adapter.
-        facts: Of the encoder, with their `fingerprint`, as `EncoderSpec.facts` gives them.
-        where: The file, for people.
-        assume_source: Take the vectors for the source model's, whatever the file says.
+        wanted: Facts of the adapter's encoder, with their `fingerprint`.
+        facts: The same of the vectors', as `EncoderSpec.facts` gives them; None where nothing is said.
+        where: What says so, for people.
+        adapter: Its name, likewise.
+        assume_source: Take the vectors for the source model's, whatever is said of them.
 
     Returns:
         What to say of it in an output's metadata: empty, or under `assumed_source` the facts that were overruled.
@@ -186,38 +190,43 @@ def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_
     Raises:
         FingerprintMismatch: They differ; the message spells out both, field by field.
     """
-    if _same_encoder(entry, facts):
+    if facts is None or _same_encoder(wanted, facts):
         return {}
     if assume_source:
         return {"assumed_source": dict(facts)}
-    wanted = entry.encoder
-    keys = list(dict.fromkeys([*wanted, *facts]))
-    told = "; ".join(
-        f"{key} {facts.get(key)!r} for {wanted.get(key)!r}" for key in keys if facts.get(key) != wanted.get(key)
-    )
     raise FingerprintMismatch(
-        f"{where} holds vectors of another encoder than {entry.name} was fitted on: {told}. "
+        f"{where} holds vectors of another encoder than {adapter} was fitted on: {_apart(wanted, facts)}. "
         "Use an adapter of that encoder, or override with --assume-source."
     )
 
 
-def _same_encoder(entry: Entry, facts: Mapping[str, Any]) -> bool:
-    """Whether the facts are of the encoder of the fit; an imported adapter knows no more than the model's name."""
-    known = "fingerprint" if entry.encoder["fingerprint"] else "model"
-    return facts.get(known) == entry.encoder.get(known)
+def check_files(files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool) -> dict[str, Any]:
+    """`check_source` of the column x of each file that says what made it."""
+    found: dict[str, Any] = {}
+    for file in files:
+        found |= check_source(wanted, encoder_facts(file), str(file), adapter, assume_source)
+    return found
+
+
+def _same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether the facts are of this encoder; of this model, where one side knows no more than a name."""
+    known = "fingerprint" if wanted.get("fingerprint") and facts.get("fingerprint") else "model"
+    return facts.get(known) == wanted.get(known)
+
+
+def _apart(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    keys = [key for key in dict.fromkeys([*wanted, *facts]) if facts.get(key) != wanted.get(key)]
+    return "; ".join(f"{key} {facts.get(key)!r} for {wanted.get(key)!r}" for key in keys)
 
 
 def check_entry(entry: Entry) -> None:
-    """Read an entry whole: hashes, shapes, dtypes and values of both its checkpoints, all of which have to be finite.
+    """Read an entry whole: hashes, shapes, dtypes and values of both its checkpoints.
 
     Raises:
         BadEntry, CorruptCheckpoint: It is not whole.
     """
-    stored = load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
-    judge = load_params(entry.path / "quality", entry.quality, quality_abstract(entry))
-    for name, leaf in leaf_paths({"params": stored, "quality": judge}).items():
-        if not bool(jnp.isfinite(jnp.asarray(leaf, jnp.float32)).all()):
-            raise CorruptCheckpoint(f"{entry.path}: {name} is not finite. {AGAIN}")
+    load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
+    load_params(entry.path / "quality", entry.quality, quality_abstract(entry))
 
 
 def stored_abstract(spec: Spec) -> Params:

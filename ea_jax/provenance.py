@@ -32,3 +32,16 @@ def read(schema: pa.Schema) -> dict[str, Any] | None:
     if not isinstance(facts, dict):
         raise BadInput(f"The schema's metadata {KEY.decode()!r} is no JSON object. Write the file again.")
     return facts
+
+
+def encoder_of(schema: pa.Schema) -> dict[str, Any] | None:
+    """What the facts say of the encoder of the vectors: of those that an adapter made, no more than the target model.
+
+    Raises:
+        BadInput: What is there is no object of facts.
+    """
+    facts = read(schema) or {}
+    encoder = {"model": facts["target"]} if "target" in facts else facts.get("encoder")
+    if encoder is not None and not isinstance(encoder, dict):
+        raise BadInput(f"The schema's metadata {KEY.decode()!r} holds no object of facts. Write the file again.")
+    return encoder

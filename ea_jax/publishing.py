@@ -1,16 +1,16 @@
 """An entry to a registry on the Hugging Face hub, with its card and the registry's index."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.fetching import asking_hub
+from ea_jax.indexes import INDEX, Listed, index_text, listed_of, read_index
 from ea_jax.loading import check_entry
 from ea_jax.registry import Entry, entry_name, read_entry
-from ea_jax.remotes import INDEX, Listed, files_of, index_text, listed_of, parsed, read_index
+from ea_jax.remotes import files_of, parsed
 
 CARD = "README.md"
 
@@ -89,4 +89,4 @@ def _files(entry: Entry) -> list[str]:
 
 
 def _line(entry: Entry, name: str) -> Listed:
-    return replace(listed_of(entry, file_sha256(entry.path / "entry.toml")), name=name)
+    return listed_of(entry, file_sha256(entry.path / "entry.toml"))._replace(name=name)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ea_jax.heldout import held_out_figures
-from ea_jax.loading import PURPOSES, load, source_encoder
+from ea_jax.loading import PURPOSES, check_files, load, source_encoder
 from ea_jax.recipe import test_set
 from ea_jax.registry import Entry, find_space
 
@@ -26,7 +26,7 @@ class Recheck(NamedTuple):
     told: str
 
 
-def recheck(entry: Entry, pairs: Path) -> Recheck:
+def recheck(entry: Entry, pairs: Path, assume_source: bool = False) -> Recheck:
     """Measure an adapter on test pairs, and compare with each test set of its entry.
 
     Figures agree that differ by less than their rounding and one query.
@@ -34,11 +34,13 @@ def recheck(entry: Entry, pairs: Path) -> Recheck:
     Args:
         entry: The adapter, which has been checked whole.
         pairs: Test pairs, with the column `query`.
+        assume_source: Take the column x for the source model's, whatever the file says of it.
 
     Raises:
         BadInput: The pairs are not what they should be, or of other models.
         FingerprintMismatch: Their source vectors, or the encoder that embeds their texts, are not those of the fit.
     """
+    check_files([pairs], entry.encoder, entry.name, assume_source)
     root = entry.path.parent
     source, target = find_space(entry.source, root), find_space(entry.target, root)
     encoder = source_encoder(entry) if source.local else None

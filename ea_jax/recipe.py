@@ -18,7 +18,7 @@ from ea_jax.fitting import DEFAULT, Budget, Family, Foreign, fit
 from ea_jax.fitting.splits import near_duplicates
 from ea_jax.heldout import KS, HeldOut, held_out_figures
 from ea_jax.junk import junk_texts
-from ea_jax.loading import PURPOSES, load_encoder
+from ea_jax.loading import PURPOSES, check_files, load_encoder
 from ea_jax.ops import unit
 from ea_jax.registry import Space
 from ea_jax.tables import Pairs, read_pairs, stacked
@@ -42,6 +42,7 @@ def fit_entry(
     near: float,
     description: str,
     seed: int,
+    assume_source: bool = False,
     show_progress: bool = False,
     say: Callable[[str], None],
 ) -> Path:
@@ -60,6 +61,7 @@ def fit_entry(
         near: Cosine to a test query, in either space, from which a training pair is left out.
         description: What the pairs were, for people.
         seed: Of all sampling; one seed gives one result.
+        assume_source: Take columns x for the source model's, whatever their files say of them.
         show_progress: Draw bars on stderr.
         say: Told what is going on.
 
@@ -68,7 +70,8 @@ def fit_entry(
 
     Raises:
         BadInput: A file, a column or a vector is not what it should be, or there are too few pairs.
-        FingerprintMismatch: The column x does not hold what the source encoder makes of the column text.
+        FingerprintMismatch: The column x does not hold what the source encoder makes of the column text, or its file
+            says that another encoder made it.
         UnknownName: The source encoder has no such prompt.
     """
     encoder = load_encoder(source.id) if source.local else None
@@ -76,6 +79,8 @@ def fit_entry(
         if encoder is None:
             raise BadInput(f"{source.id} does not run here to put the prompt {prompt!r} before a text: leave it out.")
         encoder = encoder.prompted(prompt)
+    facts = encoder.spec.facts() if encoder else provider_facts(source)
+    assumed = check_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
     test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
     with _scratch_beside(out) as scratch:
         train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
@@ -91,10 +96,10 @@ def fit_entry(
     for line in fitted.report["advice"]:
         say(line)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
+    report |= assumed
     metrics = {
         name: held_out_figures(test, {p: fitted.apply(test.x, p) for p in PURPOSES}) for name, test in test_sets.items()
     }
-    facts = encoder.spec.facts() if encoder else provider_facts(source)
     return save_entry(
         out,
         replace(fitted, report=report),

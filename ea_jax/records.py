@@ -15,7 +15,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         BadEntry: It cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BadEntry):
+            raise
+        raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
+
+
+def read_text(path: Path) -> str:
+    """Content of a TOML file that is not parsed.
+
+    Raises:
+        BadEntry: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
 
@@ -33,7 +47,7 @@ def build(kind: type, facts: dict[str, Any], where: Path) -> Any:
         "lacks": sorted(fields.keys() - facts.keys() - optional),
         "has unknown": sorted(facts.keys() - fields.keys()),
         "has the wrong type for": sorted(
-            key for key in fields.keys() & facts.keys() if not isinstance(facts[key], _plain(fields[key].type))
+            key for key in fields.keys() & facts.keys() if not _fits(facts[key], fields[key].type)
         ),
     }
     if any(faults.values()):
@@ -42,5 +56,7 @@ def build(kind: type, facts: dict[str, Any], where: Path) -> Any:
     return kind(**facts)
 
 
-def _plain(annotation: Any) -> type:
-    return getattr(annotation, "__origin__", annotation)
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a plain type, or a tuple of strings where these are wanted."""
+    right = isinstance(value, getattr(annotation, "__origin__", annotation))
+    return right and (annotation != tuple[str, ...] or all(isinstance(part, str) for part in value))

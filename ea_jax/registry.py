@@ -2,21 +2,22 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ea_jax.durable import restore_folders
 from ea_jax.errors import BadEntry, UnknownName, nearest
-from ea_jax.records import build, read_toml
+from ea_jax.places import roots
+from ea_jax.records import build, read_text, read_toml
 from ea_jax.spec import Purpose, Spec
 
-PACKAGE = Path(__file__).parent
 SMALL = "small"
 SCHEMA = 1
-BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
+DEEPEST = 1000  # blocks of a network
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,22 @@ class Space:
         return self.aliases[0] if self.aliases else self.id
 
 
-@dataclass(frozen=True)
-class Seed:
-    """A public adapter of embedding-adapters.
+class Head(NamedTuple):
+    """What an adapter is found by.
 
     Attributes:
-        repo: Its repository on the Hugging Face hub.
+        folder: Of the entry; its name is the adapter's.
         source: Full id of the model whose embeddings come in.
         target: Full id of the model whose space they go to.
         flavor: Which of several adapters between the two.
-        locked: Why it cannot be loaded here; empty where it can.
+        tags: Free labels; `pro` marks a paid adapter.
     """
 
-    repo: str
+    folder: Path
     source: str
     target: str
     flavor: str
-    locked: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,44 +121,6 @@ class Entry:
         )
 
 
-def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Registry folders in search order: `root` alone if given, else those of $EA_JAX_REGISTRY, the user's, the bundled.
-
-    Raises:
-        BadEntry: A folder does not exist.
-    """
-    if root is not None:
-        found = [Path(root)]
-    else:
-        own = user_folder("data") / "registry"
-        found = [Path(part) for part in os.environ.get("EA_JAX_REGISTRY", "").split(os.pathsep) if part]
-        found += [own, BUNDLED] if own.is_dir() else [BUNDLED]
-    for folder in found:
-        if not folder.is_dir():
-            raise BadEntry(f"The registry folder {folder} does not exist. Check root= and $EA_JAX_REGISTRY.")
-    return found
-
-
-def user_folder(kind: str) -> Path:
-    """Where the user's own things are on this system: `data` (adapters that were added) or `cache` (fetched ones)."""
-    from platformdirs import user_cache_path, user_data_path
-
-    return (user_data_path if kind == "data" else user_cache_path)("ea_jax")
-
-
-def seeds() -> list[Seed]:
-    """Public adapters of embedding-adapters."""
-    path = BUNDLED / "seed.toml"
-    return [build(Seed, facts, path) for facts in read_toml(path)["adapter"]]
-
-
-def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
-    """The public adapter of embedding-adapters of these names: of several without a flavor, the first that is free."""
-    a, b = find_space(source).id, find_space(target).id
-    pair = [seed for seed in seeds() if (seed.source, seed.target) == (a, b) and flavor in (None, seed.flavor)]
-    return min(pair, key=lambda seed: bool(seed.locked), default=None)
-
-
 def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
     """Every known space: those of `root` first, then those of all registries."""
     found: dict[str, Space] = {}
@@ -189,31 +151,44 @@ def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
     raise UnknownName(f"No model space is named {name!r}. {nearest(name, names)} `ea-jax registry` lists them all.")
 
 
-def entries(root: str | os.PathLike[str] | None = None, mention: Sequence[str] = ()) -> list[Entry]:
-    """Every adapter of the registries; of two with one name, the one in the earlier registry.
+def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """Every adapter of the registries; of two with one name, the one in the earlier registry."""
+    return [read_entry(folder) for folder in entry_folders(root)]
 
-    Args:
-        root: A registry folder; those of `roots` if None.
-        mention: Only entries whose files hold all these texts or an escape: parsing the others takes time.
-    """
-    needed = [text.encode() for text in mention]
-    found: dict[str, Entry] = {}
+
+def entry_folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The folders of `entries`, of broken ones too."""
+    found: dict[str, Path] = {}
     for folder in roots(root):
         restore_folders(folder)
         for path in sorted(folder.glob("*/entry.toml")):
-            if not _mentions(path, needed):
-                continue
-            entry = read_entry(path.parent)
-            found.setdefault(entry.name, entry)
+            found.setdefault(path.parent.name, path.parent)
     return list(found.values())
 
 
-def _mentions(path: Path, needed: Sequence[bytes]) -> bool:
+def read_head(folder: Path, mention: Sequence[str] = ()) -> Head | None:
+    """What an entry says before its first table, which is a tenth of the time of `read_entry`.
+
+    Args:
+        folder: Of the entry.
+        mention: None is returned unless the file holds all these texts, or an escape.
+
+    Raises:
+        BadEntry: It cannot be read, or says something that no entry says.
+    """
+    path = folder / "entry.toml"
+    text = read_text(path)
+    if "\\" not in text and not all(part in text for part in mention):
+        return None
     try:
-        text = path.read_bytes() if needed else b""
-    except OSError as error:
-        raise BadEntry(f"{path} cannot be read: {error}. Restore it from where the registry came.") from error
-    return b"\\" in text or all(part in text for part in needed)
+        facts = tomllib.loads(text.partition("\n[")[0])
+        source, target, flavor, tags = (facts[key] for key in ("source", "target", "flavor", "tags"))
+        if all(isinstance(told, str) for told in (source, target, flavor, *tags)):
+            return Head(folder, source, target, flavor, tuple(tags))
+    except (ValueError, KeyError, TypeError):  # an unusual file, or a broken one
+        pass
+    entry = read_entry(folder)
+    return Head(folder, entry.source, entry.target, entry.flavor, entry.tags)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -229,7 +204,19 @@ def read_entry(folder: Path) -> Entry:
     entry = build(Entry, {**facts, "path": folder}, path)
     if not isinstance(entry.encoder.get("fingerprint"), str) or not all(map(_is_record, (entry.params, entry.quality))):
         raise BadEntry(f"{path} does not name each file with bytes and sha256, or no fingerprint. Fetch it again.")
+    sizes = (entry.d_in, entry.d_out, *entry.sizes.values())
+    if not all(type(n) is int and n > 0 for n in sizes) or entry.sizes.get("depth", 1) > DEEPEST:
+        raise BadEntry(f"{path} has sizes that no adapter has: {', '.join(map(str, sizes))}. Fetch it again.")
+    if not _are_figures(entry.metrics):
+        raise BadEntry(f"{path} has metrics that are no numbers by test set and row. Fetch it again.")
     return entry
+
+
+def _are_figures(metrics: Any, depth: int = 3) -> bool:
+    """Whether these are numbers in tables of tables of tables."""
+    if depth == 0:
+        return type(metrics) in (int, float)
+    return isinstance(metrics, dict) and all(_are_figures(value, depth - 1) for value in metrics.values())
 
 
 def _is_record(part: Mapping[str, Any]) -> bool:
@@ -267,21 +254,37 @@ def find_entry(
         UnknownName: A space, the pair or the flavor is not there; or several are, none is small, and none was named.
     """
     a, b = find_space(source, root), find_space(target, root)
-    near = entries(root, (a.id, b.id))
-    pair = {entry.flavor: entry for entry in near if (entry.source, entry.target) == (a.id, b.id)}
+    folders = entry_folders(root)
+    near = [head for folder in folders if (head := read_head(folder, (a.id, b.id)))]
+    pair: dict[str, Path] = {}
+    for head in near:
+        if (head.source, head.target) == (a.id, b.id):
+            first = pair.setdefault(head.flavor, head.folder)
+            if first != head.folder and first.parent == head.folder.parent:
+                raise BadEntry(f"{first} and {head.folder} are both {a.alias} to {b.alias}, flavor {head.flavor!r}.")
     if not pair:
-        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in entries(root)}
+        known = [head for folder in folders if (head := read_head(folder))]
+        routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
         raise UnknownName(
             f"No adapter goes from {a.alias} to {b.alias}. {nearest(f'{a.alias} to {b.alias}', routes)} "
             "`ea-jax fit` makes one from pairs."
         )
-    if flavor is None and SMALL in pair:
-        return pair[SMALL]
-    if flavor is None and len(pair) > 1:
-        raise UnknownName(f"{a.alias} to {b.alias} has several flavors: name one of {', '.join(sorted(pair))}.")
-    if flavor is not None and flavor not in pair:
-        raise UnknownName(f"{a.alias} to {b.alias} has no flavor {flavor!r}. {nearest(flavor, pair)}")
-    return pair[flavor] if flavor is not None else next(iter(pair.values()))
+    return read_entry(pair[picked(pair, flavor, f"{a.alias} to {b.alias}")])
+
+
+def picked(flavors: Collection[str], flavor: str | None, of: str) -> str:
+    """The flavor wanted of those there are: without a name the small one, or the only one.
+
+    Raises:
+        UnknownName: It is not there; or several are, none is small, and none was named.
+    """
+    if flavor is None and SMALL in flavors:
+        return SMALL
+    if flavor is None and len(flavors) > 1:
+        raise UnknownName(f"{of} has several flavors: name one of {', '.join(sorted(flavors))}.")
+    if flavor is not None and flavor not in flavors:
+        raise UnknownName(f"{of} has no flavor {flavor!r}. {nearest(flavor, flavors)}")
+    return flavor or next(iter(flavors))
 
 
 def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
@@ -290,7 +293,7 @@ def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
     Raises:
         UnknownName: No adapter has the name.
     """
-    known = {entry.name: entry for entry in entries(root)}
+    known = {folder.name: folder for folder in entry_folders(root)}
     if name not in known:
         raise UnknownName(f"No adapter is named {name!r}. {nearest(name, known)} `ea-jax list` shows them.")
-    return known[name]
+    return read_entry(known[name])

@@ -1,6 +1,5 @@
 """Registries on the Hugging Face hub: which are known, what their indexes say, one adapter fetched whole."""
 
-import json
 import os
 import re
 import shutil
@@ -11,15 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
 from ea_jax.fetching import asking_hub
+from ea_jax.indexes import INDEX, Listed, read_index
+from ea_jax.places import user_folder
 from ea_jax.records import build, read_toml
-from ea_jax.registry import SMALL, Entry, find_space, read_entry, user_folder
+from ea_jax.registry import Entry, entry_named, find_space, picked, read_entry
 
-INDEX = "index.json"
-SCHEMA = 1
 ADDRESS = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 WORKERS = 8
 
 
@@ -47,29 +46,6 @@ class Remote:
         """Where its index and the adapters fetched from it are on this machine."""
         folder = f"{self.kind}s--{self.repo.replace('/', '--')}"
         return user_folder("cache") / "registries" / folder / self.commit
-
-
-@dataclass(frozen=True)
-class Listed:
-    """An adapter of a registry on the hub, as its index tells of it.
-
-    Attributes:
-        name: Its folder.
-        source: Full id of the model whose embeddings come in.
-        target: Full id of the model whose space they go to.
-        flavor: Which of several adapters between the two.
-        sha256: Of its entry.toml, which names the hashes of all else.
-        description: One sentence for people.
-        tags: Free labels.
-    """
-
-    name: str
-    source: str
-    target: str
-    flavor: str
-    sha256: str
-    description: str = ""
-    tags: tuple[str, ...] = ()
 
 
 def config_file() -> Path:
@@ -161,49 +137,10 @@ def index(remote: Remote) -> list[Listed]:
     return read_index(file)
 
 
-def read_index(file: Path) -> list[Listed]:
-    """The adapters that an index file names.
-
-    Raises:
-        BadEntry: It cannot be read, is of a newer schema, has unknown keys, or names one adapter twice.
-    """
-    try:
-        facts = json.loads(file.read_bytes())
-        schema, rows = facts["schema"], facts["adapters"]
-        if schema != SCHEMA:
-            raise BadEntry(f"{file} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
-        found = [Listed(**row | {"tags": tuple(row.get("tags", ()))}) for row in rows]
-        names = {listed.name for listed in found}
-        good = all(NAME.fullmatch(listed.name) and _all_text(listed) for listed in found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, BadEntry):
-            raise
-        raise BadEntry(f"{file} is no index of adapters: {error}. `ea-jax publish` writes one.") from error
-    if not good or len(names) < len(found):
-        raise BadEntry(f"{file} names an adapter twice, or by what is no name. Tell the registry's makers.")
-    return found
-
-
-def _all_text(listed: Listed) -> bool:
-    texts = (listed.source, listed.target, listed.flavor, listed.sha256, listed.description, *listed.tags)
-    return all(isinstance(text, str) for text in texts)
-
-
-def listed_of(entry: Entry, sha256: str) -> Listed:
-    """The line of an entry in an index."""
-    return Listed(entry.name, entry.source, entry.target, entry.flavor, sha256, entry.description, entry.tags)
-
-
 def files_of(entry: Entry) -> dict[str, Mapping[str, Any]]:
     """Of each file of both checkpoints, by its path in the entry's folder, `bytes` and `sha256`."""
     parts = {"params": entry.params, "quality": entry.quality}
     return {f"{part}/{name}": facts for part, of in parts.items() for name, facts in of["files"].items()}
-
-
-def index_text(found: Sequence[Listed]) -> str:
-    """An index file's content."""
-    rows = [asdict(listed) for listed in sorted(found, key=lambda listed: listed.name)]
-    return json.dumps({"schema": SCHEMA, "adapters": rows}, indent=1) + "\n"
 
 
 def find_remote(source: str, target: str, flavor: str | None) -> tuple[Remote, Listed] | None:
@@ -215,11 +152,37 @@ def find_remote(source: str, target: str, flavor: str | None) -> tuple[Remote, L
     a, b = find_space(source).id, find_space(target).id
     for remote in remotes():
         pair = {row.flavor: row for row in index(remote) if (row.source, row.target) == (a, b)}
-        if flavor in pair or (flavor is None and (SMALL in pair or len(pair) == 1)):
-            return remote, pair[flavor] if flavor else pair.get(SMALL) or next(iter(pair.values()))
-        if flavor is None and pair:
-            raise UnknownName(f"{remote.address} has several flavors of it: name one of {', '.join(sorted(pair))}.")
+        if flavor in pair or (flavor is None and pair):
+            return remote, pair[picked(pair, flavor, f"{source} to {target} at {remote.address}")]
     return None
+
+
+def find_listed(name: str) -> tuple[Remote, Listed] | None:
+    """The adapter of a name in the first registry on the hub that has it."""
+    found = ((remote, row) for remote in remotes() for row in index(remote) if row.name == name)
+    return next(found, None)
+
+
+def entry_called(name: str) -> Entry:
+    """The adapter of a name as `ea-jax list` shows it, fetched where it is on the hub.
+
+    Raises:
+        UnknownName: No adapter has the name.
+        BadInput: It cannot be fetched.
+    """
+    try:
+        return entry_named(name)
+    except UnknownName:
+        found = find_listed(name)
+        if found is None:
+            raise
+        return fetch_remote(*found)
+
+
+def fetched(remote: Remote, listed: Listed) -> Path | None:
+    """The folder of an adapter that was fetched; None before."""
+    there = remote.cache / listed.name
+    return there if there.is_dir() else None
 
 
 def fetch_remote(remote: Remote, listed: Listed) -> Entry:
@@ -232,7 +195,7 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
         BadEntry: It is not what the index says.
     """
     there = remote.cache / listed.name
-    if there.is_dir():
+    if fetched(remote, listed):
         return read_entry(there)
     there.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=there.parent, prefix=".fetch-") as scratch:
@@ -252,8 +215,6 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
 
 def _put(remote: Remote, folder: Path, files: dict[str, str]) -> None:
     """Files of an adapter, by name with their SHA-256, into a folder of its name."""
-    from ea_jax.digests import file_sha256
-
     for name in files:
         parts = PurePosixPath(name).parts
         if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:

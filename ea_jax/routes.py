@@ -8,8 +8,11 @@ from statistics import fmean
 
 from ea_jax import registry
 from ea_jax.errors import UnknownName
+from ea_jax.indexes import Listed
+from ea_jax.places import roots
 from ea_jax.records import build, read_toml
 from ea_jax.registry import SMALL, Entry, find_entry, find_space
+from ea_jax.remotes import fetch_remote, find_remote
 
 FILE = "paths.toml"
 LARGE = "large"
@@ -17,7 +20,7 @@ MOST_HOPS = 2
 DIGITS = 16
 
 Root = str | os.PathLike[str] | None
-Pair = dict[str, Entry]  # adapters between two spaces, by flavor
+Pair = dict[str, Entry | Listed]  # adapters between two spaces, by flavor
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,11 @@ class Measured:
 
 
 def routes(
-    source: str | None = None, target: str | None = None, hops: int = MOST_HOPS, root: Root = None
+    source: str | None = None,
+    target: str | None = None,
+    hops: int = MOST_HOPS,
+    root: Root = None,
+    far: Sequence[Listed] = (),
 ) -> list[Route]:
     """Every route of at most so many hops, two at the most; by its ends, then the shortest and the best first.
 
@@ -79,6 +86,7 @@ def routes(
         target: Where to end, likewise.
         hops: 1 or 2.
         root: A registry folder; $EA_JAX_REGISTRY and the bundled one if None.
+        far: Adapters of registries on the hub, of which no figures are known here; those on this machine hide them.
 
     Raises:
         UnknownName: A space is not there.
@@ -86,7 +94,7 @@ def routes(
     """
     start, end = (find_space(name, root).id if name else None for name in (source, target))
     names = {space.id: space.alias for space in registry.spaces(root)}
-    pairs = _pairs(root)
+    pairs = _pairs(root, far)
     found = [_direct(entry, names) for pair in pairs.values() for entry in pair.values()]
     if hops > 1:
         found += _detours(pairs, _measured(root), names)
@@ -104,41 +112,56 @@ def hop_entries(spaces: Sequence[str], flavor: str | None = None, root: Root = N
     """
     legs = list(pairwise(find_space(name, root).id for name in spaces))
     pairs = _pairs(root) if len(legs) > 1 else {}
-    has = [flavor in pairs.get(leg, ()) for leg in legs]
+    far = len(legs) > 1 and root is None and flavor is not None
+    has = [flavor in pairs.get(leg, ()) or bool(far and find_remote(*leg, flavor)) for leg in legs]
     try:
         asked = [flavor if here or not any(has) else None for here in has]
-        return [find_entry(*leg, which, root) for leg, which in zip(legs, asked, strict=True)]
+        return [_leg(*leg, which, root) for leg, which in zip(legs, asked, strict=True)]
     except UnknownName as error:
         raise UnknownName(f"{error}{_advice(*legs[0], root) if len(legs) == 1 else ''}") from None
 
 
-def digest(entry: Entry) -> str:
-    """What `paths.toml` knows the parameters of an adapter by."""
-    return entry.params["sha256"][:DIGITS]
+def digest(entry: Entry | Listed) -> str:
+    """What `paths.toml` knows the parameters of an adapter by; empty where they are still on the hub."""
+    return entry.params["sha256"][:DIGITS] if isinstance(entry, Entry) else ""
 
 
-def _pairs(root: Root) -> dict[tuple[str, str], Pair]:
+def _pairs(root: Root, far: Sequence[Listed] = ()) -> dict[tuple[str, str], Pair]:
     pairs: dict[tuple[str, str], Pair] = {}
-    for entry in registry.entries(root):
-        pairs.setdefault((entry.source, entry.target), {})[entry.flavor] = entry
+    for entry in [*registry.entries(root), *far]:
+        pairs.setdefault((entry.source, entry.target), {}).setdefault(entry.flavor, entry)
     return pairs
+
+
+def _leg(source: str, target: str, flavor: str | None, root: Root) -> Entry:
+    """The adapter of a registry here, else of one on the hub, from where it is fetched."""
+    try:
+        return find_entry(source, target, flavor, root)
+    except UnknownName:
+        remote = find_remote(source, target, flavor) if root is None else None
+        if remote is None:
+            raise
+        return fetch_remote(*remote)
 
 
 def _measured(root: Root) -> dict[tuple[str, ...], Measured]:
     """Recall of routes by the digests of their adapters."""
-    files = [folder / FILE for folder in registry.roots(root)]
+    files = [folder / FILE for folder in roots(root)]
     tables = [(file, facts) for file in files if file.exists() for facts in read_toml(file).get("path", [])]
     found = [build(Measured, facts, file) for file, facts in tables]
     return {measured.params: measured for measured in reversed(found)}
 
 
-def _direct(entry: Entry, names: Mapping[str, str]) -> Route:
+def _direct(entry: Entry | Listed, names: Mapping[str, str]) -> Route:
     ends = (names.get(entry.source, entry.source), names.get(entry.target, entry.target))
     return Route(ends, entry.flavor, _recall(entry))
 
 
-def _recall(entry: Entry) -> dict[str, float]:
-    return {test: rows["query"]["recall@10"] for test, rows in entry.metrics.items()}
+def _recall(entry: Entry | Listed) -> dict[str, float]:
+    if isinstance(entry, Listed):
+        return {}
+    told = {test: rows.get("query", {}).get("recall@10") for test, rows in entry.metrics.items()}
+    return {test: recall for test, recall in told.items() if recall is not None}
 
 
 def _detours(
@@ -159,7 +182,7 @@ def _detours(
     return found
 
 
-def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry]] | None:
+def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | Listed]] | None:
     """The flavor in which two hops are listed, and the adapters that `load` would take for it."""
     for flavor in (LARGE, SMALL, *sorted(first.keys() & second.keys()), None):
         hops = [entry for pair in (first, second) if (entry := _pick(pair, flavor))]
@@ -168,7 +191,7 @@ def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry]] | None:
     return None
 
 
-def _pick(pair: Pair, flavor: str | None) -> Entry | None:
+def _pick(pair: Pair, flavor: str | None) -> Entry | Listed | None:
     """The adapter of a flavor, or the pair's default: the small one, or the only one."""
     only = next(iter(pair.values())) if len(pair) == 1 else None
     return pair.get(flavor or "") or pair.get(SMALL) or only

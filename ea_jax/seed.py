@@ -13,11 +13,13 @@ from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.models import abstract_params
 from ea_jax.quality_store import abstract_imported, imported_sizes
+from ea_jax.registry import DEEPEST
 from ea_jax.spec import Spec
 from ea_jax.torch_zip import read_torch_zip
 
-ARCH = re.compile(r"_([wd])(\d+)(?=_|$)")
+ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")
 DEPTH = 8
+LARGEST_STATISTICS = 1 << 30  # bytes
 LAYERS = {"in_ln": "in_ln", "in_fc": "in_fc", "mid_ln": "mid_ln", "out_fc": "out_fc", "out_ln": "out_ln"}
 STATISTICS = {"maha_p95": "m95", "maha_p99": "m99", "knn_p95": "knn95", "knn_p99": "knn99"}
 
@@ -92,6 +94,8 @@ def _config(file: Path) -> dict[str, Any]:
 def _sizes(config: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     parts = {name: int(number) for name, number in ARCH.findall(config.get("arch", "resmlp"))}
     width: int = parts.get("w") or config["out_dim"]
+    if parts.get("d", DEPTH) > DEEPEST:
+        raise BadEntry(f"The arch {config['arch']!r} is {parts['d']:,} blocks deep, which no adapter is.")
     return ("depth", parts.get("d", DEPTH)), ("width", width)
 
 
@@ -149,7 +153,9 @@ def _put(tree: Params, path: str, value: np.ndarray) -> None:
 
 def _quality(file: Path, spec: Spec) -> Params:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            if sum(part.file_size for part in archive.zip.infolist()) > LARGEST_STATISTICS:
+                raise CorruptCheckpoint("it is too large")
             found = {name: np.asarray(archive[name]) for name in archive.files}
     except Exception as error:  # NumPy raises what its readers meet
         raise CorruptCheckpoint(f"{file} cannot be read: {error}.") from error

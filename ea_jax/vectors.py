@@ -40,22 +40,23 @@ def read_vectors(path: Path, column: str = "x") -> Float32[np.ndarray, "n d"]:
     return found
 
 
-def encoder_facts(path: Path) -> dict[str, Any] | None:
-    """What a parquet file's metadata (key `ea_jax`) says of the encoder of its vectors; None where it says nothing.
+def encoder_facts(path: Path, column: str = "x") -> dict[str, Any] | None:
+    """What a parquet file says of the encoder of its vectors (`provenance.encoder_of`); None where it says nothing.
+
+    Args:
+        path: A file of any kind, or a folder.
+        column: Where the vectors are; a file without it says nothing.
 
     Raises:
-        BadInput: The file is unreadable, or the metadata are no JSON object.
+        BadInput: The file is unreadable, or says what are no facts.
     """
     if path.suffix != ".parquet":
         return None
     try:
-        facts = provenance.read(parquet.read_schema(path)) or {}
+        schema = parquet.read_schema(path)
+        return provenance.encoder_of(schema) if column in schema.names else None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"{path} cannot be read: {error}.") from error
-    encoder = facts.get("encoder")
-    if encoder is not None and not isinstance(encoder, dict):
-        raise BadInput(f"{path}: the metadata key ea_jax does not hold an object of facts. Write the file again.")
-    return encoder
 
 
 def _column(path: Path, name: str) -> np.ndarray:

@@ -12,6 +12,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 COMMIT = "a" * 40
+ROOT = Path(__file__).parent.parent
+QUICK = """
+import time
+
+def sleep(seconds, wait=time.sleep):
+    wait(min(seconds, 0.01))
+
+time.sleep = sleep
+"""
 
 
 class StandIn(ThreadingHTTPServer):
@@ -22,12 +31,17 @@ class StandIn(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.faults: dict[str, str] = {}
         self.asked: list[str] = []
+        self.tokens: set[str | None] = set()
         self.commit = COMMIT
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Of a process that asks this hub, with an empty cache."""
+        """Of a process that asks this hub, with an empty cache, and whose waits before it asks again are short."""
+        quick = home.with_name(f"{home.name}-quick")
+        quick.mkdir(exist_ok=True)
+        (quick / "sitecustomize.py").write_text(QUICK)
         address = f"http://127.0.0.1:{self.server_port}"
-        return dict(os.environ) | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+        found = dict(os.environ) | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+        return found | {"PYTHONPATH": os.pathsep.join([str(quick), str(ROOT)])}
 
 
 @contextmanager
@@ -47,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(self.path.partition("?")[0])
+        self.server.tokens.add(self.headers.get("Authorization"))
         if self.command != "HEAD":
             self.server.asked.append(path)
         fault = next((fault for part, fault in self.server.faults.items() if part in path), "")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from ea_jax.entries import ROWS, metrics_table
 from ea_jax.heldout import held_out_figures
 from ea_jax.loading import check_fingerprint, load, load_quality
+from ea_jax.places import BUNDLED
 from ea_jax.recipe import held_out
-from ea_jax.registry import BUNDLED, entries
+from ea_jax.registry import entries, find_space
 from ea_jax.tables import Pairs
 
 ENTRIES = entries(BUNDLED)
@@ -71,6 +73,23 @@ def test_every_bundled_adapter_is_whole_and_unit_norm(entry):
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_the_card_shows_the_figures_of_the_entry(entry):
     assert metrics_table(dict(entry.metrics), ROWS) in (entry.path / "card.md").read_text()
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_the_hub_reads_the_cards_front_with_the_figures(entry):
+    told = ModelCard.load(entry.path / "card.md").data
+    models = [model for model in (entry.source, entry.target) if find_space(model).local]
+    assert (told.library_name, told.license, told.base_model) == ("ea_jax", "apache-2.0", models or None)
+    assert told.model_name == entry.name
+    found = {(r.dataset_name, r.metric_name): r.metric_value for r in told.eval_results}
+    wanted = {
+        (test, f"{figure}, {row}"): value
+        for test, rows in entry.metrics.items()
+        for row in ("store", "query")
+        for figure, value in rows[row].items()
+    }
+    assert found == wanted
+    assert len(wanted) == 16
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)

@@ -1,4 +1,7 @@
+import json
+import resource
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import jax
@@ -6,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
+import pyarrow as pa
 import pytest
 
 from ea_jax.checkpoint import load_params, save_params
@@ -108,12 +112,77 @@ def test_other_values_under_a_true_file_list_are_refused(saved):
         load_params(path, record | {"sha256": "0" * 64}, shapes(TREE))
 
 
-def test_files_that_orbax_cannot_read_are_refused(tmp_path):
-    path = tmp_path / "params"
-    path.mkdir()
-    (path / "_METADATA").write_text("{")
-    with pytest.raises(CorruptCheckpoint, match="not an orbax checkpoint"):
-        load_params(path, {"sha256": "", "files": {}}, shapes(TREE))
+def facts(**changed):
+    """A `.zarray` of three float32 numbers, with other facts in it."""
+    plain = {"zarr_format": 2, "shape": [3], "chunks": [3], "dtype": "<f4", "order": "C", "filters": None}
+    return json.dumps(plain | {"compressor": {"id": "zstd"}} | changed).encode()
+
+
+VALUES = np.array([1, 2, 3], np.float32)
+PIECE = pa.compress(VALUES.tobytes(), codec="zstd", asbytes=True)
+HUGE = {"shape": [10**5, 10**5], "chunks": [10**5, 10**5]}  # 40 GB in float32
+LIES = {
+    "10 GB in a few bytes": (
+        {"x/.zarray": facts(**HUGE), "x/0.0": PIECE},
+        HUGE["shape"],
+        "claims 40,000,000,000 bytes",
+    ),
+    "larger pieces than the array": ({"x/.zarray": facts(chunks=[10**10]), "x/0": PIECE}, [3], "has not written so"),
+    "a bomb": ({"x/.zarray": facts(), "x/0": pa.compress(bytes(10**8), codec="zstd", asbytes=True)}, [3], "cannot be"),
+    "no piece": ({"x/.zarray": facts()}, [3], "cannot be read: .*x/0"),
+    "another codec": ({"x/.zarray": facts(compressor={"id": "bz2"}), "x/0": PIECE}, [3], "has not written so"),
+    "a filter": ({"x/.zarray": facts(filters=[{"id": "pickle"}]), "x/0": PIECE}, [3], "has not written so"),
+    "objects": ({"x/.zarray": facts(dtype="|O"), "x/0": PIECE}, [3], "has dtype object"),
+    "a negative shape": ({"x/.zarray": facts(shape=[-3], chunks=[-3]), "x/0": PIECE}, [3], "has not written so"),
+    "another shape": ({"x/.zarray": facts(shape=[4], chunks=[4]), "x/0": PIECE}, [3], "has shape"),
+    "no JSON": ({"x/.zarray": b"[" * 10**5, "x/0": PIECE}, [3], "does not say"),
+    "another format": ({"x/zarr.json": b"{}", "x/0": PIECE}, [3], "no file of a checkpoint"),
+    "nothing": ({"_METADATA": b"{"}, [3], "lacks x"),
+}
+
+
+def write_lie(path, files):
+    """Files with a record that fits them."""
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    told = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in files.items()}
+    return {"sha256": values_sha256({"x": VALUES}), "files": told}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_liar_whose_hashes_fit_is_refused_before_the_memory_is_full(tmp_path, lie):
+    files, shape, told = LIES[lie]
+    record = write_lie(tmp_path / "params", files)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptCheckpoint, match=told):
+        load_params(tmp_path / "params", record, {"x": jax.ShapeDtypeStruct(tuple(shape), np.float32)})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # KiB, so a gigabyte
+
+
+def test_the_truth_in_that_form_is_read(tmp_path):
+    record = write_lie(tmp_path / "params", {"x/.zarray": facts(), "x/0": PIECE})
+    found = load_params(tmp_path / "params", record, {"x": jax.ShapeDtypeStruct((3,), np.float32)})
+    np.testing.assert_array_equal(found["x"], VALUES)
+
+
+def test_a_file_that_the_record_does_not_name_is_refused(saved):
+    path, record = saved
+    (path / "out.more").mkdir()
+    (path / "out.more" / ".zarray").write_bytes(facts())
+    with pytest.raises(CorruptCheckpoint, match=r"out\.more/\.zarray is a file that entry\.toml does not name"):
+        load_params(path, record, shapes(TREE))
+
+
+def test_a_file_that_may_not_be_read_is_a_named_error(saved, monkeypatch):
+    path, record = saved
+
+    def denied(file, *arguments, **named):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "open", denied)  # the tests may run as a superuser, whom no mode stops
+    with pytest.raises(CorruptCheckpoint, match=r"cannot be read: .*Permission denied"):
+        load_params(path, record, shapes(TREE))
 
 
 def test_the_digest_of_values_sees_paths_dtypes_shapes_and_bytes_and_nothing_else():

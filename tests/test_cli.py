@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ea_jax.loading import load
-from ea_jax.registry import BUNDLED
+from ea_jax.places import BUNDLED
 from ea_jax.tables import Pairs, write_pairs
 from tests.conftest import TOY_SPACES, toy_pairs, write_toy_registry
 
@@ -135,7 +135,7 @@ def test_a_reader_that_leaves_early_is_no_error(minilm):
 def test_a_mismatched_encoder_is_refused_with_the_facts_that_differ(ea, minilm, monkeypatch, tmp_path):
     import shutil
 
-    from ea_jax.registry import BUNDLED
+    from ea_jax.places import BUNDLED
 
     shutil.copytree(BUNDLED, tmp_path / "registry")
     entry = tmp_path / "registry" / "minilm--oai-3-small--small" / "entry.toml"
@@ -220,7 +220,8 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     assert info["training"]["pairs"] == 280
     assert info["metrics"]["held"]["store"]["cosine"] > 0.9
     card = (out_root / "toy-a--toy-b--mine" / "card.md").read_text()
-    assert card.startswith("---\nlibrary_name: ea_jax\n")
+    assert card.startswith("---\n")
+    assert "\nlibrary_name: ea_jax\n" in card
     assert f"{info['metrics']['held']['query']['recall@1']:.3f}" in card
     adapt = load("toy-a", "toy-b")
     assert adapt.spec.d_out == 12

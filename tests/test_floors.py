@@ -20,6 +20,7 @@ FLOORS = [
         "durable",
         "files",
         "junk",
+        "places",
         "progress",
         "provenance",
         "spec",
@@ -39,7 +40,7 @@ FLOORS = [
         "resume",
         "vectors",
     ],
-    ["draws", "encoders", "models", "provider", "quality_store", "remotes", "routes", "solve"],
+    ["draws", "encoders", "indexes", "models", "provider", "public", "quality_store", "solve"],
     ["adapter", "checkpoint", "collect", "encoder", "heldout", "kernel", "mlp", "modules", "quality", "seed"],
     ["drift", "fitting", "thresholds"],
     ["entries", "evaluation", "hub"],
@@ -50,7 +51,8 @@ FLOORS = [
     ["cli", "__init__"],
 ]
 FLOORS[1] += ["records"]
-FLOORS[4] += ["tables", "train"]
+FLOORS[4] += ["remotes", "tables", "train"]
+FLOORS[5] += ["routes"]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,22 +1,40 @@
 """Mutated entries and checkpoints, and what a stranger's registry may claim: a named error, or what was published."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import fuzz
+from benchmarks.fuzz import KINDS, fuzz
 from ea_jax.errors import BadEntry, CorruptCheckpoint
+from ea_jax.indexes import read_index
 from ea_jax.loading import load
 from ea_jax.registry import read_entry
-from ea_jax.remotes import read_index
-from tests.conftest import write_toy_registry
 
 NAME = "toy-a--toy-b--small"
 
 
-def test_no_mutation_ends_in_more_than_a_named_error(tmp_path):
-    found = fuzz(write_toy_registry(tmp_path / "registry"), 200)
-    assert sum(found.values()) == 200
+@pytest.fixture
+def root(toy_root, tmp_path) -> Path:
+    """A registry that a test may break."""
+    return Path(shutil.copytree(toy_root, tmp_path / "registry"))
+
+
+def test_no_mutation_ends_in_more_than_a_named_error(root):
+    found = fuzz(root, 70)
+    assert [sum(outcomes.values()) for outcomes in found.values()] == [10] * len(KINDS)
+
+
+def test_the_fuzzer_sees_an_error_without_a_name_and_other_parameters(root, monkeypatch):
+    monkeypatch.setattr("benchmarks.fuzz.read_seed", None)
+    with pytest.raises(TypeError, match="not callable"):
+        fuzz(root, 3)
+    monkeypatch.undo()
+    monkeypatch.setattr("benchmarks.fuzz.mutated", lambda data, rng: data)
+    monkeypatch.setattr("benchmarks.fuzz.np.array_equal", lambda a, b: False)
+    with pytest.raises(AssertionError):
+        fuzz(root, 1)
 
 
 def test_an_index_of_a_hundred_thousand_is_read(tmp_path):
@@ -32,26 +50,81 @@ def test_an_index_of_a_hundred_thousand_is_read(tmp_path):
     assert len(read_index(tmp_path / "index.json")) == 100_000
 
 
-def test_a_newer_schema_asks_for_a_newer_library(tmp_path):
-    file = write_toy_registry(tmp_path / "registry") / NAME / "entry.toml"
+def test_a_newer_schema_asks_for_a_newer_library(root):
+    file = root / NAME / "entry.toml"
     file.write_text("schema = 2\n" + file.read_text())
     with pytest.raises(BadEntry, match=r"is of schema 2, this ea_jax reads 1\. Upgrade"):
         read_entry(file.parent)
 
 
-def test_what_cannot_be_read_is_a_named_error(tmp_path):
-    root = write_toy_registry(tmp_path / "registry")
-    file = next((root / NAME / "params").glob("**/0*"))
-    file.unlink()
-    file.mkdir()  # permissions would not stop a superuser
-    with pytest.raises(CorruptCheckpoint, match="is missing"):
-        load("toy-a", "toy-b", root=root)
+@pytest.mark.parametrize("command", ["list", "load", "check"])
+def test_an_entry_that_may_not_be_read_is_a_named_error(root, monkeypatch, ea, command):
+    read = Path.read_text
+
+    def denied(file, *arguments, **named):
+        if file.name == "entry.toml" and root in file.parents:
+            raise PermissionError(13, "Permission denied", str(file))
+        return read(file, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", denied)  # the tests may run as a superuser, whom no mode stops
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(root))
+    if command == "load":
+        with pytest.raises(BadEntry, match=r"entry.toml cannot be read as TOML: .*Permission denied"):
+            load("toy-a", "toy-b")
+        return
+    code, out, err = ea(*{"list": ["list"], "check": ["check", NAME]}[command])
+    assert code == (command == "check")
+    assert "Permission denied" in (out if command == "check" else err)
+    assert "Traceback" not in err
+    if command == "list":
+        assert "minilm--oai-3-small--small" in out
 
 
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
-    root = write_toy_registry(tmp_path / "registry")
+def test_a_link_out_of_the_folder_is_not_followed(root, tmp_path):
     file = next((root / NAME / "params").glob("**/0*"))
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CorruptCheckpoint, match="outside"):
         load("toy-a", "toy-b", root=root)
+
+
+def test_a_checkpoints_folder_that_is_a_link_is_not_followed(root, tmp_path):
+    (root / NAME / "params").rename(tmp_path / "elsewhere")
+    (root / NAME / "params").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptCheckpoint, match="is a link"):
+        load("toy-a", "toy-b", root=root)
+
+
+CLAIMS = {
+    "a number for a text": ('family = "linear"', 'family = "linear"\nsource = 3', "cannot be read"),
+    "no width": ("d_in = 8", "d_in = 0", "sizes that no adapter has"),
+    "a truth value for a width": ("d_in = 8", "d_in = true", "sizes that no adapter has"),
+    "an endless network": ("[sizes]", "[sizes]\ndepth = 1000000000", "sizes that no adapter has"),
+    "figures that are texts": ("[metrics]", "[metrics]\nx = 3", "metrics that are no numbers"),
+    "tags that are numbers": ("tags = []", "tags = [3]", "wrong type for tags"),
+}
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_what_no_entry_says_is_refused(root, kind):
+    old, new, told = CLAIMS[kind]
+    file = root / NAME / "entry.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(BadEntry, match=told):
+        read_entry(file.parent)
+
+
+def test_two_adapters_of_one_registry_that_are_the_same_one_are_refused(root):
+    shutil.copytree(root / NAME, root / "another")
+    with pytest.raises(BadEntry, match=r"another and .*toy-a--toy-b--small are both toy-a to toy-b, flavor 'small'"):
+        load("toy-a", "toy-b", root=root)
+
+
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(root, monkeypatch, ea):
+    file = root / NAME / "entry.toml"
+    file.write_text(file.read_text().replace("tags = []", 'tags = ["\\u001b[2J"]'))
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(root))
+    assert "\\x1b[2J" in ea("list")[1]
+    assert "\x1b" not in ea("info", NAME)[1]

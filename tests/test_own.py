@@ -13,6 +13,7 @@ import tomli_w
 
 from ea_jax.checkpoint import load_params, save_params
 from ea_jax.durable import swap_folder
+from ea_jax.errors import CorruptCheckpoint
 from ea_jax.heldout import held_out_figures
 from ea_jax.loading import load, stored_abstract
 from ea_jax.recipe import held_out
@@ -79,6 +80,7 @@ def not_finite(folder: Path) -> None:
 
 FIRST = '[params.files."'
 CLIMBS = '[params.files."../../../etc/passwd"]\nbytes = 1\nsha256 = "0"\n\n'
+ABSOLUTE = CLIMBS.replace("../../../etc", "/etc")
 BREAKS = {
     "a changed byte": (lambda f: flip(next(f.glob("params/out.store.bias/0*"))), "was changed"),
     "a link": (lambda f: os.symlink("/etc/passwd", f / "quality" / "more"), "is a link"),
@@ -90,6 +92,7 @@ BREAKS = {
     "another width": (lambda f: change(f, "d_in = 8", "d_in = 5000000000"), "has shape"),
     "no sizes": (lambda f: change(f, "calibration = ", "calibratoin = "), "does not say the sizes"),
     "a name that climbs": (lambda f: change(f, FIRST, CLIMBS + FIRST), "outside"),
+    "an absolute name": (lambda f: change(f, FIRST, ABSOLUTE + FIRST), "outside"),
     "not finite": (not_finite, "is not finite"),
 }
 
@@ -102,6 +105,13 @@ def test_what_is_not_whole_is_refused_and_nothing_is_left(ea, own, folder, kind)
     assert (code, out) == (1, "")
     assert told in err
     assert not own.exists() or not list(own.iterdir())
+
+
+def test_parameters_that_are_no_numbers_do_not_load(tmp_path, toy_root):
+    shutil.copytree(toy_root, tmp_path / "registry")
+    not_finite(tmp_path / "registry" / "toy-a--toy-b--small")
+    with pytest.raises(CorruptCheckpoint, match=r"out\.store\.bias is not finite"):
+        load("toy-a", "toy-b", root=tmp_path / "registry")
 
 
 def test_check_names_the_adapter_that_is_not_whole(ea, own, folder):

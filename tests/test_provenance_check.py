@@ -1,22 +1,45 @@
 """Files that say which encoder made their vectors are held to it."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ea_jax import provenance
+from ea_jax.batch import BatchMap
 from ea_jax.errors import BadInput, FingerprintMismatch
-from ea_jax.loading import check_provenance
-from ea_jax.registry import find_entry
+from ea_jax.loading import check_files, check_provenance
+from ea_jax.registry import find_entry, read_entry
+from ea_jax.tables import Pairs, write_pairs
 from ea_jax.vectors import encoder_facts
 from tests.conftest import toy_pairs
 
+OTHER = {"model": "toy/other", "fingerprint": "1" * 16}
+SAYS_OTHER = {"ea_jax": json.dumps({"encoder": OTHER})}
+BOTH = ("model 'toy/other' for 'toy/source'", "fingerprint '1111111111111111' for '0000000000000000'")
 
-def write(path, metadata):
-    rows = pa.FixedSizeListArray.from_arrays(toy_pairs()[0].ravel(), 8)
+
+def write(path, metadata, x=None):
+    x = toy_pairs()[0] if x is None else x
+    rows = pa.FixedSizeListArray.from_arrays(x.ravel(), x.shape[1])
     parquet.write_table(pa.table({"x": rows}).replace_schema_metadata(metadata), path)
     return path
+
+
+def write_said_pairs(path, metadata):
+    """Pairs of the toy spaces, a tenth of which ask, with metadata."""
+    x, y = toy_pairs()
+    write_pairs(path, Pairs(y, x, query=np.arange(len(x)) % 10 == 0))
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata(metadata), path)
+    return str(path)
+
+
+@pytest.fixture
+def known(toy_root, monkeypatch):
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
 
 
 def test_the_same_encoder_passes_and_another_is_spelled_out(toy_root):
@@ -42,11 +65,91 @@ def test_facts_are_read_from_the_schemas_metadata(tmp_path):
             encoder_facts(write(tmp_path / "d.parquet", {"ea_jax": broken}))
 
 
-def test_drift_stops_at_another_encoders_vectors(ea, toy_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
-    other = {"model": "toy/other", "fingerprint": "1" * 16}
-    file = write(tmp_path / "x.parquet", {"ea_jax": json.dumps({"encoder": other})})
+def test_vectors_that_an_adapter_made_are_of_its_target(toy_root, tmp_path):
+    facts = {
+        "source": "toy/source",
+        "target": "toy/target",
+        "encoder": {"model": "toy/source", "fingerprint": "0" * 16},
+    }
+    file = write(tmp_path / "mapped.parquet", {"ea_jax": json.dumps(facts)})
+    assert encoder_facts(file) == {"model": "toy/target"}
+    with pytest.raises(FingerprintMismatch, match="model 'toy/target' for 'toy/source'"):
+        check_files([file], find_entry("toy-a", "toy-b", None, toy_root).encoder, "it", False)
+
+
+def test_drift_stops_at_another_encoders_vectors(ea, known, tmp_path):
+    file = write(tmp_path / "x.parquet", SAYS_OTHER)
     code, out, err = ea("drift", "toy-a--toy-b--small", str(file))
     assert (code, out) == (1, "")
-    assert "model 'toy/other' for 'toy/source'" in err
+    assert all(told in err for told in BOTH)
     assert ea("drift", "toy-a--toy-b--small", str(file), "--assume-source")[0] == 0
+
+
+def test_map_stops_at_another_encoders_vectors_and_its_output_says_what_was_assumed(ea, known, tmp_path):
+    line = ["map", str(write(tmp_path / "x.parquet", SAYS_OTHER)), str(tmp_path / "y.parquet")]
+    line += ["--source", "toy-a", "--target", "toy-b"]
+    code, out, err = ea(*line)
+    assert (code, out) == (1, "")
+    assert all(told in err for told in BOTH)
+    assert not (tmp_path / "y.parquet").exists()
+    assert ea(*line, "--assume-source")[0] == 0
+    told = provenance.read(parquet.read_schema(tmp_path / "y.parquet"))
+    assert (told["assumed_source"], told["encoder"]["model"]) == (OTHER, "toy/source")
+    same = write(tmp_path / "same.parquet", {"ea_jax": json.dumps({"encoder": {"fingerprint": "0" * 16}})})
+    assert ea("map", str(same), str(tmp_path / "z.parquet"), *line[3:])[0] == 0
+    assert "assumed_source" not in provenance.read(parquet.read_schema(tmp_path / "z.parquet"))
+
+
+def test_files_of_one_job_have_to_say_the_same(ea, known, tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.parquet", None)
+    write(tmp_path / "in" / "b.parquet", SAYS_OTHER)
+    code, out, err = ea("map", str(tmp_path / "in"), str(tmp_path / "out"), "--source", "toy-a", "--target", "toy-b")
+    assert (code, out) == (1, "")
+    assert "b.parquet does not say of its vectors' encoder what" in err
+
+
+def test_mapped_vectors_are_not_mapped_again_as_if_they_were_the_sources(adapt):
+    batch = pa.RecordBatch.from_pydict({"x": toy_pairs()[0].tolist()})
+    said = {"ea_jax": json.dumps({"source": "toy/other", "target": "toy/source"})}
+    run = BatchMap(adapt)
+    once = run(batch.replace_schema_metadata(said))
+    with pytest.raises(FingerprintMismatch, match="model 'toy/target' for 'toy/source'"):
+        run(once)
+
+
+@pytest.mark.parametrize("command", ["add", "check"])
+def test_pairs_of_another_encoder_measure_nothing(ea, known, toy_root, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    name = "toy-a--toy-b--small"
+    line = [command, str(toy_root / name) if command == "add" else name]
+    line += ["--pairs", write_said_pairs(tmp_path / "p.parquet", SAYS_OTHER)]
+    code, out, err = ea(*line)
+    assert code == 1
+    assert all(told in out + err for told in BOTH)
+    assert ea(*line, "--assume-source")[0] == 0
+
+
+def test_fit_stops_at_pairs_of_another_encoder_and_its_entry_says_what_was_assumed(ea, known, tmp_path):
+    facts = OTHER | {"prefix": "query: "}
+    pairs = write_said_pairs(tmp_path / "p.parquet", {"ea_jax": json.dumps({"encoder": facts})})
+    line = [
+        "fit",
+        pairs,
+        "--source",
+        "toy-a",
+        "--target",
+        "toy-b",
+        "--out",
+        str(tmp_path / "out"),
+        "--family",
+        "linear",
+    ]
+    code, out, err = ea(*line)
+    assert (code, out) == (1, "")
+    assert "model 'toy/other' for 'toy/source'" in err
+    assert "prefix 'query: ' for None" in err
+    assert not (tmp_path / "out").exists()
+    code, out, err = ea(*line, "--assume-source")
+    assert code == 0, err
+    assert read_entry(Path(out.strip())).training["assumed_source"] == facts

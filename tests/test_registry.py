@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -75,8 +76,8 @@ def test_a_registry_that_is_not_there_is_an_error(tmp_path):
         ("d_in = 8", "d_in = 9", r"out.query.kernel.values has shape \(8, 12\) where \(9, 12\) is wanted"),
     ],
 )
-def test_a_broken_entry_says_which_key_is_wrong(tmp_path, old, new, told):
-    root = write_toy_registry(tmp_path / "registry")
+def test_a_broken_entry_says_which_key_is_wrong(toy_root, tmp_path, old, new, told):
+    root = shutil.copytree(toy_root, tmp_path / "registry")
     file = root / "toy-a--toy-b--small" / "entry.toml"
     text = file.read_text()
     assert old in text
@@ -97,8 +98,10 @@ def test_every_bundled_space_has_a_positive_width_and_an_alias():
         assert space.alias != space.id
 
 
-def test_without_a_flavor_the_choice_has_to_be_clear(tmp_path):
-    root = write_toy_registry(tmp_path / "registry", ("large", "medium"))
+def test_without_a_flavor_the_choice_has_to_be_clear(two_flavors, tmp_path):
+    root = shutil.copytree(two_flavors, tmp_path / "registry")
+    file = root / "toy-a--toy-b--small" / "entry.toml"
+    file.write_text(file.read_text().replace('flavor = "small"', 'flavor = "medium"'))
     with pytest.raises(UnknownName, match="several flavors: name one of large, medium"):
         load("toy-a", "toy-b", root=root)
 
@@ -110,8 +113,8 @@ def test_info_says_which_of_two_adapters_of_a_name_won(ea, two_flavors, toy_root
     assert json.loads(ea("info", "toy-a--toy-b--large", "--json")[1])["found"]["why"] == "the only one of this name"
 
 
-def test_an_entry_whose_ids_are_written_with_escapes_is_found(tmp_path):
-    file = write_toy_registry(tmp_path / "registry") / "toy-a--toy-b--small" / "entry.toml"
+def test_an_entry_whose_ids_are_written_with_escapes_is_found(toy_root, tmp_path):
+    file = shutil.copytree(toy_root, tmp_path / "registry") / "toy-a--toy-b--small" / "entry.toml"
     text = file.read_text()
     assert 'source = "toy/source"' in text
     file.write_text(text.replace("toy/", "toy\\u002F"))

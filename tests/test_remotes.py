@@ -4,36 +4,56 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.registry import BUNDLED
-from ea_jax.remotes import parsed, read_index
-from tests.conftest import TOY_SPACES
-from tests.hub import hub
+from ea_jax.indexes import read_index
+from ea_jax.places import BUNDLED
+from ea_jax.remotes import parsed
+from tests.conftest import TOY_SPACES, write_toy_registry
+from tests.hub import StandIn, hub
 
 NAME = "toy-a--toy-b--small"
 REPO = "owner/adapters"
 LOAD = "import ea_jax; print(ea_jax.load('toy-a', 'toy-b').spec.d_out)"
+FIND = (
+    "from ea_jax.routes import hop_entries; print(hop_entries(['toy-a', 'toy-b'])[0].d_out)"  # its fetch, without JAX
+)
 
 
-@pytest.fixture
-def served(tmp_path):
-    """An empty hub, and runs of `ea-jax` (or of Python, where a line of it is given) that ask it."""
-    spaces = tmp_path / "spaces"
-    spaces.mkdir()
-    (spaces / "spaces.toml").write_text(TOY_SPACES)
+class Served(NamedTuple):
+    """A hub, and runs of `ea-jax` (or of Python, where a line of it is given) that ask it."""
+
+    hub: StandIn
+    run: Callable[..., subprocess.CompletedProcess[str]]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Served]:
+    """An empty hub, and commands whose caches and configuration are in the folder."""
+    (folder / "spaces").mkdir(parents=True, exist_ok=True)
+    (folder / "spaces" / "spaces.toml").write_text(TOY_SPACES)
     with hub() as stand_in:
-        environment = stand_in.environment(tmp_path / "home") | {"EA_JAX_REGISTRY": str(spaces), "HF_TOKEN": "hf_x"}
-        environment |= {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "CONFIG", "DATA")}
+        environment = stand_in.environment(folder / "home")
+        environment |= {"EA_JAX_REGISTRY": str(folder / "spaces"), "HF_TOKEN": "hf_x"}
+        environment |= {f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
 
         def run(*command: str, python: str = "", **more: str) -> subprocess.CompletedProcess[str]:
             line = [sys.executable, *(["-c", python] if python else ["-m", "ea_jax.cli", *command])]
             return subprocess.run(line, env=environment | more, capture_output=True, text=True, check=False)
 
-        yield stand_in, run
+        yield Served(stand_in, run)
+
+
+@pytest.fixture
+def served(tmp_path):
+    with serving(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
@@ -41,22 +61,39 @@ def folder(toy_root, tmp_path) -> Path:
     return Path(shutil.copytree(toy_root / NAME, tmp_path / "given" / NAME))
 
 
+class Added(NamedTuple):
+    """What is there after the toy adapter was published and its registry added."""
+
+    folder: Path
+    repositories: dict[str, dict[str, bytes]]
+    commit: str
+
+
+@pytest.fixture(scope="module")
+def once(toy_root, tmp_path_factory) -> Added:
+    kept = tmp_path_factory.mktemp("once")
+    with serving(kept) as (stand_in, run):
+        assert run("publish", str(toy_root / NAME), f"hf:{REPO}").returncode == 0
+        assert run("registry", "add", f"hf:{REPO}").returncode == 0
+        return Added(kept, stand_in.repositories, stand_in.commit)
+
+
 @pytest.fixture
-def added(served, folder):
+def added(once, tmp_path):
     """A registry on the hub that has the toy adapter and was added."""
-    _, run = served
-    assert run("publish", str(folder), f"hf:{REPO}").returncode == 0
-    assert run("registry", "add", f"hf:{REPO}").returncode == 0
-    return served
+    shutil.copytree(once.folder, tmp_path, dirs_exist_ok=True)
+    with serving(tmp_path) as found:
+        found.hub.repositories = {name: dict(files) for name, files in once.repositories.items()}
+        found.hub.commit = once.commit
+        yield found
 
 
 def cached(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "CACHE" / "ea_jax" / "registries").glob("*/*/*"))
 
 
-@pytest.mark.parametrize("repo", [REPO, f"datasets/{REPO}"])
-def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo, tmp_path):
-    stand_in, run = served
+def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_path):
+    (stand_in, run), repo = served, REPO
     found = run("publish", str(folder), f"hf:{repo}")
     assert found.returncode == 0, found.stderr
     files = stand_in.repositories[repo]
@@ -68,6 +105,7 @@ def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo
     listed = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
     assert listed[NAME]["registry"].startswith(f"hf:{repo}@")
     assert [path.name for path in cached(tmp_path)] == ["index.json"]
+    assert "Bearer hf_x" in stand_in.tokens
     found = run(python=LOAD)
     assert (found.returncode, found.stdout) == (0, "12\n"), found.stderr
     asked = len(stand_in.asked)
@@ -75,6 +113,14 @@ def test_what_was_published_is_added_listed_and_loaded_once(served, folder, repo
     assert len(stand_in.asked) == asked
     assert run("registry", "remove", f"hf:{repo}").returncode == 0
     assert "No adapter goes from" in run(python=LOAD).stderr
+
+
+def test_a_registry_may_be_a_data_set(served, folder):
+    stand_in, run = served
+    repo = f"datasets/{REPO}"
+    assert run("publish", str(folder), f"hf:{repo}").returncode == 0
+    assert run("registry", "add", f"hf:{repo}").stdout == f"hf:{repo}@{stand_in.commit[:12]}\n"
+    assert run(python=FIND).stdout == "12\n"
 
 
 def test_a_second_adapter_joins_the_index_and_leaves_the_first(added, folder):
@@ -110,7 +156,7 @@ def test_a_dry_run_prints_what_would_go_and_asks_nothing(served, folder):
 )
 def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault, told, tmp_path):
     stand_in, run = added
-    code = "import ea_jax\n%stry:\n ea_jax.load('toy-a', 'toy-b')\nexcept ea_jax.EaJaxError as e: print(e)"
+    code = f"import ea_jax\n%stry:\n {FIND}\nexcept ea_jax.EaJaxError as e: print(e)"
     broken, more = "", {}
     if fault == "offline":
         more["HF_HUB_OFFLINE"] = "1"
@@ -145,22 +191,79 @@ def test_one_broken_index_leaves_the_rest_of_the_list(added, tmp_path):
 def test_a_fetch_that_was_cut_off_goes_on_and_is_whole(added):
     stand_in, run = added
     stand_in.faults["/quality/"] = "busy"
-    found = run(python=LOAD, HF_HUB_DOWNLOAD_TIMEOUT="2")
+    found = run(python=FIND, HF_HUB_DOWNLOAD_TIMEOUT="2")
     assert "could not be fetched" in found.stderr
     got = {path for path in stand_in.asked if "/params/" in path}
     assert got
     stand_in.faults.clear()
     stand_in.asked.clear()
-    assert run(python=LOAD).stdout == "12\n"
+    found = run(python=LOAD)
+    assert found.stdout == "12\n"
     assert not got & set(stand_in.asked)
 
 
-def test_two_processes_that_fetch_at_once_both_load(added):
+def test_a_bar_is_drawn_where_a_person_looks_and_only_there(added, tmp_path):
     _, run = added
-    code = f"import subprocess, sys; p = [subprocess.Popen([sys.executable, '-c', {LOAD!r}]) for _ in range(2)]; "
+    found = run(python=FIND)
+    assert (found.stdout, found.stderr) == ("12\n", "")
+    shutil.rmtree(cached(tmp_path)[1])
+    wide = ["sh", "-c", 'stty cols 100 rows 30 && exec "$0" -c "$1"', sys.executable, FIND]
+    watched = run(python=f"import pty; pty.spawn({wide!r})")
+    assert f"{REPO}: 100%" in watched.stdout
+
+
+def test_two_processes_that_fetch_at_once_both_have_it(added, tmp_path):
+    _, run = added
+    code = f"import subprocess, sys; p = [subprocess.Popen([sys.executable, '-c', {FIND!r}]) for _ in range(2)]; "
     found = run(python=code + "print(sorted(q.wait() for q in p))")
     assert "[0, 0]" in found.stdout, found.stderr
     assert found.stdout.count("12\n") == 2
+    assert [path.name for path in cached(tmp_path)] == ["index.json", NAME]
+
+
+def test_a_registry_stays_at_the_commit_at_which_it_was_added(added):
+    stand_in, run = added
+    pinned = stand_in.commit
+    assert run(python=FIND).stdout == "12\n"
+    asked = [path for path in stand_in.asked if "/resolve/" in path]
+    assert asked
+    assert all(f"/resolve/{pinned}/" in path for path in asked)
+    stand_in.commit = "b" * 40
+    assert run("registry", "add", f"hf:{REPO}").stdout == f"hf:{REPO}@bbbbbbbbbbbb\n"
+    assert run(python=FIND).stdout == "12\n"
+
+
+def test_an_adapter_on_the_hub_is_known_before_it_is_fetched(added):
+    stand_in, run = added
+    told = json.loads(run("info", NAME, "--json").stdout)
+    assert (told["source"], told["flavor"]) == ("toy/source", "small")
+    assert told["found"]["registry"].startswith(f"hf:{REPO}@")
+    assert "not yet" in told["fetched"]
+    found = run("check", NAME)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "was not fetched yet. Load it once" in found.stderr
+    assert "toy-a -> toy-b" in run("paths", "toy-a", "toy-b").stdout
+    assert not [path for path in stand_in.asked if "/params/" in path]
+    assert run(python=FIND).stdout == "12\n"
+    assert run("check", NAME).stdout == f"{NAME}: whole\n"
+    assert json.loads(run("info", NAME, "--json").stdout)["d_out"] == 12
+
+
+def test_a_chain_fetches_what_is_on_the_hub(added, tmp_path):
+    _, run = added
+    with (tmp_path / "spaces" / "spaces.toml").open("a") as file:
+        file.write('\n[[space]]\nid = "toy/third"\naliases = ["toy-c"]\nwidth = 8\nunit_norm = true\nlocal = false\n')
+    write_toy_registry(tmp_path / "other")
+    there = tmp_path / "spaces" / "toy-c--toy-a--small"
+    shutil.copytree(tmp_path / "other" / NAME, there)
+    text = (there / "entry.toml").read_text()
+    text = text.replace('source = "toy/source"', 'source = "toy/third"').replace('"toy/target"', '"toy/source"')
+    (there / "entry.toml").write_text(text)
+    code = "from ea_jax.routes import hop_entries; "
+    code += "print(*(e.name for e in hop_entries(['toy-c', 'toy-a', 'toy-b'], 'small')))"
+    found = run(python=code)
+    assert found.stdout == f"toy-c--toy-a--small {NAME}\n", found.stderr
+    assert "toy-c -> toy-a -> toy-b" in run("paths", "toy-c", "toy-b").stdout
 
 
 def test_what_the_hub_refuses_is_one_sentence(served, folder):

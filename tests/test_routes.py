@@ -10,7 +10,8 @@ from ea_jax.entries import save_entry
 from ea_jax.errors import BadEntry, UnknownName
 from ea_jax.fitting import fit
 from ea_jax.loading import load
-from ea_jax.registry import BUNDLED, entries, find_entry, find_space
+from ea_jax.places import BUNDLED
+from ea_jax.registry import entries, find_entry, find_space
 from ea_jax.routes import FILE, Measured, _measured, digest, hop_entries, routes
 from tests.conftest import TOY_SPACES, toy_pairs
 

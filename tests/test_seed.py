@@ -13,7 +13,7 @@ from torch import nn
 from ea_jax.errors import BadEntry, BadInput, CorruptCheckpoint, UnknownName
 from ea_jax.importing import import_adapter
 from ea_jax.loading import load, load_quality
-from ea_jax.registry import seeds
+from ea_jax.public import seeds
 from ea_jax.seed import read_seed
 from ea_jax.thresholds import threshold_for
 from tests.conftest import TOY_SPACES, unit_rows

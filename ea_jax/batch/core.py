@@ -23,6 +23,7 @@ from ea_jax.batch.device import ROWS, OnDevices, Pending
 from ea_jax.digests import values_sha256
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
+from ea_jax.loading import check_source
 from ea_jax.quality import Quality
 
 WhereNull = Literal["keep", "drop", "error"]
@@ -43,6 +44,7 @@ class Options:
         where_null: What becomes of a row without vector or text: it stays without, goes, or is bad.
         skip: Whether bad rows are put aside, instead of an error at the first.
         rows: Of a batch, at the most.
+        assume_source: Whether vectors are taken for the source model's, whatever their schema says of them.
     """
 
     column: str | None = None
@@ -54,6 +56,7 @@ class Options:
     where_null: WhereNull = "error"
     skip: bool = False
     rows: int = ROWS
+    assume_source: bool = False
 
 
 class Done(NamedTuple):
@@ -93,7 +96,7 @@ class BatchMap:
             "target": adapt.spec.target,
             "purpose": adapt.spec.purpose,
             "params": values_sha256(adapt.params),
-            "encoder": {"fingerprint": adapt.spec.fingerprint},
+            "encoder": {"model": adapt.spec.source, "fingerprint": adapt.spec.fingerprint},
         }
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -117,6 +120,7 @@ class BatchMap:
 
         Raises:
             BadInput: A column is missing, of another kind, or there already.
+            FingerprintMismatch: The schema says that another encoder made the vectors.
         """
         column, ids = self.in_column(schema), self.options.id_column
         if ids is not None and ids not in schema.names:
@@ -135,7 +139,13 @@ class BatchMap:
             raise BadInput(f"The input already has a column {taken[0]!r}. --out-column names another for the vectors.")
         place = schema.names.index(column) if not self.encode and not self.options.vectors_only else len(others)
         fields = [*others[:place], made[0], *others[place:], *made[1:]]
-        return provenance.write(pa.schema(fields, metadata=schema.metadata), self.facts)
+        return provenance.write(pa.schema(fields, metadata=schema.metadata), self.facts | self._assumed(schema))
+
+    def _assumed(self, schema: pa.Schema) -> dict[str, Any]:
+        """What the schema says of the source vectors, where that is overruled."""
+        said = None if self.encode else provenance.encoder_of(schema)
+        to = f"the adapter to {self.facts['target']}"
+        return check_source(self.facts["encoder"], said, "The input", to, self.options.assume_source)
 
     def start(self, batch: pa.RecordBatch, where: Callable[[int], str] = "row {}".format) -> Callable[[], Done]:
         """Begin with a batch; the callable that comes back waits for the device.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from ea_jax import provenance
 from ea_jax.batch import arrays, lines, tables
 from ea_jax.batch.blocks import Block, Cut
 from ea_jax.errors import BadInput
@@ -178,6 +179,8 @@ def _check_rows(part: Part, rows: int) -> None:
 
 
 def _same(schema: pa.Schema, other: pa.Schema, file: Path, first: Path) -> pa.Schema:
+    if provenance.encoder_of(other) != provenance.encoder_of(schema):
+        raise BadInput(f"{file} does not say of its vectors' encoder what {first} says of it. Map them one by one.")
     if other.remove_metadata().equals(schema.remove_metadata()):
         return schema
     if file.suffix in (".jsonl", ".ndjson"):

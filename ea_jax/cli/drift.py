@@ -24,12 +24,13 @@ def drift(
     Example: ea-jax drift minilm--oai-3-small--small new.npy
     """
     from ea_jax.cli.device import start_jax
-    from ea_jax.registry import entry_named, find_entry
+    from ea_jax.remotes import entry_called
+    from ea_jax.routes import hop_entries
 
     is_file = Path(baseline).suffix != "" and Path(baseline).exists()
     if is_file and not (source and target):
         raise typer.BadParameter("with a file as BASELINE, give --source and --target.")
-    entry = find_entry(source, target, flavor) if is_file and source and target else entry_named(baseline)
+    entry = hop_entries([source, target], flavor)[0] if is_file and source and target else entry_called(baseline)
     start_jax()
     from ea_jax import drift as moved
     from ea_jax.loading import load_quality
@@ -57,15 +58,14 @@ COMMANDS = {drift: "drift"}
 
 def _inputs(path: Path, entry, assume_source: bool):
     """Source embeddings of a file, embedded here where it holds texts."""
-    from ea_jax.loading import check_provenance, source_encoder
+    from ea_jax.loading import check_files, source_encoder
     from ea_jax.ops import check_embeddings
     from ea_jax.texts import read_texts
-    from ea_jax.vectors import KINDS, encoder_facts, read_vectors
+    from ea_jax.vectors import KINDS, read_vectors
 
     if path.suffix in KINDS:
         x = read_vectors(path)
-        if facts := encoder_facts(path):
-            check_provenance(entry, facts, str(path), assume_source)
+        check_files([path], entry.encoder, entry.name, assume_source)
         check_embeddings(x, entry.d_in, entry.source)
         return x
     found = read_texts([path])

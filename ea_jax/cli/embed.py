@@ -103,10 +103,11 @@ COMMANDS = {embed: "embed", fetch: "fetch"}
 def _entry(source, target, flavor):
     """The entry of a registry, without JAX where there is one."""
     from ea_jax.errors import UnknownName
-    from ea_jax.registry import find_entry, find_seed
+    from ea_jax.public import find_seed
+    from ea_jax.routes import hop_entries
 
     try:
-        return find_entry(source, target, flavor)
+        return hop_entries([source, target], flavor)[0]
     except UnknownName:
         if find_seed(source, target, flavor) is None:
             raise

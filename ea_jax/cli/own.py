@@ -10,13 +10,18 @@ import typer
 
 from ea_jax import registry as reg
 from ea_jax.durable import restore_folders, swap_folder
-from ea_jax.errors import BadEntry, EaJaxError
+from ea_jax.errors import BadEntry, BadInput, EaJaxError
+from ea_jax.places import user_folder
+from ea_jax.remotes import fetched, find_listed
 
 
 def add(
     folder: Annotated[Path, typer.Argument(help="An entry's folder, with entry.toml, params/ and quality/.")],
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of the same name.")] = False,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs that its figures have to hold on.")] = None,
+    assume_source: Annotated[
+        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the file of pairs says.")
+    ] = False,
 ) -> None:
     """Check an adapter whole, copy it into your own registry, and print where it is.
 
@@ -28,14 +33,14 @@ def add(
     from ea_jax.recheck import recheck
 
     refuse_links(folder)
-    root = reg.user_folder("data") / "registry"
+    root = user_folder("data") / "registry"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
         copy = Path(shutil.copytree(folder, Path(scratch) / "registry" / folder.resolve().name))
         entry = reg.read_entry(copy)
         check_entry(entry)
         if pairs is not None:
-            found = recheck(entry, pairs)
+            found = recheck(entry, pairs, assume_source)
             if found.agrees is False:
                 raise BadEntry(f"{folder} was not added: {found.told}")
             print(f"ea-jax: {found.told}", file=sys.stderr)
@@ -52,6 +57,9 @@ def check(
         list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if none.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
+    assume_source: Annotated[
+        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the file of pairs says.")
+    ] = False,
 ) -> None:
     """Read adapters whole and check every hash, shape and value; a line each, exit code 1 if one is not whole.
 
@@ -61,23 +69,23 @@ def check(
     """
     if pairs is not None and not names:
         raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
-    found = [reg.entry_named(name) for name in names] if names else reg.entries()
+    folders = [_folder(name) for name in names] if names else reg.entry_folders()
     _start()
     from ea_jax.loading import check_entry
     from ea_jax.recheck import recheck
 
     failed = 0
-    for entry in found:
+    for folder in folders:
         try:
-            check_entry(entry)
-            measured = recheck(entry, pairs) if pairs is not None else None
+            check_entry(entry := reg.read_entry(folder))
+            measured = recheck(entry, pairs, assume_source) if pairs is not None else None
             failed += measured is not None and measured.agrees is False
-            print(f"{entry.name}: whole" + (f"; {measured.told}" if measured else ""))
+            print(f"{folder.name}: whole" + (f"; {measured.told}" if measured else ""))
         except (EaJaxError, OSError) as error:
             failed += 1
-            print(f"{entry.name}: {error}")
+            print(f"{folder.name}: {error}")
     if failed:
-        print(f"ea-jax: {failed} of {len(found)} adapters did not pass.", file=sys.stderr)
+        print(f"ea-jax: {failed} of {len(folders)} adapters did not pass.", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -92,7 +100,8 @@ def publish(
     """
     _start()
     from ea_jax import publishing
-    from ea_jax.remotes import INDEX, parsed
+    from ea_jax.indexes import INDEX
+    from ea_jax.remotes import parsed
 
     if dry_run:
         parsed(address)
@@ -104,6 +113,18 @@ def publish(
 
 
 COMMANDS = {add: "add", check: "check", publish: "publish"}
+
+
+def _folder(name: str) -> Path:
+    """The folder of an adapter, on the hub too, as far as it was fetched."""
+    here = {folder.name: folder for folder in reg.entry_folders()}
+    found = None if name in here else find_listed(name)
+    if found is None:
+        return here.get(name) or reg.entry_named(name).path
+    there = fetched(*found)
+    if there is None:
+        raise BadInput(f"{name} is at {found[0].address} and was not fetched yet. Load it once, then check it.")
+    return there
 
 
 def _start() -> None:

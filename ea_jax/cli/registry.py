@@ -1,8 +1,11 @@
 """What there is: `ea-jax list`, `info` and `paths`. Files are read, JAX is not."""
 
 import dataclasses
+import gc
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +13,10 @@ import typer
 
 from ea_jax import registry as reg
 from ea_jax.errors import EaJaxError
-from ea_jax.remotes import Listed, Remote, index, remotes
+from ea_jax.indexes import Listed
+from ea_jax.places import roots, user_folder
+from ea_jax.public import Seed, seeds
+from ea_jax.remotes import Remote, fetched, index, remotes
 from ea_jax.routes import MOST_HOPS, Route, routes
 
 
@@ -22,18 +28,34 @@ def list_adapters(
 
     Example: ea-jax list --json
     """
-    found = [entry for entry in reg.entries() if "pro" in entry.tags or not pro_only]
-    public = [seed for seed in reg.seeds() if seed.locked or not pro_only]
+    with _uncollected():
+        _list(pro_only, as_json)
+
+
+def _list(pro_only: bool, as_json: bool) -> None:
+    folders, public = reg.entry_folders(), [seed for seed in seeds() if seed.locked or not pro_only]
     far = [(r, row) for r in remotes() for row in told_index(r) if "pro" in row.tags or not pro_only]
     if as_json:
-        away = [dataclasses.asdict(row) | {"registry": remote.address} for remote, row in far]
-        print(json.dumps([*map(_facts, found), *away, *map(_seed_facts, public)], indent=2))
+        found = [entry for entry in told(reg.read_entry, folders) if "pro" in entry.tags or not pro_only]
+        away = [row._asdict() | {"registry": remote.address} for remote, row in far]
+        print(_json([*map(_facts, found), *away, *map(_seed_facts, public)]))
         return
-    if not found and not public and not far:
+    heads = [head for head in told(reg.read_head, folders) if head and ("pro" in head.tags or not pro_only)]
+    if not heads and not public and not far:
         print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
-    rows = [(e.name, e.source, "->", e.target, e.flavor, " ".join(e.tags)) for e in found]
+    rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in heads]
     rows += [(row.name, row.source, "->", row.target, row.flavor, " ".join((r.address, *row.tags))) for r, row in far]
     print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_seed_tags(s))) for s in public])
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which takes half of the time of a hundred thousand rows and finds nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def info(
@@ -44,14 +66,22 @@ def info(
 
     Example: ea-jax info minilm--oai-3-small--small
     """
-    entry = reg.entry_named(name)
-    others = [str(root) for root in reg.roots() if root != entry.path.parent and (root / name / "entry.toml").is_file()]
-    others += [remote.address for remote in remotes() if any(row.name == name for row in told_index(remote))]
-    found_in = {"registry": str(entry.path.parent), "hides": others}
-    found_in["why"] = "first in search order" if others else "the only one of this name"
-    facts = _facts(entry) | {"found": found_in}
+    here = [root / name for root in roots() if (root / name / "entry.toml").is_file()]
+    far = [(remote, row) for remote in remotes() for row in told_index(remote) if row.name == name]
+    listed = [seed for seed in seeds() if name in (seed.repo, seed.repo.rpartition("/")[2])]
+    places = [*(str(folder.parent) for folder in here), *(remote.address for remote, _ in far)]
+    if here:
+        facts = _facts(reg.read_entry(here[0]))
+    elif far:
+        facts = _far_facts(*far[0])
+    elif listed:
+        facts, places = _seed_facts(listed[0]), [f"hf:{listed[0].repo}"]
+    else:
+        facts = _facts(reg.entry_named(name))  # which is an error
+    why = "first in search order" if len(places) > 1 else "the only one of this name"
+    facts |= {"found": {"registry": places[0], "hides": places[1:], "why": why}}
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(_json(facts))
     else:
         print_columns(list(_flat(facts)))
 
@@ -66,10 +96,9 @@ def paths(
 
     Example: ea-jax paths minilm oai-3-small
     """
-    found = routes(source, target, hops)
+    found = routes(source, target, hops, far=[row for remote in remotes() for row in told_index(remote)])
     if as_json:
-        told = [dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]
-        print(json.dumps(told, indent=2))
+        print(_json([dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]))
         return
     if not found:
         print("ea-jax: no such route is there.", file=sys.stderr)
@@ -103,26 +132,31 @@ def import_seed(
     """
     from ea_jax.importing import import_adapter
 
-    print(import_adapter(where, out or reg.user_folder("data") / "registry", flavor))
+    print(import_adapter(where, out or user_folder("data") / "registry", flavor))
 
 
 COMMANDS = {list_adapters: "list", info: "info", paths: "paths", import_seed: "import"}
 
 
+def told(read: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
+    """What is read of each thing; one that is broken is a sentence on stderr, and leaves the others."""
+    for thing in things:
+        try:
+            yield read(thing)
+        except EaJaxError as error:
+            print(f"ea-jax: {error}", file=sys.stderr)
+
+
 def told_index(remote: Remote) -> list[Listed]:
     """What a registry on the hub holds; where its index cannot be read, nothing, and a sentence on stderr."""
-    try:
-        return index(remote)
-    except EaJaxError as error:
-        print(f"ea-jax: {error}", file=sys.stderr)
-        return []
+    return next(told(index, [remote]), [])
 
 
-def _seed_tags(seed: reg.Seed) -> list[str]:
+def _seed_tags(seed: Seed) -> list[str]:
     return ["embedding-adapters", *(["pro"] if seed.locked else [])]
 
 
-def _seed_facts(seed: reg.Seed) -> dict[str, Any]:
+def _seed_facts(seed: Seed) -> dict[str, Any]:
     return {"name": seed.repo, **dataclasses.asdict(seed), "tags": _seed_tags(seed)}
 
 
@@ -131,6 +165,18 @@ def _facts(entry: reg.Entry) -> dict[str, Any]:
     for part in ("params", "quality"):
         facts[part] = {key: value for key, value in facts[part].items() if key != "files"}
     return facts
+
+
+def _far_facts(remote: Remote, row: Listed) -> dict[str, Any]:
+    """Those of an adapter of a registry on the hub: all of them once it was fetched, else what the index says."""
+    there = fetched(remote, row)
+    if there:
+        return _facts(reg.read_entry(there))
+    return row._asdict() | {"fetched": "not yet; it is when it is first loaded"}
+
+
+def _json(told: Any) -> str:
+    return json.dumps(told, indent=2, default=str)  # a stranger's TOML may hold a date
 
 
 def _flat(facts: dict[str, Any], prefix: str = ""):
@@ -142,7 +188,8 @@ def _flat(facts: dict[str, Any], prefix: str = ""):
 
 
 def print_columns(rows: list[tuple[str, ...]]) -> None:
-    """Rows as columns on stdout."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    """Rows as columns on stdout; what a terminal would obey is shown as an escape."""
+    shown = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    if shown:
+        print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown))

@@ -7,6 +7,7 @@ import typer
 
 from ea_jax import registry as reg
 from ea_jax.cli.registry import print_columns, told_index
+from ea_jax.places import roots
 
 
 class Action(StrEnum):
@@ -31,7 +32,7 @@ def registry(
             raise typer.BadParameter("say which: hf:owner/name.")
         print((add_remote if action is Action.add else remove_remote)(address).address)
         return
-    for folder in reg.roots():
+    for folder in roots():
         print(f"{folder}  ({len(reg.entries(folder))} adapters)")
     for remote in remotes():
         print(f"{remote.address}  ({len(told_index(remote))} adapters)")
