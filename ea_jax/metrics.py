@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from ea_jax.arrays import ArrayIn
 from ea_jax.errors import BadInput
 
+KS = (1, 5, 10)
 BLOCK = 256
 ASKED, SEARCHED, GROUP = 1024, 16384, 64  # queries and corpus rows of a block, and rows that share a first look
 
@@ -87,6 +88,27 @@ def first_equal(rows: Float[ArrayIn, "m d"]) -> Int[np.ndarray, " m"]:
     return np.asarray([first.setdefault(hashlib.sha1(row.tobytes()).digest(), i) for i, row in enumerate(values)])
 
 
+def recalls(
+    rows: Int[np.ndarray, "n k"], native: Int[np.ndarray, " n"], same: Int[np.ndarray, " m"]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Of each query, whether its native top hit is among the first k rows found: `recall@k`.
+
+    Args:
+        rows: Corpus rows found, the best first.
+        native: The row that the native query ranks first.
+        same: What `first_equal` says of the native corpus; equal rows count as one.
+    """
+    hit = same[rows] == same[native][:, None]
+    return {f"recall@{k}": hit[:, :k].any(axis=1).astype(float) for k in KS}
+
+
+def cosines(a: Float[ArrayIn, "n d"], b: Float[ArrayIn, "n d"]) -> Float[np.ndarray, " n"]:
+    """Cosine of row-aligned vectors of any length; larger is better, and 0 with a vector of zeros."""
+    p, q = (np.asarray(side, np.float64) for side in (a, b))
+    lengths = np.linalg.norm(p, axis=1) * np.linalg.norm(q, axis=1)
+    return (p * q).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+
+
 @jax.jit
 def top_hit(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"]) -> Int[Array, " n"]:
     """Row of the corpus with the largest inner product, per query; the first row wins a tie."""
@@ -107,11 +129,6 @@ def rank_of(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], hit: 
         return 1 + jnp.sum((score > score[i]) | ((score == score[i]) & (row < i)))
 
     return jax.lax.map(one, (jnp.asarray(queries), jnp.asarray(hit)), batch_size=BLOCK)
-
-
-def recall_at(rank: Int[ArrayIn, " n"], k: int) -> Float[Array, ""]:
-    """Share of queries whose wanted row is among the first k; larger is better."""
-    return jnp.mean(jnp.asarray(rank) <= k, dtype=jnp.float32)
 
 
 def reciprocal_rank(rank: Int[ArrayIn, " n"]) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """A trial: queries, a corpus, and what is right to find."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,16 @@ class Trial:
     corpus_text: Sequence[str] | None = None
     group: Sequence[str] | None = None
     relevant: Qrels | None = None
+
+
+def digest_of(trial: Trial) -> str:
+    """Of what is asked and right: equal for trials of the same target vectors and judgments, in the same order."""
+    told = hashlib.sha256()
+    for side in (trial.y, trial.corpus_y):
+        told.update(b"none" if side is None else np.ascontiguousarray(side, np.float32).data)
+    relevant = {query: sorted(grades.items()) for query, grades in (trial.relevant or {}).items()}
+    told.update(repr(sorted(relevant.items())).encode())
+    return told.hexdigest()[:16]
 
 
 def check_trial(trial: Trial, spec: Spec) -> None:
