@@ -28,10 +28,24 @@ def test_a_tie_goes_to_the_earlier_row():
     assert metrics.rank_of(query, corpus, np.asarray([2]))[0] == 3
 
 
-def test_recall_and_reciprocal_rank_by_hand():
+def test_recall_counts_the_native_hit_and_rows_that_equal_it():
+    rows = np.asarray([[7, *range(10, 19)], [10, 8, *range(11, 19)], [*range(10, 20)]])
+    same = np.arange(20)
+    same[8] = 3
+    found = metrics.recalls(rows, np.asarray([7, 3, 3]), same)
+    assert [found[f"recall@{k}"].tolist() for k in (1, 5, 10)] == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
+
+
+def test_cosines_are_those_of_scikit_learn_at_any_length(rows):
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    a, b = (side[:300] * 3 for side in rows)
+    np.testing.assert_allclose(metrics.cosines(a, b), np.diag(cosine_similarity(a.astype(float), b)), atol=1e-6)
+    assert metrics.cosines(np.zeros((1, 2)), np.ones((1, 2))).tolist() == [0]
+
+
+def test_the_reciprocal_rank_by_hand():
     rank = np.asarray([1, 2, 5, 11])
-    assert metrics.recall_at(rank, 1) == pytest.approx(1 / 4)
-    assert metrics.recall_at(rank, 5) == pytest.approx(3 / 4)
     assert metrics.reciprocal_rank(rank) == pytest.approx(np.mean([1, 1 / 2, 1 / 5, 1 / 11]), rel=1e-6)
 
 

@@ -58,7 +58,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: a figure is `{value, low, high}`, and one that is not a number is None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
     def to_json(self) -> str:
         """All of it as one JSON object."""
@@ -81,7 +81,11 @@ class Report:
         from rich.text import Text
 
         told = self.as_dict()
-        parts: list[Any] = [Text(self.verdict), Text(f"{self.protocol['name']}: {self.protocol['measures']}"), Text(READ)]
+        parts: list[Any] = [
+            Text(self.verdict),
+            Text(f"{self.protocol['name']}: {self.protocol['measures']}"),
+            Text(READ),
+        ]
         for title, head, rows in tables(told):
             table = Table(title=title, title_justify="left")
             for i, name in enumerate(head):
@@ -92,11 +96,12 @@ class Report:
         return Group(*parts, *(Text(f"Note: {note}") for note in self.notes))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
     if isinstance(value, Figure):
-        return _plain(value._asdict())
+        return plain(value._asdict())
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,82 @@
+"""Queries, corpora and judgments in files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from ea_jax.errors import BadInput
+from ea_jax.vectors import read_vectors
+
+VECTORS, WORDS = ("x", "y"), ("text", "group", "id")
+
+
+def read_side(path: Path, alone: str) -> dict[str, Any]:
+    """The columns x, y, text, group and id of a parquet file, as far as it has them.
+
+    Args:
+        path: A parquet file, or a `.npy` file of one column.
+        alone: Which column a `.npy` file holds.
+
+    Raises:
+        BadInput: The file is of another kind, unreadable or of no rows; a value is null; an id comes again.
+    """
+    if path.suffix == ".npy":
+        return {alone: read_vectors(path)}
+    if path.suffix != ".parquet" or not path.is_file():
+        raise BadInput(f"{path} is no file of vectors: .npy or .parquet is.")
+    try:
+        table = parquet.read_table(path, columns=[n for n in WORDS if n in parquet.read_schema(path).names])
+        names = parquet.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    if not table.num_rows or not {*VECTORS, "text"} & {*names}:
+        raise BadInput(f"{path} has {table.num_rows} rows and the columns {', '.join(names)}; it needs x, y or text.")
+    found: dict[str, Any] = {name: read_vectors(path, name) for name in VECTORS if name in names}
+    for name in table.schema.names:
+        found[name] = _words(path, name, table.column(name).to_pylist())
+    again = [name for name, count in Counter(found.get("id", [])).items() if count > 1]
+    if again:
+        raise BadInput(f"{path}: the id {again[0]!r} comes more than once. Give each row an id of its own.")
+    return found
+
+
+def _words(path: Path, name: str, values: list[Any]) -> list[str]:
+    if None in values:
+        raise BadInput(
+            f"{path}, column {name}, row {values.index(None)}: the value is null. Mend the row or leave it out."
+        )
+    return [str(value) for value in values]
+
+
+def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dict[int, dict[int, float]]:
+    """Judgments of a TREC file (query 0 row grade) or a BEIR one (query, row, grade, with a header).
+
+    Args:
+        path: The file; columns are separated by white space or tabs.
+        queries: Ids of the queries, in order.
+        corpus: Ids of the corpus rows, in order.
+
+    Raises:
+        BadInput: A line is of another form, or names an id that is not there.
+    """
+    places = ({name: i for i, name in enumerate(ids)} for ids in (queries, corpus))
+    (query_at, row_at), found = places, {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        cells = line.split()
+        if not cells or (number == 1 and cells[0] in ("query-id", "query_id", "qid")):
+            continue
+        try:
+            query, row, grade = cells[0], cells[-2], float(cells[-1])
+        except (IndexError, ValueError) as error:
+            raise BadInput(f"{path}, line {number}: it is not `query row grade`, nor `query 0 row grade`.") from error
+        for name, known, what in ((query, query_at, "queries"), (row, row_at, "corpus")):
+            if name not in known:
+                raise BadInput(f"{path}, line {number}: the id {name!r} is not among the {what}. Is it another file's?")
+        found.setdefault(query_at[query], {})[row_at[row]] = grade
+    if not found:
+        raise BadInput(f"{path} holds no judgments. Each line is `query row grade`.")
+    return found
