@@ -1,6 +1,7 @@
 """Intervals of figures over queries, by drawing the queries again."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +19,12 @@ class Figure(NamedTuple):
     high: float
 
 
+@lru_cache(maxsize=4)  # most figures of a report are over the same queries
 def draws(n: int, seed: int, times: int = TIMES) -> Int[np.ndarray, "b n"]:
-    """Row numbers of `times` samples of n rows with replacement."""
-    return np.random.default_rng([seed, n]).integers(0, n, (times, n), dtype=np.int32)
+    """Row numbers of `times` samples of n rows with replacement; not to be written to."""
+    drawn = np.random.default_rng([seed, n]).integers(0, n, (times, n), dtype=np.int32)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def mean_of(values: Float[np.ndarray, " n"], seed: int = 0) -> Figure:

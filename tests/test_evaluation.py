@@ -62,7 +62,7 @@ def test_every_figure_lies_in_its_interval(report):
 
 
 def figures_in(told, path=""):
-    """Every figure of plain values, with where it is. Resampled calibration errors are larger than that of the whole."""
+    """Every figure of plain values, with where it is. Calibration errors of draws are larger than that of the whole."""
     if isinstance(told, dict) and told.keys() == {"value", "low", "high"}:
         yield path, tuple(told.values())
     elif isinstance(told, dict | list):

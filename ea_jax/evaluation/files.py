@@ -1,5 +1,6 @@
 """Queries, corpora and judgments in files."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ea_jax.errors import BadInput
 from ea_jax.vectors import read_vectors
 
 VECTORS, WORDS = ("x", "y"), ("text", "group", "id")
+HEADS = ("query-id", "query_id", "qid")
 
 
 def read_side(path: Path, alone: str) -> dict[str, Any]:
@@ -61,22 +63,33 @@ def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dic
         corpus: Ids of the corpus rows, in order.
 
     Raises:
-        BadInput: A line is of another form, or names an id that is not there.
+        BadInput: The file is unreadable or says nothing is relevant; a line is of another form, names an id that is not
+            there, or contradicts an earlier one.
     """
     places = ({name: i for i, name in enumerate(ids)} for ids in (queries, corpus))
     (query_at, row_at), found = places, {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         cells = line.split()
-        if not cells or (number == 1 and cells[0] in ("query-id", "query_id", "qid")):
+        if not cells or (number == 1 and cells[0] in HEADS):
             continue
         try:
             query, row, grade = cells[0], cells[-2], float(cells[-1])
-        except (IndexError, ValueError) as error:
-            raise BadInput(f"{path}, line {number}: it is not `query row grade`, nor `query 0 row grade`.") from error
+        except (IndexError, ValueError):
+            grade = float("nan")
+        if len(cells) not in (3, 4) or not math.isfinite(grade):
+            raise BadInput(f"{path}, line {number}: it is not `query row grade`, nor `query 0 row grade`.")
         for name, known, what in ((query, query_at, "queries"), (row, row_at, "corpus")):
             if name not in known:
                 raise BadInput(f"{path}, line {number}: the id {name!r} is not among the {what}. Is it another file's?")
-        found.setdefault(query_at[query], {})[row_at[row]] = grade
-    if not found:
-        raise BadInput(f"{path} holds no judgments. Each line is `query row grade`.")
+        if found.setdefault(query_at[query], {}).setdefault(row_at[row], grade) != grade:
+            raise BadInput(f"{path}, line {number}: {row!r} has another grade for {query!r} above. Keep one.")
+    if not any(grade > 0 for grades in found.values() for grade in grades.values()):
+        raise BadInput(f"{path} holds no judgments above 0. Each line is `query row grade`.")
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read as judgments: {error}.") from error

@@ -13,7 +13,7 @@ OPEN = 2  # sample queries that are unfolded
 
 
 def page(told: Mapping[str, Any]) -> str:
-    """The page of a report as plain values; they are in it as JSON, but for those of single queries. Texts are escaped."""
+    """The page of a report as plain values; it holds them as JSON, but for those of single queries. Text is escaped."""
     data, adapter = told["data"], told["adapter"]
     way = f"{adapter['source']} to {adapter['target']}"
     size = f"{data['queries']:,} queries, {data['corpus']:,} corpus rows, seed {data['seed']}"
