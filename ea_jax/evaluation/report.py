@@ -89,7 +89,7 @@ class Report:
         for title, head, rows in tables(told):
             table = Table(title=title, title_justify="left")
             for i, name in enumerate(head):
-                table.add_column(name, justify="right" if i else "left")
+                table.add_column(name, justify="right" if i else "left", overflow="fold")
             for row in rows:
                 table.add_row(*(Text(cell if isinstance(cell, str) else shown(cell)) for cell, _ in row))
             parts.append(table)

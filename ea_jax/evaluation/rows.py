@@ -13,8 +13,8 @@ LABELS = {
     "naive_swap": "naive swap",
     "mean_vector": "mean vector",
 }
-COLUMNS = ("recall@1", "recall@5", "recall@10", "overlap@10", "rank_correlation", "found@1", "found@5", "found@10")
-COLUMNS += ("judged_recall@10", "ndcg@10", "mrr")
+AGREEMENT = ("recall@1", "recall@5", "recall@10", "overlap@10", "rank_correlation")
+ANSWERS = ("found@1", "found@5", "found@10", "judged_recall@10", "ndcg@10", "mrr")
 FORECASTS = {
     "ece": "calibration error of the confidence (smaller is better)",
     "aurc": "area under the risk-coverage curve (smaller is better)",
@@ -47,21 +47,20 @@ def shown(figure: Mapping[str, float | None]) -> str:
 
 def tables(told: Mapping[str, Any]) -> list[Table]:
     """Each table of a report that has rows."""
-    made = [
-        _found(told["conditions"]),
-        _forecasts(told),
-        _cosine(told),
-        _mixed(told),
-        _thresholds(told),
-        *_slices(told),
+    found = [
+        _found("Agreement with native queries on the native corpus", AGREEMENT, told["conditions"]),
+        _found("Answers found, by the judgments", ANSWERS, told["conditions"]),
     ]
+    if told["protocol"]["name"] == "qa":
+        found.reverse()
+    made = [*found, _forecasts(told), _cosine(told), _mixed(told), _thresholds(told), *_slices(told)]
     return [table for table in made if table.rows]
 
 
-def _found(conditions: Mapping[str, Any]) -> Table:
-    names = [name for name in COLUMNS if name in conditions["adapter"]]
+def _found(title: str, columns: tuple[str, ...], conditions: Mapping[str, Any]) -> Table:
+    names = [name for name in columns if name in conditions["adapter"]]
     rows = [[(LABELS[c], "")] + [(f[n], f"conditions/{c}/{n}") for n in names] for c, f in conditions.items()]
-    return Table("What is found", ["", *(name.replace("_", " ") for name in names)], rows)
+    return Table(title, ["", *(name.replace("_", " ") for name in names)], rows if names else [])
 
 
 def _forecasts(told: Mapping[str, Any]) -> Table:
