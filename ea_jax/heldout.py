@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.metrics import KS, cosines, first_equal, recalls, search
+from ea_jax.metrics import KS, cosines, first_equal, recalls
+from ea_jax.search import search
 
 KEEP_SOURCE = "keep_source"
 

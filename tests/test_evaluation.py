@@ -19,7 +19,7 @@ from ea_jax.evaluation.files import read_qrels
 from ea_jax.evaluation.ranking import correlations, judged
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.loading import load_quality
-from ea_jax.metrics import search
+from ea_jax.search import search
 from tests.conftest import toy_pairs, unit_rows
 
 NASTY = '<script>alert("x")</script> & $a_b$'

@@ -37,6 +37,7 @@ FLOORS = [
         "parts",
         "registry",
         "resume",
+        "search",
         "vectors",
     ],
     ["draws", "encoders", "models", "provider", "quality_store", "remotes", "routes", "solve"],

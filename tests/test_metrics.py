@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from ea_jax import metrics
-from ea_jax.errors import BadInput
 from tests.conftest import unit_rows
 
 
@@ -81,34 +80,6 @@ def test_rows_that_occur_equally_often_have_no_skew():
     np.testing.assert_array_equal(counts, [3, 3, 0, 0])  # earlier rows win ties
     assert metrics.skewness(counts) == 0
     assert metrics.skewness(np.full(4, 7)) == 0
-
-
-@pytest.mark.parametrize("k", [1, 10, 70])
-def test_search_in_blocks_agrees_with_a_full_sort(rows, k, monkeypatch):
-    monkeypatch.setattr(metrics, "ASKED", 128)
-    monkeypatch.setattr(metrics, "SEARCHED", 192)
-    queries, corpus = rows
-    scores = queries.astype(np.float64) @ corpus.T
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    found = metrics.search(queries, corpus, k)
-    np.testing.assert_array_equal(found.row, order)
-    np.testing.assert_allclose(found.score, np.take_along_axis(scores, order, axis=1), atol=1e-6)
-
-
-def test_search_gives_ties_in_row_order_across_groups_and_blocks(monkeypatch):
-    monkeypatch.setattr(metrics, "SEARCHED", 128)
-    corpus = np.zeros((500, 2), np.float32)
-    corpus[[3, 70, 200, 201, 499]] = 1
-    found = metrics.search(np.ones((3, 2), np.float32), corpus, 7)
-    np.testing.assert_array_equal(found.row, [[3, 70, 200, 201, 499, 0, 1]] * 3)
-
-
-def test_search_refuses_a_corpus_smaller_than_k_and_another_width(rows):
-    queries, corpus = rows
-    with pytest.raises(BadInput, match="k is 10, but the corpus has 4 rows"):
-        metrics.search(queries, corpus[:4], 10)
-    with pytest.raises(BadInput, match="width 6 and the corpus 5"):
-        metrics.search(queries, corpus[:, :5], 1)
 
 
 def test_equal_rows_are_known_by_the_first_of_them():

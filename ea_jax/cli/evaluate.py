@@ -117,7 +117,8 @@ def compare(
         from ea_jax.judge import Given, judged
 
         given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
-        told = compared(*(judged(e, given, protocol=protocol.value, seed=seed).as_dict() for e in entries), seed)
+        first, second = (judged(e, given, protocol=protocol.value, seed=seed).as_dict() for e in entries)
+        told = compared(first, second, seed)
     if as_json:
         print(json.dumps(plain(told), allow_nan=False))
         return

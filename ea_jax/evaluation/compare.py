@@ -45,11 +45,9 @@ def compared(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> dict[
             raise BadInput(
                 f"The reports differ in their {name}: {a[name]} and {b[name]}. Judge both on the same trial."
             )
-    sides = [{name: _values(columns) for name, columns in side["per_query"].items()} for side in (a, b)]
-    return {
-        name: _told(name.partition("/")[2], *parts)
-        for name, *parts in [*_means(*sides, seed), *_forecasts(*sides, seed)]
-    }
+    first, second = ({name: _values(columns) for name, columns in side["per_query"].items()} for side in (a, b))
+    figures = [*_means(first, second, seed), *_forecasts(first, second, seed)]
+    return {name: _told(name.partition("/")[2], *found) for name, *found in figures}
 
 
 def _values(columns: Mapping[str, list[float | None]]) -> dict[str, np.ndarray]:

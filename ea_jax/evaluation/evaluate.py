@@ -14,8 +14,9 @@ from ea_jax.evaluation.ranking import Values, figures_of, truth_of
 from ea_jax.evaluation.report import Report
 from ea_jax.evaluation.slices import slices_of
 from ea_jax.evaluation.trial import Trial, check_trial, digest_of
-from ea_jax.metrics import cosines, first_equal, search
+from ea_jax.metrics import cosines, first_equal
 from ea_jax.quality import Quality
+from ea_jax.search import search
 
 Protocol = Literal["agreement", "qa"]
 BINS, NARROW = 30, 1e-3
@@ -84,7 +85,8 @@ def evaluate(
     kind = "found" if protocol == "qa" else "recall"
     cosine = None if y is None else cosines(stored, y)
     found = values["adapter"][f"{kind}@10"]
-    told, said, forecast = {"measure": f"{kind}@10"}, None, {}
+    told: dict[str, Any] = {"measure": f"{kind}@10"}
+    said, forecast = None, {}
     if quality is not None:
         forecast = judging.forecasts(quality(quality.params, x), found, cosine)
         said = forecast["confidence"]

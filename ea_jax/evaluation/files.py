@@ -72,12 +72,10 @@ def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dic
         cells = line.split()
         if not cells or (number == 1 and cells[0] in HEADS):
             continue
-        try:
-            query, row, grade = cells[0], cells[-2], float(cells[-1])
-        except (IndexError, ValueError):
-            grade = float("nan")
-        if len(cells) not in (3, 4) or not math.isfinite(grade):
+        told = _judgment(cells)
+        if told is None:
             raise BadInput(f"{path}, line {number}: it is not `query row grade`, nor `query 0 row grade`.")
+        query, row, grade = told
         for name, known, what in ((query, query_at, "queries"), (row, row_at, "corpus")):
             if name not in known:
                 raise BadInput(f"{path}, line {number}: the id {name!r} is not among the {what}. Is it another file's?")
@@ -86,6 +84,15 @@ def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dic
     if not any(grade > 0 for grades in found.values() for grade in grades.values()):
         raise BadInput(f"{path} holds no judgments above 0. Each line is `query row grade`.")
     return found
+
+
+def _judgment(cells: list[str]) -> tuple[str, str, float] | None:
+    """Query, row and grade of a line; None where it is of another form."""
+    try:
+        grade = float(cells[-1])
+    except ValueError:
+        return None
+    return (cells[0], cells[-2], grade) if len(cells) in (3, 4) and math.isfinite(grade) else None
 
 
 def _lines(path: Path) -> list[str]:
