@@ -37,7 +37,7 @@ def charts(told: Mapping[str, Any]) -> list[Chart]:
     drawn: list[tuple[str, str, Callable[..., None], Any]] = [
         (
             "Recall against k",
-            f"{measure.partition('@')[0]}@k of those who could ask; bars are 95 % intervals.",
+            f"{measure.partition('@')[0]}@k by who asks; bars are 95 % intervals.",
             _recall,
             told["conditions"],
         ),
@@ -61,7 +61,7 @@ def charts(told: Mapping[str, Any]) -> list[Chart]:
             told["routing"],
         ),
         (
-            "Both clouds",
+            "Both clouds in two dimensions",
             "Native and adapted vectors on the two leading directions of the native ones.",
             _projection,
             told["projection"],

@@ -47,7 +47,7 @@ def compared(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> dict[
             )
     first, second = ({name: _values(columns) for name, columns in side["per_query"].items()} for side in (a, b))
     figures = [*_means(first, second, seed), *_forecasts(first, second, seed)]
-    return {name: _told(name.partition("/")[2], *found) for name, *found in figures}
+    return {name: _told(name.partition("/")[2], of_a, of_b, away) for name, of_a, of_b, away in figures}
 
 
 def _values(columns: Mapping[str, list[float | None]]) -> dict[str, np.ndarray]:
