@@ -86,7 +86,7 @@ def trial_of_pairs(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Tria
 
 def trial_of_texts(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Trial, list[str]]:
     """Queries and corpus of texts that both encoders embed here."""
-    if not find_space(entry.target, entry.path.parent).local:
+    if not _local(entry.target, entry):
         raise BadInput(f"{entry.target} does not run here to embed the texts; give --pairs with its vectors as y.")
     found = read_texts(paths)
     pairs = Pairs(
@@ -102,15 +102,15 @@ def trial_of_vectors(entry: Entry, queries: Path, corpus: Path, qrels: Path | No
     or the corpus's y. Ids are row numbers where there is no such column. Vectors that are not there are made of the
     texts where the model runs here.
     """
-    notes = []
-    a, b = _side(queries, "x", entry, notes), _side(corpus, "y", entry, notes)
+    a, b = read_side(queries, "x"), read_side(corpus, "y")
     for where, side, column, model in ((queries, a, "x", entry.source), (corpus, b, "y", entry.target)):
-        if side.get(column) is None:
+        if column not in side and not ("text" in side and _local(model, entry)):
             raise BadInput(
                 f"{where} has no column {column}, vectors of {model}, which cannot be made here of its text."
             )
-    ids = [side.get("id") or [str(i) for i in range(len(side[v]))] for side, v in ((a, "x"), (b, "y"))]
+    ids = [side.get("id") or [str(i) for i in range(len(next(iter(side.values()))))] for side in (a, b)]
     relevant = None if qrels is None else read_qrels(qrels, ids[0], ids[1])
+    notes = [*_complete(queries, a, entry), *_complete(corpus, b, entry)]
     return Trial(a["x"], b["y"], a.get("y"), b.get("x"), a.get("text"), b.get("text"), a.get("group"), relevant), notes
 
 
@@ -152,11 +152,17 @@ def _embedded(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
     return encode(list(texts))
 
 
-def _side(path: Path, alone: str, entry: Entry, notes: list[str]) -> dict[str, Any]:
-    """What a file holds, with the vectors that can be made here of its texts."""
-    found = read_side(path, alone)
-    for name, model in (("x", entry.source), ("y", entry.target)):
-        if name not in found and "text" in found and find_space(model, entry.path.parent).local:
-            found[name] = _embedded(model, found["text"], entry)
-            notes.append(f"The column {name} of {path.name} was made here, of its column text.")
-    return found
+def _complete(path: Path, side: dict[str, Any], entry: Entry) -> list[str]:
+    """Add the vectors that can be made here of a side's texts; say which."""
+    made = [
+        (name, model)
+        for name, model in (("x", entry.source), ("y", entry.target))
+        if name not in side and "text" in side and _local(model, entry)
+    ]
+    for name, model in made:
+        side[name] = _embedded(model, side["text"], entry)
+    return [f"The column {name} of {path.name} was made here, of its column text." for name, _ in made]
+
+
+def _local(model: str, entry: Entry) -> bool:
+    return find_space(model, entry.path.parent).local
