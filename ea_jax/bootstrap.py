@@ -1,6 +1,7 @@
 """Intervals of figures over queries, by drawing the queries again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +19,12 @@ class Figure(NamedTuple):
     high: float
 
 
+@lru_cache(maxsize=4)  # most figures of a report are over the same queries
 def draws(n: int, seed: int, times: int = TIMES) -> Int[np.ndarray, "b n"]:
-    """Row numbers of `times` samples of n rows with replacement."""
-    return np.random.default_rng([seed, n]).integers(0, n, (times, n), dtype=np.int32)
+    """Row numbers of `times` samples of n rows with replacement; not to be written to."""
+    drawn = np.random.default_rng([seed, n]).integers(0, n, (times, n), dtype=np.int32)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def mean_of(values: Float[np.ndarray, " n"], seed: int = 0) -> Figure:
@@ -33,8 +37,13 @@ def mean_of(values: Float[np.ndarray, " n"], seed: int = 0) -> Figure:
 
 def statistic_of(statistic: Callable[..., float], *columns: np.ndarray, seed: int = 0) -> Figure:
     """Any statistic of row-aligned columns, with its interval over fewer samples."""
-    drawn = [statistic(*(column[rows] for column in columns)) for rows in draws(len(columns[0]), seed, SLOW_TIMES)]
-    return _figure(statistic(*columns), np.asarray(drawn))
+    return _figure(statistic(*columns), _drawn(statistic, columns, seed))
+
+
+def quantiles_of(values: Float[np.ndarray, " n"], at: Sequence[float], seed: int = 0) -> list[Figure]:
+    """Quantiles of the values, each with its interval."""
+    drawn = np.quantile(values[draws(len(values), seed, SLOW_TIMES)], at, axis=1)
+    return [_figure(value, some) for value, some in zip(np.quantile(values, at), drawn, strict=True)]
 
 
 class Difference(NamedTuple):
@@ -52,9 +61,26 @@ def difference(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], seed: int
     away = away[np.isfinite(away)]
     if not len(away):
         return Difference(*(float("nan"),) * 4)
-    drawn = away[draws(len(away), seed)].mean(axis=1)
-    share = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-    return Difference(*_figure(away.mean(), drawn), float(min(1.0, 2 * (share * TIMES + 1) / (TIMES + 1))))
+    return _difference(away.mean(), away[draws(len(away), seed)].mean(axis=1))
+
+
+def statistic_difference(
+    statistic: Callable[..., float], a: Sequence[np.ndarray], b: Sequence[np.ndarray], seed: int = 0
+) -> Difference:
+    """Paired bootstrap of any statistic of B's columns less that of A's; each draw takes the same queries of both."""
+    drawn = _drawn(statistic, b, seed) - _drawn(statistic, a, seed)
+    return _difference(statistic(*b) - statistic(*a), drawn)
+
+
+def _drawn(statistic: Callable[..., float], columns: Sequence[np.ndarray], seed: int) -> Float[np.ndarray, " b"]:
+    rows = draws(len(columns[0]), seed, SLOW_TIMES)
+    return np.asarray([statistic(*(column[drawn] for column in columns)) for drawn in rows], np.float64)
+
+
+def _difference(value: float, drawn: Float[np.ndarray, " b"]) -> Difference:
+    drawn, times = drawn[np.isfinite(drawn)], len(drawn)
+    share = min(np.mean(drawn <= 0), np.mean(drawn >= 0)) if len(drawn) else np.nan
+    return Difference(*_figure(value, drawn), float(min(1.0, 2 * (share * times + 1) / (times + 1))))
 
 
 def _figure(value: float, drawn: Float[np.ndarray, " b"]) -> Figure:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.metrics import mean_cosine, rank_of, recall_at, top_hit
-from ea_jax.ops import unit
+from ea_jax.metrics import KS, cosines, first_equal, recalls
+from ea_jax.search import search
 
-KS = (1, 5, 10)
 KEEP_SOURCE = "keep_source"
 
 
@@ -40,20 +39,20 @@ def held_out_figures(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d
     Returns:
         By name: `cosine`, the mean cosine to the native query vectors, and `recall@k`, the share of queries whose
         native top hit is among the first k when they rank the native corpus. `keep_source` ranks the corpus of source
-        embeddings by source queries, against the same native truth, and has no cosine.
+        embeddings by source queries, against the same native truth, and has no cosine. Rows of the corpus with equal
+        native vectors count as one. These are the functions of `ea_jax.evaluation`, without its intervals.
     """
-    hit = top_hit(test.y, test.corpus_y)
+    same, native = first_equal(test.corpus_y), search(test.y, test.corpus_y, 1).row[:, 0]
+
+    def told(queries, corpus) -> dict[str, float]:
+        found = recalls(search(queries, corpus, max(KS)).row, native, same)
+        return {name: _mean(values) for name, values in found.items()}
+
     figures = {
-        name: {"cosine": _rounded(mean_cosine(unit(out), test.y)), **_recall(out, test.corpus_y, hit)}
-        for name, out in outputs.items()
+        name: {"cosine": _mean(cosines(out, test.y)), **told(out, test.corpus_y)} for name, out in outputs.items()
     }
-    return figures | {KEEP_SOURCE: _recall(test.x, test.corpus_x, hit)}
+    return figures | {KEEP_SOURCE: told(test.x, test.corpus_x)}
 
 
-def _recall(queries, corpus, hit) -> dict[str, float]:
-    rank = rank_of(queries, corpus, hit)
-    return {f"recall@{k}": _rounded(recall_at(rank, k)) for k in KS}
-
-
-def _rounded(value) -> float:
-    return round(float(value), 4)
+def _mean(values: Float[np.ndarray, " n"]) -> float:
+    return round(float(values.mean()), 4)

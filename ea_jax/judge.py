@@ -1,7 +1,7 @@
 """From files to a report: read, embed where needed, check, evaluate."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import Report, Trial, evaluate
 from ea_jax.evaluation.evaluate import Protocol
-from ea_jax.evaluation.trial import check_vectors, read_qrels
-from ea_jax.loading import load, load_encoder, load_quality, source_encoder
+from ea_jax.evaluation.files import read_qrels, read_side
+from ea_jax.evaluation.trial import check_vectors
+from ea_jax.loading import check_provenance, load, load_encoder, load_quality, source_encoder
 from ea_jax.registry import Entry, find_space
 from ea_jax.tables import Pairs, read_pairs
 from ea_jax.texts import read_texts
-from ea_jax.vectors import read_vectors
+from ea_jax.vectors import encoder_facts
 
 ASK, MOST = 5, 2000  # where no column says who asks: one row in five, and 2,000 at the most
 
@@ -34,6 +35,46 @@ def judge(entry: Entry, trial: Trial, *, protocol: Protocol, seed: int, notes: S
     return evaluate(store, trial, query=query, quality=quality, protocol=protocol, seed=seed, notes=notes)
 
 
+@dataclass(frozen=True)
+class Given:
+    """Files that a trial is made of: pairs, texts, or queries with their corpus, and judgments where there are any."""
+
+    pairs: Sequence[Path] = ()
+    texts: Sequence[Path] = ()
+    queries: Path | None = None
+    corpus: Path | None = None
+    qrels: Path | None = None
+    assume_source: bool = False  # whatever a file says of the encoder of its vectors
+
+    def __post_init__(self) -> None:
+        ways = [bool(self.pairs), bool(self.texts), self.queries is not None and self.corpus is not None]
+        if sum(ways) != 1 or (self.queries is None) != (self.corpus is None):
+            raise BadInput("Give one of --pairs, --texts, or both --queries and --corpus.")
+        if self.qrels is not None and self.queries is None:
+            raise BadInput("--qrels goes with --queries and --corpus, whose ids it names.")
+
+
+def judged(entry: Entry, given: Given, *, protocol: Protocol, seed: int) -> Report:
+    """Read the files, make a trial of them, and evaluate an entry on it.
+
+    Raises:
+        BadInput: The files are not what they should be; the message says which, where, and what to do.
+    """
+    for path in filter(None, (*given.pairs, given.queries, given.corpus)):
+        if path.is_file() and (facts := encoder_facts(path)):
+            check_provenance(entry, facts, str(path), given.assume_source)
+    if given.queries is not None and given.corpus is not None:
+        trial, notes = trial_of_vectors(entry, given.queries, given.corpus, given.qrels)
+        if protocol == "qa" and given.qrels is None:
+            trial = answered_in_order(trial)
+            notes = [*notes, "There are no judgments: corpus row i is taken for the answer of query i."]
+    elif given.texts:
+        trial, notes = trial_of_texts(entry, given.texts, seed)
+    else:
+        trial, notes = trial_of_pairs(entry, given.pairs, seed)
+    return judge(entry, trial, protocol=protocol, seed=seed, notes=notes)
+
+
 def trial_of_pairs(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Trial, list[str]]:
     """Queries and corpus of pairs: by the column `query`, or drawn. Texts without x are embedded."""
     pairs, notes = read_pairs(paths), []
@@ -45,7 +86,7 @@ def trial_of_pairs(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Tria
 
 def trial_of_texts(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Trial, list[str]]:
     """Queries and corpus of texts that both encoders embed here."""
-    if not find_space(entry.target, entry.path.parent).local:
+    if not _local(entry.target, entry):
         raise BadInput(f"{entry.target} does not run here to embed the texts; give --pairs with its vectors as y.")
     found = read_texts(paths)
     pairs = Pairs(
@@ -54,20 +95,22 @@ def trial_of_texts(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Tria
     return _split(pairs, seed, [f"{found.duplicates:,} repeated texts were left out."] if found.duplicates else [])
 
 
-def trial_of_vectors(queries: Path, corpus: Path, qrels: Path | None) -> tuple[Trial, list[str]]:
-    """A trial of two files of vectors; without judgments for `qa`, query i is answered by corpus row i.
+def trial_of_vectors(entry: Entry, queries: Path, corpus: Path, qrels: Path | None) -> tuple[Trial, list[str]]:
+    """A trial of two files, of queries and of a corpus.
 
     In parquet the columns are x, y, text, group and id, as far as they are there; a `.npy` file holds the queries' x,
-    or the corpus's y. Ids are row numbers where there is no such column.
+    or the corpus's y. Ids are row numbers where there is no such column. Vectors that are not there are made of the
+    texts where the model runs here.
     """
-    a, b = _columns(queries, "x"), _columns(corpus, "y")
-    if a.get("x") is None or b.get("y") is None:
-        lacks, column = (queries, "x") if a.get("x") is None else (corpus, "y")
-        raise BadInput(f"{lacks} has no column {column}; queries need source vectors x, the corpus native vectors y.")
-    relevant, notes = None, []
-    ids = [side.get("id") or [str(i) for i in range(len(side[v]))] for side, v in ((a, "x"), (b, "y"))]
-    if qrels is not None:
-        relevant = read_qrels(qrels, ids[0], ids[1])
+    a, b = read_side(queries, "x"), read_side(corpus, "y")
+    for where, side, column, model in ((queries, a, "x", entry.source), (corpus, b, "y", entry.target)):
+        if column not in side and not ("text" in side and _local(model, entry)):
+            raise BadInput(
+                f"{where} has no column {column}, vectors of {model}, which cannot be made here of its text."
+            )
+    ids = [side.get("id") or [str(i) for i in range(len(next(iter(side.values()))))] for side in (a, b)]
+    relevant = None if qrels is None else read_qrels(qrels, ids[0], ids[1])
+    notes = [*_complete(queries, a, entry), *_complete(corpus, b, entry)]
     return Trial(a["x"], b["y"], a.get("y"), b.get("x"), a.get("text"), b.get("text"), a.get("group"), relevant), notes
 
 
@@ -107,15 +150,17 @@ def _embedded(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
     return encode(list(texts))
 
 
-def _columns(path: Path, alone: str) -> dict[str, Any]:
-    if path.suffix == ".npy":
-        return {alone: read_vectors(path)}
-    from pyarrow import parquet
+def _complete(path: Path, side: dict[str, Any], entry: Entry) -> list[str]:
+    """Add the vectors that can be made here of a side's texts; say which."""
+    made = [
+        (name, model)
+        for name, model in (("x", entry.source), ("y", entry.target))
+        if name not in side and "text" in side and _local(model, entry)
+    ]
+    for name, model in made:
+        side[name] = _embedded(model, side["text"], entry)
+    return [f"The column {name} of {path.name} was made here, of its column text." for name, _ in made]
 
-    if not path.is_file() or path.suffix != ".parquet":
-        raise BadInput(f"{path} is no file of vectors: .npy or .parquet is.")
-    names = parquet.read_schema(path).names
-    found: dict[str, Any] = {name: read_vectors(path, name) for name in ("x", "y") if name in names}
-    plain = [name for name in ("text", "group", "id") if name in names]
-    table = parquet.read_table(path, columns=plain)
-    return found | {name: [str(value) for value in table.column(name).to_pylist()] for name in plain}
+
+def _local(model: str, entry: Entry) -> bool:
+    return find_space(model, entry.path.parent).local

@@ -1,21 +1,25 @@
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 from ea_jax.bootstrap import difference, mean_of
+from ea_jax.entries import ROWS, metrics_table
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import Trial, evaluate
 from ea_jax.evaluation.compare import compared
 from ea_jax.evaluation.confidence import auroc, spearman
+from ea_jax.evaluation.files import read_qrels
 from ea_jax.evaluation.ranking import correlations, judged
-from ea_jax.evaluation.trial import read_qrels
+from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.loading import load_quality
-from ea_jax.metrics import search
+from ea_jax.search import search
 from tests.conftest import toy_pairs, unit_rows
 
 NASTY = '<script>alert("x")</script> & $a_b$'
@@ -51,9 +55,34 @@ def test_recall_and_overlap_agree_with_full_sorts_in_double_precision(report, ad
 
 
 def test_every_figure_lies_in_its_interval(report):
-    for figures in report.conditions.values():
-        for value, low, high in figures.values():
-            assert low - 1e-9 <= value <= high + 1e-9
+    figures = list(figures_in(report.as_dict()))
+    assert len(figures) > 150
+    for path, (value, low, high) in figures:
+        assert (value, low, high) == (None,) * 3 or low - 1e-9 <= value <= high + 1e-9 or "ece" in path
+
+
+def figures_in(told, path=""):
+    """Every figure of plain values, with where it is. Calibration errors of draws are larger than that of the whole."""
+    if isinstance(told, dict) and told.keys() == {"value", "low", "high"}:
+        yield path, tuple(told.values())
+    elif isinstance(told, dict | list):
+        for key, part in told.items() if isinstance(told, dict) else enumerate(told):
+            yield from figures_in(part, f"{path}/{key}")
+
+
+def test_no_number_of_a_report_is_without_its_interval(report):
+    """But for those that say where an interval is, how many queries it is over, or what is drawn."""
+    facts = "confidence|said|kept|queries|corpus|equal_rows|seed|row|counts|edges|native|adapted|explained"
+    lone = re.compile(rf"({facts})(/\d+)*$|^/per_query/")
+
+    def numbers(told, path=""):
+        if isinstance(told, dict) and told.keys() != {"value", "low", "high"}:
+            return [n for key, part in told.items() for n in numbers(part, f"{path}/{key}")]
+        if isinstance(told, list):
+            return [n for i, part in enumerate(told) for n in numbers(part, f"{path}/{i}")]
+        return [path] if isinstance(told, int | float) and not isinstance(told, bool) else []
+
+    assert [path for path in numbers(report.as_dict()) if not lone.search(path)] == []
 
 
 def test_figures_with_judgments_agree_with_trec_eval():
@@ -159,13 +188,65 @@ def test_answers_are_judged_filtered_and_unfiltered_side_by_side(adapt, trial, t
     qa = replace(trial, relevant={i: {i: 1.0} for i in range(60)})
     report = evaluate(adapt, qa, quality=quality, protocol="qa")
     everything = report.thresholds[0]
-    assert everything["kept"] == 1
-    assert everything["recall@10"]["adapter"] == report.conditions["adapter"]["found@10"]
+    assert everything["kept"].value == 1
+    for k in (1, 5, 10):
+        assert everything["figures"]["adapter"][f"found@{k}"] == report.conditions["adapter"][f"found@{k}"]
+    ours, theirs = (report.conditions[name]["found@10"].value for name in ("adapter", "native"))
+    assert everything["of_native"].value == pytest.approx(ours / theirs)
     said = np.asarray(quality(quality.params, trial.x).confidence)
+    found = np.asarray(report.per_query["adapter"]["found@10"])
     for row in report.thresholds:
         assert row["queries"] == (said >= row["confidence"]).sum()
+        if row["queries"]:
+            wanted = found[said >= row["confidence"]].mean()
+            assert row["figures"]["adapter"]["found@10"].value == pytest.approx(wanted)
     with pytest.raises(BadInput, match="The protocol qa needs judgments"):
         evaluate(adapt, trial, protocol="qa")
+
+
+def test_nothing_routes_better_than_the_oracle_nor_worse_on_average_than_at_random(report):
+    found = np.asarray(report.per_query["adapter"]["recall@10"])
+    for point in report.routing:
+        kept = round(point["kept"] * 60)
+        best = 1 - max(0, kept - found.sum()) / 60  # native queries find all, so misses are kept last
+        assert point["oracle"].value == pytest.approx(best)
+        assert point["random"].value == pytest.approx(point["kept"] * found.mean() + 1 - point["kept"])
+        assert point["recall@10"].value <= point["oracle"].value + 1e-9
+        assert point["random"].low <= point["random"].value <= point["random"].high
+    ends = [report.routing[i] for i in (0, -1)]
+    assert [end["recall@10"].value for end in ends] == pytest.approx([1, found.mean()])
+
+
+def test_the_figures_of_the_confidence_agree_with_their_definitions(report, trial):
+    from sklearn.metrics import roc_auc_score
+
+    said, came, forecast, lower = (
+        np.asarray(report.per_query["forecast"][name])
+        for name in ("confidence", "found", "expected_cosine", "expected_cosine_lower")
+    )
+    cosine = np.asarray(report.per_query["vectors"]["cosine"])
+    bins = np.array_split(np.argsort(said, kind="stable"), 10)
+    told = report.confidence
+    assert told["ece"].value == pytest.approx(sum(abs(said[b].mean() - came[b].mean()) * len(b) for b in bins) / 60)
+    assert told["coverage"].value == pytest.approx((cosine >= lower).mean())
+    worst = cosine <= np.quantile(cosine, 0.1)
+    assert told["auroc_worst_tenth"].value == pytest.approx(roc_auc_score(worst, -forecast))
+    kept = np.argsort(-said, kind="stable")
+    assert told["aurc"].value == pytest.approx(np.mean([1 - came[kept[:n]].mean() for n in range(1, 61)]))
+    for q, figure in report.cosine["quantiles"].items():
+        assert figure.value == pytest.approx(np.quantile(cosine, float(q)))
+
+
+def test_a_card_and_a_readme_table_show_the_figures_of_evaluate(report, adapt, trial):
+    test = HeldOut(trial.x, trial.y, trial.corpus_x, trial.corpus_y)
+    out = np.asarray(adapt(adapt.params, trial.x))
+    figures = held_out_figures(test, {"store": out, "query": out})
+    for row, condition in {"query": "adapter", "keep_source": "keep_source"}.items():
+        for k in (1, 5, 10):
+            assert figures[row][f"recall@{k}"] == round(report.conditions[condition][f"recall@{k}"].value, 4)
+    assert figures["store"]["cosine"] == round(report.cosine["mean"].value, 4)
+    shown = " / ".join(f"{report.conditions['adapter'][f'recall@{k}'].value:.3f}" for k in (1, 5, 10))
+    assert f"| {report.cosine['mean'].value:.3f} | {shown} |" in metrics_table({"mine": figures}, ROWS)
 
 
 def test_the_table_is_printed_and_a_report_compares_with_itself(report):
@@ -173,9 +254,22 @@ def test_the_table_is_printed_and_a_report_compares_with_itself(report):
     console.print(report.table())
     assert report.verdict in " ".join(console.export_text().split())
     told = json.loads(report.to_json())
-    assert all(d["value"] == 0 and d["verdict"] == "no clear difference" for d in compared(told, told).values())
+    same = compared(told, told)
+    assert {"adapter/recall@10", "adapter_store/recall@1", "vectors/cosine", "confidence/ece"} <= same.keys()
+    assert all(d["value"] == 0 and d["verdict"] == "no clear difference" for d in same.values())
     with pytest.raises(BadInput, match="differ in their data"):
-        compared(told, told | {"data": {}})
+        compared(told, told | {"data": told["data"] | {"digest": "of other vectors"}})
+
+
+def test_a_comparison_sees_which_of_two_adapters_is_better(report, adapt, trial, toy_root):
+    worse = replace(adapt, params=jax.tree.map(lambda a: a + 0.2 * a.std(), adapt.params))
+    quality = load_quality("toy-a", "toy-b", root=toy_root)
+    told = compared(report.as_dict(), evaluate(worse, trial, quality=quality).as_dict())
+    cosine = told["vectors/cosine"]
+    assert cosine["verdict"] == "A is better"
+    assert cosine["value"] == pytest.approx(cosine["b"] - cosine["a"])
+    assert cosine["low"] <= cosine["value"] <= cosine["high"] < 0
+    assert told["confidence/coverage"]["verdict"] == "A is larger"
 
 
 def figure(told, path: str):
@@ -184,44 +278,77 @@ def figure(told, path: str):
     return told
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_in_a_browser_shows_the_figures_of_its_json(report, tmp_path, scheme):
+CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/google-chrome") if Path(p).exists()), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]  # a browser that keeps to the page
+
+
+@pytest.fixture(scope="module")
+def browser():
     pytest.importorskip("matplotlib")
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next((p for p in ("/usr/bin/chromium", "/usr/bin/google-chrome") if Path(p).exists()), None)
-    if chromium is None:
+    if CHROMIUM is None:
         pytest.skip("no Chromium is on this machine: apt-get install chromium")
-    report.save_html(tmp_path / "r.html")
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "r.html").as_uri())
-        told = json.loads(page.inner_text("#report") or page.text_content("#report"))
-        cells = page.eval_on_selector_all("[data-figure]", "all => all.map(e => [e.dataset.figure, e.innerText])")
-        assert page.inner_text("#verdict") == report.verdict
-        assert page.locator("figure svg").count() == 6
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        contrast = page.evaluate(CONTRAST)
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def html(report, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "r.html"
+    report.save_html(file)
+    return file
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_browser_shows_the_figures_of_its_json(report, browser, html, scheme, width):
+    page = browser.new_page(viewport={"width": width, "height": 740}, color_scheme=scheme)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(html.as_uri())
+    told = json.loads(page.text_content("#report"))
+    cells = page.eval_on_selector_all("[data-figure]", "all => all.map(e => [e.dataset.figure, e.innerText])")
+    assert page.inner_text("#verdict") == report.verdict
+    assert page.locator("figure svg").count() == 6
+    assert page.locator("details .sides > div").count() == 16  # native and adapted, of eight queries
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.querySelectorAll('svg text')].every(e => e.getBoundingClientRect().height > 10)")
+    texts, shapes = page.evaluate(CONTRAST)
+    page.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert told == json.loads(report.to_json())
-    assert len(cells) > 50
+    assert told == {k: v for k, v in json.loads(report.to_json()).items() if k != "per_query"}
+    assert len(cells) > 100
     for path, text in cells:
-        value = figure(told, path)["value"]
-        assert text.split(" ")[0] == ("" if value is None else f"{value:.3f}")
-    assert min(contrast) >= 4.5  # WCAG AA
+        value, low, high = figure(told, path).values()
+        assert text.split() == ([] if value is None else f"{value:.3f} ({low:.3f}, {high:.3f})".split())
+    assert len(texts) > 200
+    assert min(texts) >= 4.5  # WCAG AA
+    assert len(shapes) > 100
+    assert min(shapes) >= 3  # WCAG AA, what is not text
 
 
 CONTRAST = """() => {
-  const light = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(n => n / 255)
+  for (const e of document.querySelectorAll('details')) e.open = true
+  const parts = c => { const v = c.match(/[\\d.]+/g).map(Number); return v.length > 3 ? v : [...v.slice(0, 3), 1] }
+  const light = c => { const v = c.slice(0, 3).map(n => n / 255)
     .map(n => n <= .03928 ? n / 12.92 : ((n + .055) / 1.055) ** 2.4); return .2126*v[0] + .7152*v[1] + .0722*v[2] }
-  const ratio = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05)
-  const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor
-    if (!/, 0\\)|transparent/.test(c)) return light(c) } return 1 }
-  return [...document.querySelectorAll('h1,h2,p,li,td,th,summary,mark,figcaption,svg text')].map(e => {
-    const s = getComputedStyle(e); return ratio(light(e.closest('svg') ? s.fill : s.color), behind(e)) }) }"""
+  const over = (c, alpha, under) => c.slice(0, 3).map((n, i) => n * alpha + under[i] * (1 - alpha))
+  const ratio = (a, b) => { [a, b] = [light(a), light(b)]; return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) }
+  const behind = e => { for (; e; e = e.parentElement) { const c = parts(getComputedStyle(e).backgroundColor)
+    if (c[3] > 0) return c } return [255, 255, 255, 1] }
+  const texts = [...document.querySelectorAll('h1,h2,p,li,td,th,b,small,summary,mark,figcaption,.tiles span,svg text')]
+    .map(e => { const s = getComputedStyle(e); return ratio(parts(e.closest('svg') ? s.fill : s.color), behind(e)) })
+  const seen = e => { const s = getComputedStyle(e), under = behind(e.closest('figure'))
+    return Math.max(0, ...[[s.fill, s.fillOpacity], [s.stroke, s.strokeOpacity]].filter(([c]) => c !== 'none')
+      .map(([c, alpha]) => ratio(over(parts(c), parts(c)[3] * alpha * s.opacity, under), under))) }
+  const drawn = e => !e.closest('defs,clipPath') && (e.tagName !== 'path' || e.getTotalLength() > 0)
+  const band = e => e.closest('[id$="band"]')  // its edges are drawn, too
+  const shapes = [...document.querySelectorAll('svg path, svg use, svg rect, svg line')]
+    .filter(e => drawn(e) && !band(e) && getComputedStyle(e).opacity > 0).map(seen).filter(r => r > 0)
+  return [texts, shapes] }"""

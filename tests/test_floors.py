@@ -38,6 +38,7 @@ FLOORS = [
         "parts",
         "registry",
         "resume",
+        "search",
         "vectors",
     ],
     ["draws", "encoders", "indexes", "models", "provider", "public", "quality_store", "solve"],

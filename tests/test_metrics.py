@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from ea_jax import metrics
-from ea_jax.errors import BadInput
 from tests.conftest import unit_rows
 
 
@@ -28,10 +27,24 @@ def test_a_tie_goes_to_the_earlier_row():
     assert metrics.rank_of(query, corpus, np.asarray([2]))[0] == 3
 
 
-def test_recall_and_reciprocal_rank_by_hand():
+def test_recall_counts_the_native_hit_and_rows_that_equal_it():
+    rows = np.asarray([[7, *range(10, 19)], [10, 8, *range(11, 19)], [*range(10, 20)]])
+    same = np.arange(20)
+    same[8] = 3
+    found = metrics.recalls(rows, np.asarray([7, 3, 3]), same)
+    assert [found[f"recall@{k}"].tolist() for k in (1, 5, 10)] == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
+
+
+def test_cosines_are_those_of_scikit_learn_at_any_length(rows):
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    a, b = (side[:300] * 3 for side in rows)
+    np.testing.assert_allclose(metrics.cosines(a, b), np.diag(cosine_similarity(a.astype(float), b)), atol=1e-6)
+    assert metrics.cosines(np.zeros((1, 2)), np.ones((1, 2))).tolist() == [0]
+
+
+def test_the_reciprocal_rank_by_hand():
     rank = np.asarray([1, 2, 5, 11])
-    assert metrics.recall_at(rank, 1) == pytest.approx(1 / 4)
-    assert metrics.recall_at(rank, 5) == pytest.approx(3 / 4)
     assert metrics.reciprocal_rank(rank) == pytest.approx(np.mean([1, 1 / 2, 1 / 5, 1 / 11]), rel=1e-6)
 
 
@@ -67,34 +80,6 @@ def test_rows_that_occur_equally_often_have_no_skew():
     np.testing.assert_array_equal(counts, [3, 3, 0, 0])  # earlier rows win ties
     assert metrics.skewness(counts) == 0
     assert metrics.skewness(np.full(4, 7)) == 0
-
-
-@pytest.mark.parametrize("k", [1, 10, 70])
-def test_search_in_blocks_agrees_with_a_full_sort(rows, k, monkeypatch):
-    monkeypatch.setattr(metrics, "ASKED", 128)
-    monkeypatch.setattr(metrics, "SEARCHED", 192)
-    queries, corpus = rows
-    scores = queries.astype(np.float64) @ corpus.T
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    found = metrics.search(queries, corpus, k)
-    np.testing.assert_array_equal(found.row, order)
-    np.testing.assert_allclose(found.score, np.take_along_axis(scores, order, axis=1), atol=1e-6)
-
-
-def test_search_gives_ties_in_row_order_across_groups_and_blocks(monkeypatch):
-    monkeypatch.setattr(metrics, "SEARCHED", 128)
-    corpus = np.zeros((500, 2), np.float32)
-    corpus[[3, 70, 200, 201, 499]] = 1
-    found = metrics.search(np.ones((3, 2), np.float32), corpus, 7)
-    np.testing.assert_array_equal(found.row, [[3, 70, 200, 201, 499, 0, 1]] * 3)
-
-
-def test_search_refuses_a_corpus_smaller_than_k_and_another_width(rows):
-    queries, corpus = rows
-    with pytest.raises(BadInput, match="k is 10, but the corpus has 4 rows"):
-        metrics.search(queries, corpus[:4], 10)
-    with pytest.raises(BadInput, match="width 6 and the corpus 5"):
-        metrics.search(queries, corpus[:, :5], 1)
 
 
 def test_equal_rows_are_known_by_the_first_of_them():

@@ -4,11 +4,22 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ea_jax.errors import BadInput
+
+Pairs = Annotated[list[Path] | None, typer.Option("--pairs", help="Pairs: y, and x or text; group, query.")]
+Texts = Annotated[list[Path] | None, typer.Option("--texts", help="Texts, where both models run here.")]
+Queries = Annotated[Path | None, typer.Option("--queries", help="Of queries: x or text, y, group, id.")]
+Corpus = Annotated[Path | None, typer.Option("--corpus", help="Of the corpus: y or text, x, id.")]
+Qrels = Annotated[Path | None, typer.Option("--qrels", help="Judgments of ids: query, row, grade.")]
+AssumeSource = Annotated[
+    bool, typer.Option("--assume-source", help="Take x for the source model's vectors, whatever a file says.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of all sampling.")]
 
 
 class ProtocolName(StrEnum):
@@ -18,21 +29,25 @@ class ProtocolName(StrEnum):
     qa = "qa"
 
 
+Protocol = Annotated[
+    ProtocolName, typer.Option("--protocol", help="agreement with the target model, or answers found.")
+]
+
+
 def evaluate(
     source: Annotated[str, typer.Option(help="Model that made the column x, or that embeds the texts.")],
     target: Annotated[str, typer.Option(help="Model of the column y.")],
-    pairs: Annotated[list[Path] | None, typer.Option(help="Pairs: y, and x or text; group, query.")] = None,
-    texts: Annotated[list[Path] | None, typer.Option(help="Texts, where both models run here.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="Vectors of queries: x, y, text, group, id.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Vectors of the corpus: y, x, text, id.")] = None,
-    qrels: Annotated[Path | None, typer.Option(help="Judgments: query, row, grade.")] = None,
+    pairs: Pairs = None,
+    texts: Texts = None,
+    queries: Queries = None,
+    corpus: Corpus = None,
+    qrels: Qrels = None,
     flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
-    protocol: Annotated[ProtocolName, typer.Option(help="agreement with the target model, or answers found.")] = (
-        ProtocolName.agreement
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    protocol: Protocol = ProtocolName.agreement,
+    assume_source: AssumeSource = False,
+    as_json: AsJson = False,
     report: Annotated[Path | None, typer.Option(help="Write a page with charts, too.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Judge an adapter on your own data, beside keeping the source model, with intervals.
 
@@ -41,25 +56,17 @@ def evaluate(
 
     Example: ea-jax eval --source minilm --target oai-3-small --pairs pairs.parquet --report report.html
     """
-    from ea_jax.registry import find_entry
-
-    given = [bool(pairs), bool(texts), queries is not None and corpus is not None]
-    if sum(given) != 1:
-        raise typer.BadParameter("give one of --pairs, --texts, or --queries with --corpus.")
-    if qrels is not None and not given[2]:
-        raise typer.BadParameter("--qrels goes with --queries and --corpus.")
-    entry = find_entry(source, target, flavor)
     from ea_jax.cli.device import start_jax
+    from ea_jax.routes import hop_entries
 
+    (entry,) = hop_entries([source, target], flavor)
+    if report is not None and not report.absolute().parent.is_dir():
+        raise BadInput(f"{report.parent} is not a folder, so the report cannot be written there. Make it first.")
     start_jax()
-    from ea_jax.judge import answered_in_order, judge, trial_of_pairs, trial_of_texts, trial_of_vectors
+    from ea_jax.judge import Given, judged
 
-    if queries is not None and corpus is not None:
-        trial, notes = trial_of_vectors(queries, corpus, qrels)
-        trial = trial if qrels or protocol == ProtocolName.agreement else answered_in_order(trial)
-    else:
-        trial, notes = trial_of_texts(entry, texts, seed) if texts else trial_of_pairs(entry, pairs or [], seed)
-    made = judge(entry, trial, protocol=protocol.value, seed=seed, notes=notes)
+    given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
+    made = judged(entry, given, protocol=protocol.value, seed=seed)
     if report is not None:
         made.save_html(report)
         print(f"ea-jax: {report} written", file=sys.stderr)
@@ -74,37 +81,54 @@ def evaluate(
 def compare(
     a: Annotated[str, typer.Argument(help="A name, as `ea-jax list` shows it; or JSON that `eval --json` printed.")],
     b: Annotated[str, typer.Argument(help="Likewise, over the same queries.")],
-    pairs: Annotated[list[Path] | None, typer.Option(help="Pairs to judge named adapters on.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    pairs: Pairs = None,
+    texts: Texts = None,
+    queries: Queries = None,
+    corpus: Corpus = None,
+    qrels: Qrels = None,
+    protocol: Protocol = ProtocolName.agreement,
+    assume_source: AssumeSource = False,
+    as_json: AsJson = False,
+    seed: Seed = 0,
 ) -> None:
     """Is B better than A, over the same queries? A paired bootstrap says by how much, and how surely.
+
+    Named adapters are judged on files, which are those of `ea-jax eval`. Each figure has its own p value, for which it
+    does not count how many figures there are.
 
     Example: ea-jax compare minilm--oai-3-small--small minilm--oai-3-small--large --pairs pairs.parquet
     """
     from ea_jax.evaluation.compare import compared, read_report
+    from ea_jax.evaluation.report import plain
 
     if Path(a).suffix == Path(b).suffix == ".json":
         told = compared(read_report(Path(a)), read_report(Path(b)), seed)
-    elif not pairs:
-        raise BadInput("Named adapters are compared on --pairs; reports have to be .json files, both of them.")
+    elif not (pairs or texts or queries or corpus):
+        raise BadInput(
+            "Named adapters are compared on --pairs, --texts, or --queries and --corpus; reports have to be .json "
+            "files, both of them."
+        )
     else:
         from ea_jax.cli.device import start_jax
-        from ea_jax.registry import entry_named
+        from ea_jax.remotes import entry_called
 
+        entries = [entry_called(name) for name in (a, b)]
         start_jax()
-        from ea_jax.judge import judge, trial_of_pairs
+        from ea_jax.judge import Given, judged
 
-        def judged_by(name: str):
-            entry = entry_named(name)
-            trial, notes = trial_of_pairs(entry, pairs, seed)
-            return judge(entry, trial, protocol="agreement", seed=seed, notes=notes).as_dict()
-
-        told = compared(judged_by(a), judged_by(b), seed)
+        given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
+        first, second = (judged(e, given, protocol=protocol.value, seed=seed).as_dict() for e in entries)
+        told = compared(first, second, seed)
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps(plain(told), allow_nan=False))
         return
     from rich.console import Console
+
+    Console().print(_differences(told))
+
+
+def _differences(told: dict[str, Any]) -> Any:
+    """The comparison as a table for a rich console."""
     from rich.table import Table
 
     table = Table("figure", "A", "B", "B - A", "95 % interval", "p", "verdict")
@@ -112,7 +136,7 @@ def compare(
         interval = f"{d['low']:+.4f} to {d['high']:+.4f}"
         cells = (f"{d['a']:.4f}", f"{d['b']:.4f}", f"{d['value']:+.4f}", interval, f"{d['p_value']:.3f}", d["verdict"])
         table.add_row(name, *cells)
-    Console().print(table)
+    return table
 
 
 COMMANDS = {evaluate: "eval", compare: "compare"}

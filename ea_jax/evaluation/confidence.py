@@ -1,13 +1,15 @@
 """Is the confidence a good forecast of what is found?"""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from ea_jax.bootstrap import mean_of, statistic_of
-from ea_jax.evaluation.ranking import correlations
+from ea_jax.bootstrap import Figure, mean_of, statistic_of
+from ea_jax.evaluation.ranking import Values, correlations
+from ea_jax.metrics import KS
 from ea_jax.quality import Scores
 
 BINS, WORST = 10, 0.1
@@ -39,23 +41,44 @@ def risk_area(score: Column, good: Column) -> float:
     return float(np.mean(missed / np.arange(1, len(good) + 1)))
 
 
-def confidence_figures(scores: Scores, found: Column, cosine: Column | None, seed: int) -> dict[str, Any]:
-    """Figures of the quality part, with intervals. Those of the cosine need native vectors, and a forecast of it."""
-    said = np.asarray(scores.confidence, np.float64)
-    there = np.isfinite(found)
-    said_there, found_there = said[there], found[there]
-    told: dict[str, Any] = {
-        "ece": statistic_of(calibration_error, said_there, found_there, seed=seed),
-        "aurc": statistic_of(risk_area, said_there, found_there, seed=seed),
-    }
-    forecast = np.asarray(scores.expected_cosine, np.float64)
-    if cosine is not None and np.isfinite(forecast).all():
-        worst = (cosine <= np.quantile(cosine, WORST)).astype(float)
-        lower = np.asarray(scores.expected_cosine_lower)
-        told["spearman"] = statistic_of(spearman, forecast, cosine, seed=seed)
-        told["auroc_worst_tenth"] = statistic_of(auroc, -forecast, worst, seed=seed)
-        told["coverage"] = mean_of((cosine >= lower).astype(float), seed)
-    return told
+def worst_auroc(forecast: Column, cosine: Column) -> float:
+    """How surely a low forecast finds the worst tenth of cosines (AUROC)."""
+    return auroc(-forecast, (cosine <= np.quantile(cosine, WORST)).astype(float))
+
+
+def coverage(lower: Column, cosine: Column) -> float:
+    """Share of cosines above what was said to be exceeded; it ought to be .9."""
+    return float((cosine >= lower).mean())
+
+
+STATISTICS: dict[str, tuple[Callable[[Column, Column], float], tuple[str, str]]] = {
+    "ece": (calibration_error, ("confidence", "found")),
+    "aurc": (risk_area, ("confidence", "found")),
+    "spearman": (spearman, ("expected_cosine", "cosine")),
+    "auroc_worst_tenth": (worst_auroc, ("expected_cosine", "cosine")),
+    "coverage": (coverage, ("expected_cosine_lower", "cosine")),
+}
+
+
+def forecasts(scores: Scores, found: Column, cosine: Column | None) -> dict[str, Column]:
+    """What was said of each query, and what came; nan where an adapter forecasts no cosine, or there are no answers."""
+    told = {name: np.asarray(getattr(scores, name), np.float64) for name, _ in (s[1] for s in STATISTICS.values())}
+    return told | {"found": found} | ({} if cosine is None else {"cosine": cosine})
+
+
+def columns_of(statistic: str, told: Mapping[str, Column]) -> tuple[Column, Column] | None:
+    """What a statistic is of, over the queries that have both sides; None where none has."""
+    said, came = (told.get(name) for name in STATISTICS[statistic][1])
+    if said is None or came is None:
+        return None
+    there = np.isfinite(said) & np.isfinite(came)
+    return (said[there], came[there]) if there.any() else None
+
+
+def confidence_figures(told: Mapping[str, Column], seed: int) -> dict[str, Figure]:
+    """Figures of the quality part that there are forecasts for."""
+    columns = {name: columns_of(name, told) for name in STATISTICS}
+    return {name: statistic_of(STATISTICS[name][0], *c, seed=seed) for name, c in columns.items() if c is not None}
 
 
 def reliability(said: Column, found: Column, seed: int) -> list[dict[str, Any]]:
@@ -68,27 +91,48 @@ def reliability(said: Column, found: Column, seed: int) -> list[dict[str, Any]]:
 
 
 def routing(said: Column, found: Column, native: Column, seed: int) -> list[dict[str, Any]]:
-    """Recall by the share kept with the adapter; the others, the least confident, are asked natively."""
+    """Recall by the share kept with the adapter; the others are asked natively.
+
+    Kept are those of most confidence (`recall@10`), any (`random`, its expectation), or those that lose least, as if it
+    were known (`oracle`): nothing that orders queries does better.
+    """
     there = np.isfinite(found)
     said, found, native = said[there], found[there], native[there]
-    order, points = np.argsort(-said, kind="stable"), []
+    orders = {"recall@10": np.argsort(-said, kind="stable"), "oracle": np.argsort(native - found, kind="stable")}
+    points = []
     for share in SHARES:
-        kept = np.zeros(len(said), bool)
-        kept[order[: round(share * len(said))]] = True
-        random = share * found.mean() + (1 - share) * native.mean()
-        blended = mean_of(np.where(kept, found, native), seed)
-        points.append({"kept": share, "recall@10": blended, "random": float(random)})
+        told = {"kept": share, "random": mean_of(share * found + (1 - share) * native, seed)}
+        for name, order in orders.items():
+            kept = np.isin(np.arange(len(said)), order[: round(share * len(said))])
+            told[name] = mean_of(np.where(kept, found, native), seed)
+        points.append(told)
     return points
 
 
-def threshold_table(said: Column, columns: dict[str, Column], seed: int) -> list[dict[str, Any]]:
-    """Recall of each condition over the queries at or above a confidence; the first row is unfiltered."""
+def threshold_table(said: Column, conditions: Mapping[str, Values], kind: str, seed: int) -> list[dict[str, Any]]:
+    """What each condition finds of the queries at or above a confidence; the first row is unfiltered.
+
+    `of_native` is the share of what native queries find that the adapter finds too, a ratio of means.
+    """
     rows = []
     for least in THRESHOLDS:
         kept = said >= least
-        found = {name: mean_of(column[kept], seed) for name, column in columns.items()}
-        rows.append({"confidence": least, "kept": float(kept.mean()), "queries": int(kept.sum()), "recall@10": found})
+        figures = {
+            name: {f"{kind}@{k}": mean_of(values[f"{kind}@{k}"][kept], seed) for k in KS}
+            for name, values in conditions.items()
+        }
+        row = {"confidence": least, "queries": int(kept.sum()), "kept": mean_of(kept.astype(float), seed)}
+        if "native" in conditions and kept.any():
+            ours, theirs = (conditions[name][f"{kind}@10"][kept] for name in ("adapter", "native"))
+            there = np.isfinite(ours)
+            if there.any():
+                row["of_native"] = statistic_of(_ratio, ours[there], theirs[there], seed=seed)
+        rows.append(row | {"figures": figures})
     return rows
+
+
+def _ratio(ours: Column, theirs: Column) -> float:
+    return float(ours.mean() / theirs.mean()) if theirs.any() else float("nan")
 
 
 def _bins(said: Column) -> list[np.ndarray]:

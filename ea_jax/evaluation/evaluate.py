@@ -6,19 +6,22 @@ from typing import Any, Literal
 import numpy as np
 
 from ea_jax.adapter import Adapter
-from ea_jax.bootstrap import Figure, difference, mean_of
+from ea_jax.bootstrap import Figure, difference, mean_of, quantiles_of
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import confidence as judging
 from ea_jax.evaluation.looks import neighbours, projection
 from ea_jax.evaluation.ranking import Values, figures_of, truth_of
 from ea_jax.evaluation.report import Report
 from ea_jax.evaluation.slices import slices_of
-from ea_jax.evaluation.trial import Trial, check_trial
-from ea_jax.metrics import first_equal, search
+from ea_jax.evaluation.trial import Trial, check_trial, digest_of
+from ea_jax.metrics import cosines, first_equal
 from ea_jax.quality import Quality
+from ea_jax.search import search
 
 Protocol = Literal["agreement", "qa"]
 BINS, NARROW = 30, 1e-3
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+OURS = ("adapter", "adapter_store", "adapter_to_adapter")
 MEASURES = {
     "agreement": (
         "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is "
@@ -79,19 +82,15 @@ def evaluate(
     values, rows = {}, {}
     for name, (queries, against) in _conditions(trial, x, y, corpus, asked, stored, adapted).items():
         values[name], rows[name] = figures_of(queries, against, truth)
-    key = "found" if protocol == "qa" else "recall"
-    cosine = None if y is None else np.sum(stored * y, axis=1) / np.maximum(np.linalg.norm(y, axis=1), 1e-12)
-    found = values["adapter"][f"{key}@10"]
-    scores = None if quality is None else quality(quality.params, x)
-    said = None if scores is None else np.asarray(scores.confidence, np.float64)
-    told: dict[str, Any] = {"measure": f"{key}@10"}
-    if scores is not None and said is not None:
-        ceiling = values["native"][f"{key}@10"] if "native" in values else np.ones(len(x))
-        shown = {n: v[f"{key}@10"] for n, v in values.items() if n in ("adapter", "native", "keep_source")}
-        told["confidence"] = judging.confidence_figures(scores, found, cosine, seed)
-        told["reliability"] = judging.reliability(said, found, seed)
-        told["routing"] = judging.routing(said, found, ceiling, seed)
-        told["thresholds"] = judging.threshold_table(said, shown, seed)
+    kind = "found" if protocol == "qa" else "recall"
+    cosine = None if y is None else cosines(stored, y)
+    found = values["adapter"][f"{kind}@10"]
+    told: dict[str, Any] = {"measure": f"{kind}@10"}
+    said, forecast = None, {}
+    if quality is not None:
+        forecast = judging.forecasts(quality(quality.params, x), found, cosine)
+        said = forecast["confidence"]
+        told |= _judged(said, found, values, kind, seed) | {"confidence": judging.confidence_figures(forecast, seed)}
     duplicates = int((same != np.arange(len(same))).sum())
     if duplicates:
         notes = [
@@ -101,19 +100,39 @@ def evaluate(
     return Report(
         adapter={"source": store.spec.source, "target": store.spec.target, "family": store.spec.family},
         protocol={"name": protocol, "measures": MEASURES[protocol]},
-        data={"queries": len(x), "corpus": len(corpus), "equal_rows": duplicates, "seed": seed},
+        data={
+            "queries": len(x),
+            "corpus": len(corpus),
+            "equal_rows": duplicates,
+            "seed": seed,
+            "digest": digest_of(trial),
+        },
         notes=tuple(notes),
-        verdict=_verdict(values, key, protocol),
+        verdict=_verdict(values, kind, protocol),
         cosine=_distribution(cosine, seed),
         conditions={n: {m: mean_of(v, seed) for m, v in columns.items()} for n, columns in values.items()},
         mixed=_mixed(y, asked, corpus, adapted, truth.native, seed),
         slices=slices_of(trial, found, cosine, said, seed),
         neighbours=neighbours(trial, rows, truth, seed),
         projection=projection(y, stored, seed),
-        per_query={m: v.tolist() for m, v in values["adapter"].items()}
-        | ({} if cosine is None else {"cosine": cosine.tolist()}),
+        per_query={
+            **{name: {m: v.tolist() for m, v in values[name].items()} for name in OURS if name in values},
+            "forecast": {name: column.tolist() for name, column in forecast.items()},
+            "vectors": {} if cosine is None else {"cosine": cosine.tolist()},
+        },
         **told,
     )
+
+
+def _judged(said, found, values: dict[str, Values], kind: str, seed: int) -> dict[str, Any]:
+    """What follows from the confidence of each query."""
+    ceiling = values["native"][f"{kind}@10"] if "native" in values else np.ones(len(said))
+    beside = {name: values[name] for name in ("adapter", "native", "keep_source") if name in values}
+    return {
+        "reliability": judging.reliability(said, found, seed),
+        "routing": judging.routing(said, found, ceiling, seed),
+        "thresholds": judging.threshold_table(said, beside, kind, seed),
+    }
 
 
 def _conditions(trial: Trial, x, y, corpus, asked, stored, adapted) -> dict[str, tuple[Any, Any]]:
@@ -135,9 +154,8 @@ def _distribution(cosine, seed: int) -> dict[str, Any] | None:
     """Cosine of `store` outputs to native vectors."""
     if cosine is None:
         return None
-    cosine = cosine.astype(np.float64)
     counts, edges = np.histogram(cosine, BINS, (cosine.min(), max(cosine.max(), cosine.min() + NARROW)))
-    quantiles = {str(q): float(np.quantile(cosine, q)) for q in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)}
+    quantiles = dict(zip(map(str, QUANTILES), quantiles_of(cosine, QUANTILES, seed), strict=True))
     return {
         "mean": mean_of(cosine, seed),
         "quantiles": quantiles,
@@ -168,18 +186,18 @@ def _mixed(y, asked, corpus, adapted, native, seed: int) -> dict[str, dict[str, 
     return told
 
 
-def _verdict(values: dict[str, Values], key: str, protocol: str) -> str:
+def _verdict(values: dict[str, Values], kind: str, protocol: str) -> str:
     """One sentence: what the adapter finds, and whether keeping the source model would serve better."""
-    ours = values["adapter"][f"{key}@10"]
+    ours = values["adapter"][f"{kind}@10"]
     figure = mean_of(ours)
     what = "an answer" if protocol == "qa" else "the native top hit"
     said = f"The adapter finds {what} among its first ten for {figure.value:.1%} of queries"
     said += f" ({figure.low:.1%} to {figure.high:.1%})"
     if protocol == "qa" and "native" in values:
-        said += f", the target model itself for {mean_of(values['native'][f'{key}@10']).value:.1%}"
+        said += f", the target model itself for {mean_of(values['native'][f'{kind}@10']).value:.1%}"
     if "keep_source" not in values:
         return said + "; keeping the source model was not judged, for there are no source vectors of the corpus."
-    kept = values["keep_source"][f"{key}@10"]
+    kept = values["keep_source"][f"{kind}@10"]
     away = difference(kept, ours)
     versus = f"keeping the source model on both sides, which finds {mean_of(kept).value:.1%}"
     if away.low > 0:

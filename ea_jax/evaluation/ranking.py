@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from ea_jax.evaluation.trial import Qrels
-from ea_jax.metrics import search
+from ea_jax.metrics import KS, recalls
+from ea_jax.search import search
 
-KS = (1, 5, 10)
 DEPTH, SAMPLE = 100, 500
 Values = dict[str, np.ndarray]
 
@@ -54,13 +54,13 @@ def figures_of(queries, corpus, truth: Truth) -> tuple[Values, Int[np.ndarray, "
     values: Values = {}
     if truth.native is not None and truth.scores is not None:
         kinds, native = truth.same[rows[:, :10]], truth.same[truth.native]
-        hit, itself = kinds == native[:, :1], rows[:, :10] == truth.native[:, :1]
+        values |= recalls(rows[:, :10], truth.native[:, 0], truth.same)
         for k in KS:
-            values[f"recall@{k}"] = hit[:, :k].any(axis=1).astype(float)
             shared = (kinds[:, :k, None] == native[:, None, :k]).any(axis=2)
             values[f"overlap@{k}"] = shared.mean(axis=1)
         values["rank_correlation"] = correlations(queries @ corpus[truth.sample].T, truth.scores)
-        values["equal@10"] = (hit.any(axis=1) & ~itself.any(axis=1)).astype(float)
+        itself = (rows[:, :10] == truth.native[:, :1]).any(axis=1)
+        values["equal@10"] = values["recall@10"] * ~itself
     if truth.relevant:
         values |= judged(rows, truth.relevant, truth.same)
     return values, rows[:, :10]

@@ -8,21 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ea_jax.bootstrap import Figure
+from ea_jax.evaluation.rows import READ, shown, tables
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-LABELS = {
-    "adapter": "adapter (query) to native corpus",
-    "adapter_store": "adapter (store) to native corpus",
-    "adapter_to_adapter": "adapter to adapter",
-    "native": "native to native",
-    "keep_source": "keep the source model",
-    "naive_swap": "naive swap",
-    "mean_vector": "mean vector",
-}
-COLUMNS = ("recall@1", "recall@5", "recall@10", "overlap@10", "rank_correlation", "found@1", "found@5", "found@10")
-COLUMNS += ("judged_recall@10", "ndcg@10", "mrr")
 
 
 @dataclass(frozen=True)
@@ -32,7 +21,7 @@ class Report:
     Attributes:
         adapter: Which one.
         protocol: Its name, and what it measures.
-        data: How many queries and corpus rows, and how many of these are equal to earlier ones.
+        data: How many queries and corpus rows, how many of these are equal to earlier ones, and a digest of both.
         notes: How the trial was made, and what was corrected.
         verdict: One sentence.
         cosine: Mean and distribution of the cosine to native vectors.
@@ -41,7 +30,7 @@ class Report:
         slices: By length, group and confidence.
         neighbours: Sample queries with what is found.
         projection: Both clouds in two dimensions.
-        per_query: The adapter's values of every query, for `compare`.
+        per_query: By condition of the adapter, its values of every query, and what was forecast of it: for `compare`.
         measure: Which figure the slices and the confidence are about.
         confidence: Figures of the quality part.
         reliability: By tenth of the confidence.
@@ -51,7 +40,7 @@ class Report:
 
     adapter: Mapping[str, str]
     protocol: Mapping[str, str]
-    data: Mapping[str, int]
+    data: Mapping[str, Any]
     notes: tuple[str, ...]
     verdict: str
     cosine: Mapping[str, Any] | None
@@ -60,7 +49,7 @@ class Report:
     slices: Mapping[str, Any]
     neighbours: list[Any]
     projection: Mapping[str, Any] | None
-    per_query: Mapping[str, list[float]]
+    per_query: Mapping[str, Mapping[str, list[float]]]
     measure: str
     confidence: Mapping[str, Figure] | None = None
     reliability: list[Any] | None = None
@@ -69,7 +58,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: a figure is `{value, low, high}`, and one that is not a number is None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
     def to_json(self) -> str:
         """All of it as one JSON object."""
@@ -92,63 +81,27 @@ class Report:
         from rich.text import Text
 
         told = self.as_dict()
-        parts: list[Any] = [Text(self.verdict), Text(f"{self.protocol['name']}: {self.protocol['measures']}")]
+        parts: list[Any] = [
+            Text(self.verdict),
+            Text(f"{self.protocol['name']}: {self.protocol['measures']}"),
+            Text(READ),
+        ]
         for title, head, rows in tables(told):
             table = Table(title=title, title_justify="left")
             for i, name in enumerate(head):
-                table.add_column(name, justify="right" if i else "left")
+                table.add_column(name, justify="right" if i else "left", overflow="fold")
             for row in rows:
                 table.add_row(*(Text(cell if isinstance(cell, str) else shown(cell)) for cell, _ in row))
             parts.append(table)
         return Group(*parts, *(Text(f"Note: {note}") for note in self.notes))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
     if isinstance(value, Figure):
-        return _plain(value._asdict())
+        return plain(value._asdict())
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(figure: Mapping[str, float | None]) -> str:
-    """A figure for people."""
-    value, low, high = (figure[key] for key in ("value", "low", "high"))
-    return "" if value is None else f"{value:.3f}" + ("" if low is None else f" ({low:.3f}, {high:.3f})")
-
-
-Cell = tuple[Any, str]  # what is shown, and where it is in the JSON
-
-
-def tables(told: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[Cell]]]]:
-    """Title, head and rows of each table of a report; every cell with its path in the JSON, if it is a figure."""
-    found = []
-    names = [name for name in COLUMNS if name in told["conditions"]["adapter"]]
-    rows = [[(LABELS[c], "")] + [(f[n], f"conditions/{c}/{n}") for n in names] for c, f in told["conditions"].items()]
-    found.append(("What is found", ["", *names], rows))
-    single = [("mean cosine", told["cosine"]["mean"], "cosine/mean")] if told["cosine"] else []
-    single += [(name, figure, f"confidence/{name}") for name, figure in (told["confidence"] or {}).items()]
-    found.append(("Vectors and confidence", ["", "value"], [[(n, ""), (f, p)] for n, f, p in single]))
-    if told["mixed"]:
-        heads = list(next(iter(told["mixed"].values())))
-        rows = [[(n, "")] + [(f[h], f"mixed/{n}/{h}") for h in heads] for n, f in told["mixed"].items()]
-        found.append(("Half native, half adapted rows in one index", ["", *heads], rows))
-    if told["thresholds"]:
-        heads = list(told["thresholds"][0]["recall@10"])
-        rows = [
-            [(f"{r['confidence']:.2f}" if i else "unfiltered", ""), (f"{r['kept']:.1%}", "")]
-            + [(r["recall@10"][h], f"thresholds/{i}/recall@10/{h}") for h in heads]
-            for i, r in enumerate(told["thresholds"])
-        ]
-        title = f"By least confidence: {told['measure']}"
-        found.append((title, ["confidence", "kept", *(LABELS[h] for h in heads)], rows))
-    for name, parts in told["slices"].items():
-        heads = [h for h in ("recall@10", "cosine") if h in parts[0]]
-        rows = [
-            [(p["label"], ""), (f"{p['queries']:,}", "")] + [(p[h], f"slices/{name}/{i}/{h}") for h in heads]
-            for i, p in enumerate(parts)
-        ]
-        found.append((f"By {name}", ["", "queries", *(h.replace("recall@10", told["measure"]) for h in heads)], rows))
-    return [table for table in found if table[2]]

@@ -1,8 +1,8 @@
 """A trial: queries, a corpus, and what is right to find."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -37,6 +37,16 @@ class Trial:
     corpus_text: Sequence[str] | None = None
     group: Sequence[str] | None = None
     relevant: Qrels | None = None
+
+
+def digest_of(trial: Trial) -> str:
+    """Of what is asked and right: equal for trials of the same target vectors and judgments, in the same order."""
+    told = hashlib.sha256()
+    for side in (trial.y, trial.corpus_y):
+        told.update(b"none" if side is None else np.ascontiguousarray(side, np.float32).data)
+    relevant = {query: sorted(grades.items()) for query, grades in (trial.relevant or {}).items()}
+    told.update(repr(sorted(relevant.items())).encode())
+    return told.hexdigest()[:16]
 
 
 def check_trial(trial: Trial, spec: Spec) -> None:
@@ -75,33 +85,3 @@ def check_vectors(where: str, vectors: Float[np.ndarray, "n d"], width: int, mod
             f"{where}, row {row}: the vector has length {length[row]:.3f}, but those of {model} have length one. "
             "Divide each by its length, if they are its vectors."
         )
-
-
-def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dict[int, dict[int, float]]:
-    """Judgments of a TREC file (query 0 row grade) or a BEIR one (query, row, grade, with a header).
-
-    Args:
-        path: The file; columns are separated by white space or tabs.
-        queries: Ids of the queries, in order.
-        corpus: Ids of the corpus rows, in order.
-
-    Raises:
-        BadInput: A line is of another form, or names an id that is not there.
-    """
-    places = ({name: i for i, name in enumerate(ids)} for ids in (queries, corpus))
-    (query_at, row_at), found = places, {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        cells = line.split()
-        if not cells or (number == 1 and cells[0] in ("query-id", "query_id", "qid")):
-            continue
-        try:
-            query, row, grade = cells[0], cells[-2], float(cells[-1])
-        except (IndexError, ValueError) as error:
-            raise BadInput(f"{path}, line {number}: it is not `query row grade`, nor `query 0 row grade`.") from error
-        for name, known, what in ((query, query_at, "queries"), (row, row_at, "corpus")):
-            if name not in known:
-                raise BadInput(f"{path}, line {number}: the id {name!r} is not among the {what}. Is it another file's?")
-        found.setdefault(query_at[query], {})[row_at[row]] = grade
-    if not found:
-        raise BadInput(f"{path} holds no judgments. Each line is `query row grade`.")
-    return found

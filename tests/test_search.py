@@ -1,0 +1,99 @@
+"""Exact search, alone and by a shortlist of less precise products."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import ea_jax.search as module
+from ea_jax.errors import BadInput
+from ea_jax.search import error_bound, search
+from tests.conftest import unit_rows
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    return unit_rows(rng, 300, 6), unit_rows(rng, 700, 6)
+
+
+@pytest.fixture
+def shortlists(monkeypatch):
+    """Shortlists are made at any size, on any machine; gives how many queries were searched in each dtype."""
+    asked, scan = {"bfloat16": 0, "float32": 0}, module._scan
+
+    def counted(queries, corpus, k, dtype):
+        asked[dtype] += len(queries)
+        return scan(queries, corpus, k, dtype)
+
+    monkeypatch.setattr(module, "_scan", counted)
+    monkeypatch.setattr(module, "WORTH", 0)
+    monkeypatch.setattr(module, "fast_dtype", lambda: "bfloat16")
+    return asked
+
+
+@pytest.mark.parametrize("k", [1, 10, 70])
+def test_search_in_blocks_agrees_with_a_full_sort(rows, k, monkeypatch):
+    monkeypatch.setattr(module, "ASKED", 128)
+    monkeypatch.setattr(module, "SEARCHED", 192)
+    queries, corpus = rows
+    scores = queries.astype(np.float64) @ corpus.T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    found = search(queries, corpus, k)
+    np.testing.assert_array_equal(found.row, order)
+    np.testing.assert_allclose(found.score, np.take_along_axis(scores, order, axis=1), atol=1e-6)
+
+
+def test_search_gives_ties_in_row_order_across_groups_and_blocks(monkeypatch):
+    monkeypatch.setattr(module, "SEARCHED", 128)
+    corpus = np.zeros((500, 2), np.float32)
+    corpus[[3, 70, 200, 201, 499]] = 1
+    found = search(np.ones((3, 2), np.float32), corpus, 7)
+    np.testing.assert_array_equal(found.row, [[3, 70, 200, 201, 499, 0, 1]] * 3)
+
+
+def test_search_refuses_a_corpus_smaller_than_k_and_another_width(rows):
+    queries, corpus = rows
+    with pytest.raises(BadInput, match="k is 10, but the corpus has 4 rows"):
+        search(queries, corpus[:4], 10)
+    with pytest.raises(BadInput, match="width 6 and the corpus 5"):
+        search(queries, corpus[:, :5], 1)
+
+
+def test_a_shortlist_changes_nothing_of_what_is_found(shortlists):
+    rng = np.random.default_rng(2)
+    queries, corpus = unit_rows(rng, 200, 64), unit_rows(rng, 2000, 64)
+    scores = queries.astype(np.float64) @ corpus.T
+    found = search(queries, corpus, 10)
+    np.testing.assert_array_equal(found.row, np.argsort(-scores, axis=1, kind="stable")[:, :10])
+    np.testing.assert_allclose(found.score, -np.sort(-scores, axis=1)[:, :10], atol=1e-7)
+    assert shortlists["bfloat16"] == 200
+    assert shortlists["float32"] < 20  # else it would be of no use
+
+
+def test_what_bfloat16_cannot_tell_apart_is_searched_in_float32(shortlists):
+    rng = np.random.default_rng(3)
+    queries, centre = unit_rows(rng, 20, 64), unit_rows(rng, 1, 64)
+    corpus = np.concatenate([centre + 1e-4 * unit_rows(rng, 300, 64), unit_rows(rng, 300, 64)]).astype(np.float32)
+    corpus[[5, 290, 400]] = 1.001 * centre  # and a tie
+    asked = np.concatenate([centre, queries]).astype(np.float32)
+    scores = (asked.astype(np.float64) @ corpus.T).astype(np.float32)
+    found = search(asked, corpus, 10)
+    np.testing.assert_allclose(found.score, -np.sort(-scores, axis=1)[:, :10], atol=1e-6)
+    ours = np.take_along_axis(scores, found.row, axis=1)
+    np.testing.assert_allclose(ours, -np.sort(-scores, axis=1)[:, :10], atol=1e-6)
+    assert shortlists["float32"] >= 1
+    assert found.row[0, :3].tolist() == [5, 290, 400]
+
+
+def test_the_error_of_bfloat16_is_within_its_bound():
+    rng = np.random.default_rng(4)
+    for spread in (0, 3):  # up to rows of very unequal lengths and numbers
+        queries, corpus = (
+            rng.standard_normal((n, 96)) * np.exp(spread * rng.standard_normal((n, 96))) for n in (50, 400)
+        )
+        queries, corpus = queries.astype(np.float32), corpus.astype(np.float32)
+        p, q = (side.astype(ml_dtypes.bfloat16).astype(np.float64) for side in (queries, corpus))
+        off = np.abs(p @ q.T - queries.astype(np.float64) @ corpus.T).max(axis=1)
+        bound = error_bound(queries, corpus)
+        assert (off <= bound).all()
+        assert (bound < 1e-2 * np.linalg.norm(queries, axis=1) * np.linalg.norm(corpus, axis=1).max()).all()
