@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,21 @@ def job(adapt, given, out, part_rows=64, rejects=None, kind=None, **options):
     return run_job(plan([str(path) for path in given], out, run, kind=kind, part_rows=part_rows), run, rejects=rejects)
 
 
+def stopping_at(number: int, then=None, calls=None):
+    """A `BatchMap._finish` that is interrupted at its n-th call, or does something else then."""
+    finish, calls = BatchMap._finish, [] if calls is None else calls
+
+    def fails(self, *arguments):
+        calls.append(1)
+        if len(calls) == number:
+            if then is None:
+                raise KeyboardInterrupt
+            then()
+        return finish(self, *arguments)
+
+    return fails
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file() and "lock" not in path.name]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -126,15 +142,8 @@ def test_a_stopped_job_ends_with_the_same_bytes(adapt, x, tmp_path, monkeypatch,
     given = write(tmp_path / "in.parquet", x)
     (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
     job(adapt, [given], tmp_path / "whole" / after)
-    finish, calls = BatchMap._finish, []
-
-    def fails(self, *arguments):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        return finish(self, *arguments)
-
-    monkeypatch.setattr(BatchMap, "_finish", fails)
+    calls = []
+    monkeypatch.setattr(BatchMap, "_finish", stopping_at(stop_at, calls=calls))
     with pytest.raises(KeyboardInterrupt):
         job(adapt, [given], tmp_path / "stopped" / after)
     before = status(tmp_path / "stopped" / after)
@@ -154,7 +163,7 @@ def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x
     with pytest.raises(BadInput, match=r"options dtype was float32 and is int8.*start anew"):
         job(adapt, [given], out, dtype="int8")
     write(given, x[:200])
-    with pytest.raises(BadInput, match=r"input .*in\.parquet was .* bytes .* and is .* bytes"):
+    with pytest.raises(BadInput, match=r"input .*in\.parquet was [\d,]+ bytes and is [\d,]+ bytes"):
         job(adapt, [given], out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -162,6 +171,40 @@ def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x
         job(adapt, [given], tmp_path / "mine")
     with pytest.raises(BadInput, match="both read and written"):
         job(adapt, [given], given)
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".npy", ".jsonl"])
+@pytest.mark.parametrize("done", [True, False], ids=["done", "half done"])
+def test_an_edit_that_keeps_size_and_time_is_refused_and_a_touch_is_not(adapt, x, tmp_path, monkeypatch, kind, done):
+    given, out = write(tmp_path / f"in{kind}", x), tmp_path / "out"
+    before = given.stat()
+    if done:
+        job(adapt, [given], out)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchMap, "_finish", stopping_at(5))
+            with pytest.raises(KeyboardInterrupt):
+                job(adapt, [given], out)
+    given.touch()
+    moved = given.rename(tmp_path / "moved")
+    shutil.copy(moved, given)
+    assert job(adapt, [given], out).totals.written == ROWS  # the same rows in another file
+    x[100] = -x[100]
+    write(given, x)
+    os.truncate(given, before.st_size)  # a minus more, of lines
+    os.utime(given, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(BadInput, match=r"rows 64 to 127 of .*in\.\w+ are not what they were.*start anew"):
+        job(adapt, [given], out)
+
+
+def test_an_input_that_changes_under_a_running_job_ends_it(adapt, x, tmp_path, monkeypatch):
+    given, out = write(tmp_path / "in.npy", x), tmp_path / "out"
+    planned = plan([str(given)], out, run := BatchMap(adapt, options=Options(rows=40, column="v")), part_rows=64)
+    finish = stopping_at(7, lambda: write(given, np.roll(x, 1, axis=0)))
+    monkeypatch.setattr(BatchMap, "_finish", finish)
+    with pytest.raises(BadInput, match=r"rows \d+ to \d+ of .*in\.npy are not what they were"):
+        run_job(planned, run)
+    assert status(out)["state"] == "stopped"
 
 
 def test_two_jobs_on_one_output_do_not_mix(adapt, x, tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,10 +13,21 @@ import jax
 
 from ea_jax.batch.core import BatchMap
 from ea_jax.batch.device import local_devices
-from ea_jax.batch.inputs import Inputs, Part, read_inputs
+from ea_jax.batch.inputs import Inputs, Part, read_inputs, seen
 from ea_jax.batch.outputs import check_kind, join
 from ea_jax.batch.pipeline import run_parts
-from ea_jax.batch.state import Place, Totals, begin, done_part, find_place, write_json
+from ea_jax.batch.rows import part_digests
+from ea_jax.batch.state import (
+    Place,
+    Totals,
+    another,
+    begin,
+    done_part,
+    find_place,
+    rows_digest,
+    saw,
+    write_json,
+)
 from ea_jax.durable import lock, whole_file
 from ea_jax.errors import BadInput
 from ea_jax.progress import progress
@@ -116,7 +127,8 @@ def run_job(
         stack.enter_context(lock(place.state / "lock", str(place.out), shared=count > 1))
         stack.enter_context(lock(place.state / f"lock-{index}", str(place.out)))
         with lock(place.state / "lock-begin", str(place.out), wait=True):
-            begin(place, job.facts, len(inputs.parts), inputs.rows)
+            before = begin(place, job.facts, len(inputs.parts), inputs.rows, inputs.seen)
+            _check_rows(job, run, before, inputs.seen)
         missing = [part for part in _share(inputs.parts, index, count) if done_part(place, part.number) is None]
         if missing:
             place.manifest.unlink(missing_ok=True)  # of an output that was removed since
@@ -135,6 +147,7 @@ def run_job(
             )
         if all(done):
             with lock(place.state / "lock-end", str(place.out), wait=True):
+                _check_rows(job, run, inputs.seen, {str(file): seen(file) for file in inputs.files})
                 _finish(job, run, totals)
                 _list_rejects(job, rejects)
     return Report(totals, sum(part is not None for part in done), len(done), busy)
@@ -143,6 +156,23 @@ def run_job(
 def _share(parts: list[Part], index: int, count: int) -> list[Part]:
     """Neighbouring parts for each process, so that each reads on."""
     return parts[index * len(parts) // count : (index + 1) * len(parts) // count]
+
+
+def _check_rows(job: Job, run: BatchMap, before: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> None:
+    """Read again what whole parts were made of, where a file may have changed since.
+
+    Raises:
+        BadInput: The rows of a part are others now.
+    """
+    touched = {file for file, told in now.items() if before[file] != told}
+    if not touched:
+        return
+    parts = [part for part in job.inputs.parts if str(part.file) in touched and done_part(job.place, part.number)]
+    for part, digest in part_digests(job.inputs, parts, run.options.rows):
+        if digest != rows_digest(job.place, part.number):
+            rows = f"rows {part.cut.start:,} to {part.cut.stop - 1:,}"
+            raise another(job.place, f"{rows} of {part.file} are not what they were when they were mapped")
+    saw(job.place, now)
 
 
 def _finish(job: Job, run: BatchMap, totals: Totals) -> None:
