@@ -274,7 +274,16 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(adapt, 
         job(adapt, [given], tmp_path / "out.npy")
     with pytest.raises(BadInput, match="cannot be written"):
         job(adapt, [given], tmp_path / "out", kind="xls")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match=r"\.csv files cannot be written; \.parquet"):
+        job(adapt, [given], tmp_path / "out.csv")
+    with pytest.raises(BadInput, match=r"out lies in .*, of which all is read"):
+        job(adapt, [tmp_path], tmp_path / "out")
+    with pytest.raises(BadInput, match=r"none is no folder, so .*bad\.jsonl cannot be written"):
+        job(adapt, [given], tmp_path / "out", skip=True, rejects=tmp_path / "none" / "bad.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"cannot be made: Not a directory"):
+        job(adapt, [given], tmp_path / "file" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in.parquet"]
 
 
 def run_cli(*arguments, **how):
@@ -288,18 +297,19 @@ def test_jobs_that_are_killed_resume_to_the_same_bytes(toy_root, x, tmp_path, mo
     given = write(tmp_path / "in.parquet", np.tile(x, (80, 1)))
     names = ("--source", "toy-a", "--target", "toy-b", "--part-rows", "100")
     (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
+    command = ("map", given, tmp_path / "killed" / "out.parquet", *names)
     start = time.monotonic()
     done = run_cli("map", given, tmp_path / "whole" / "out.parquet", *names)
     assert done.communicate()[1].startswith("ea-jax: 20,000 rows read, 20,000 written")
     taken = time.monotonic() - start
     moments, kills = random.Random(0), 0
-    for _ in range(4):
-        process = run_cli("map", given, tmp_path / "killed" / "out.parquet", *names)
+    for _ in range(3):
+        process = run_cli(*command)
         time.sleep(taken * moments.uniform(0.3, 1.0))
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    last = run_cli("map", given, tmp_path / "killed" / "out.parquet", *names)
+    last = run_cli(*command)
     out, _ = last.communicate()
     assert out.strip() == str(tmp_path / "killed" / "out.parquet")
     assert kills

@@ -75,9 +75,7 @@ def plan(given: Sequence[str], out: Path, run: BatchMap, *, kind: str | None = N
         raise BadInput(f"There are {part_rows} rows a part; it must be 1 or more.")
     column = run.options.column or ("text" if run.encode else None)
     inputs, place = read_inputs(given, column, part_rows), find_place(out, kind)
-    inside = [file for file in inputs.files if out.resolve() in (file.resolve(), *file.resolve().parents)]
-    if inside:
-        raise BadInput(f"{inside[0]} is both read and written. Name another OUT.")
+    _check_apart(given, inputs, out)
     schema = run.out_schema(inputs.schema)
     check_kind(place.kind, schema)
     devices = local_devices()
@@ -119,9 +117,14 @@ def run_job(
     """
     if run.options.skip and rejects is None:
         raise BadInput("Rows that are skipped have to be listed somewhere: --rejects FILE.")
+    if rejects is not None and not rejects.parent.is_dir():
+        raise BadInput(f"{rejects.parent} is no folder, so {rejects} cannot be written. Make it first.")
     index, count = process or (jax.process_index(), jax.process_count())
     inputs, place = job.inputs, job.place
-    place.state.mkdir(parents=True, exist_ok=True)
+    try:
+        place.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{place.state} cannot be made: {error.strerror}. Name another OUT.") from error
     busy: dict[str, float] = {}
     with ExitStack() as stack:
         stack.enter_context(lock(place.state / "lock", str(place.out), shared=count > 1))
@@ -151,6 +154,16 @@ def run_job(
                 _finish(job, run, totals)
                 _list_rejects(job, rejects)
     return Report(totals, sum(part is not None for part in done), len(done), busy)
+
+
+def _check_apart(given: Sequence[str], inputs: Inputs, out: Path) -> None:
+    """Raise BadInput where what is written would be read, now or by the job that goes on."""
+    inside = [file for file in inputs.files if out.resolve() in (file.resolve(), *file.resolve().parents)]
+    if inside:
+        raise BadInput(f"{inside[0]} is both read and written. Name another OUT.")
+    around = [name for name in given if Path(name).is_dir() and Path(name).resolve() in out.resolve().parents]
+    if around:
+        raise BadInput(f"{out} lies in {around[0]}, of which all is read. Name an OUT elsewhere.")
 
 
 def _share(parts: list[Part], index: int, count: int) -> list[Part]:

@@ -20,6 +20,7 @@ from ea_jax.durable import is_locked, whole_file
 from ea_jax.errors import BadInput, differences
 
 STATE = "_ea_jax"
+UNWRITTEN = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")  # surely no folder is meant
 
 
 class Totals(NamedTuple):
@@ -85,7 +86,13 @@ class Place(NamedTuple):
 
 
 def find_place(out: Path, kind: str | None) -> Place:
-    """A file where the name has a suffix that can be written, a folder else."""
+    """A file where the name has a suffix that can be written, a folder else.
+
+    Raises:
+        BadInput: The name is that of a file of another kind.
+    """
+    if out.suffix in UNWRITTEN and not out.is_dir():
+        raise BadInput(f"{out.suffix} files cannot be written; {', '.join(KINDS)} can, or a folder of parts.")
     if out.suffix in KINDS and not out.is_dir():
         state = out.with_name(f"{out.name}.job")
         return Place(out, state, state / "parts", out.suffix)
