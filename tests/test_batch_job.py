@@ -298,21 +298,20 @@ def test_jobs_that_are_killed_resume_to_the_same_bytes(toy_root, x, tmp_path, mo
     names = ("--source", "toy-a", "--target", "toy-b", "--part-rows", "100")
     (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
     command = ("map", given, tmp_path / "killed" / "out.parquet", *names)
-    start = time.monotonic()
-    done = run_cli("map", given, tmp_path / "whole" / "out.parquet", *names)
-    assert done.communicate()[1].startswith("ea-jax: 20,000 rows read, 20,000 written")
-    taken = time.monotonic() - start
-    moments, kills = random.Random(0), 0
+    whole = run_cli("map", given, tmp_path / "whole" / "out.parquet", *names)
+    assert whole.communicate()[1].startswith("ea-jax: 20,000 rows read, 20,000 written")
+    moments, done = random.Random(0), tmp_path / "killed" / "out.parquet.job" / "done"
     for _ in range(3):
         process = run_cli(*command)
-        time.sleep(taken * moments.uniform(0.3, 1.0))
-        kills += process.poll() is None
+        parts = len(list(done.glob("*"))) + moments.randrange(60)
+        while process.poll() is None and not (done.is_dir() and len(list(done.glob("*.json"))) >= parts):
+            time.sleep(moments.uniform(0, 0.01))
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
     last = run_cli(*command)
     out, _ = last.communicate()
     assert out.strip() == str(tmp_path / "killed" / "out.parquet")
-    assert kills
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 

@@ -68,6 +68,10 @@ def _add(found: Any, array: pa.Array) -> None:
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
         found.update(array.to_numpy())
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        found.update(pa.record_batch([array], [""]).serialize())
+        _, offsets, letters = array.buffers()
+        width = np.int32 if pa.types.is_string(kind) else np.int64
+        ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1] if offsets else np.zeros(1)
+        found.update(np.diff(ends).astype(np.int64))
+        found.update(memoryview(letters)[int(ends[0]) : int(ends[-1])] if letters else b"")
     else:
         found.update(repr(array.to_pylist()).encode())
