@@ -1,11 +1,20 @@
 """Does a batch job keep up with its slowest stage, in constant memory, and lose nothing when it is killed?
 
-    python -m benchmarks.batch --small    # 100k vectors and 5 kills; without: 100k, 1M and 4M vectors and 50 kills
-    python -m benchmarks.batch --rows 100000 1000000 --kills 50
+    python -m benchmarks.batch                       # all of it; each part may be run alone, and joins the same JSON:
+    python -m benchmarks.batch --rows 100000 1000000
+    python -m benchmarks.batch --rows 4000000        # writes 24 GB, twice, and removes them
+    python -m benchmarks.batch --large 10000
+    python -m benchmarks.batch --kills 50
+    python -m benchmarks.batch --small               # 20k vectors and 2 kills; writes nothing
 
-Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own. The user's loop reads with
-pyarrow, multiplies with torch and writes with pyarrow, a batch at a time. A stage's ceiling is its time alone, in the
-same run; the last column of the table is the slowest one's share of the job's time.
+Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own that has loaded what it needs.
+The user's loop does the same with the same weights: it reads with pyarrow, multiplies with torch and writes with
+pyarrow what the job writes (float32 in fixed-size lists, neither compressed nor in dictionaries), a batch at a time,
+and puts its file on the disk at the end. Beside `large` it runs the seed's network, with random weights.
+
+A stage's ceiling is the stage alone, in the same run: rows decoded, digested and checked; batches to the device and
+back; batches to parts on the disk. Alone it has both cores to itself, which the stages of a job share, so their CPU
+seconds set a ceiling too: no job is done before all of them have been spent, on every core at once.
 """
 
 import argparse
@@ -15,6 +24,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,113 +33,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pyarrow import parquet
 
-from benchmarks.machine import write_json
+from benchmarks.batch_steps import NAMES, STEPS, corpus
+from benchmarks.machine import write_json, write_readme
 
-BATCH, PART = 4096, 32_768
-NAMES = ("minilm", "oai-3-small")
-
-
-def corpus(path: Path, rows: int) -> Path:
-    """Unit vectors with an id each, in row groups of 50,000."""
-    rng = np.random.default_rng(0)
-    schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 384)})
-    with parquet.ParquetWriter(path, schema, compression="NONE", use_dictionary=False) as writer:
-        for start in range(0, rows, 50_000):
-            x = rng.standard_normal((min(50_000, rows - start), 384), np.float32)
-            x /= np.linalg.norm(x, axis=1, keepdims=True)
-            lists = pa.FixedSizeListArray.from_arrays(x.ravel(), 384)
-            writer.write_table(pa.table([np.arange(start, start + len(x)), lists], schema=schema))
-    return path
-
-
-def whole_job(given: Path, out: Path, flavor: str) -> dict[str, float]:
-    """The job itself."""
-    from ea_jax.batch.job import plan, run_job
-    from ea_jax.batch.named import Names, load_map
-
-    run = load_map(Names(*NAMES, flavor))
-    start = time.perf_counter()
-    report = run_job(plan([str(given)], out, run), run)
-    return {"seconds": time.perf_counter() - start, "rows": report.totals.written, **report.busy}
-
-
-def read_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
-    """Reading and checking what the job reads."""
-    from ea_jax.batch.columns import check_vectors
-    from ea_jax.batch.inputs import read_inputs, read_parts
-
-    start = time.perf_counter()
-    inputs = read_inputs([str(given)], "embedding", PART)
-    for _, block in read_parts(inputs, inputs.parts, BATCH):
-        check_vectors(block.batch.column("embedding"), 384)
-    return {"seconds": time.perf_counter() - start}
-
-
-def compute_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
-    """As many batches through the device, to and fro."""
-    from ea_jax import load, map_batches
-
-    adapt, rows = load(*NAMES, flavor=flavor), parquet.read_metadata(given).num_rows
-    x = np.random.default_rng(0).standard_normal((BATCH, 384), np.float32)
-    list(map_batches(adapt, [x]))
-    start = time.perf_counter()
-    for _ in map_batches(adapt, (x for _ in range(-(-rows // BATCH)))):
-        pass
-    return {"seconds": time.perf_counter() - start}
-
-
-def write_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
-    """As many batches to files of the same size, put on the disk."""
-    from ea_jax.batch.outputs import open_writer
-    from ea_jax.durable import whole_file
-
-    rows, y = parquet.read_metadata(given).num_rows, np.random.default_rng(0).standard_normal((BATCH, 1536), np.float32)
-    batch = pa.RecordBatch.from_pydict(
-        {"id": np.arange(BATCH), "embedding": pa.FixedSizeListArray.from_arrays(y.ravel(), 1536)}
-    )
-    out.mkdir()
-    start = time.perf_counter()
-    for part in range(0, rows, PART):
-        with whole_file(out / f"{part}.parquet") as stream:
-            writer = open_writer(".parquet", stream, batch.schema)
-            for row in range(part, min(part + PART, rows), BATCH):
-                writer.write(batch.slice(0, min(BATCH, rows - row)))
-            writer.close()
-    return {"seconds": time.perf_counter() - start}
-
-
-def users_loop(given: Path, out: Path, flavor: str) -> dict[str, float]:
-    """What one writes without a library; `large` is the seed's network, with random weights."""
-    import torch
-
-    from benchmarks.peers import ResMLP
-
-    rng = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(384, 1536, generator=rng), torch.randn(1536, generator=rng)
-    network = ResMLP(384, 1536, 1536, 8).eval() if flavor == "large" else None
-    schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 1536)})
-    start, rows = time.perf_counter(), 0
-    with torch.inference_mode(), parquet.ParquetFile(given) as file, parquet.ParquetWriter(out, schema) as writer:
-        for batch in file.iter_batches(BATCH):
-            x = torch.from_numpy(batch.column("embedding").flatten().to_numpy().reshape(-1, 384).copy())
-            y = network(x) if network else torch.nn.functional.normalize(torch.addmm(bias, x, weight))
-            lists = pa.FixedSizeListArray.from_arrays(y.numpy().ravel(), 1536)
-            writer.write_table(pa.table([batch.column("id"), lists], schema=schema))
-            rows += len(batch)
-    os.sync()
-    return {"seconds": time.perf_counter() - start, "rows": rows}
-
-
-STEPS = {f.__name__: f for f in (whole_job, read_alone, compute_alone, write_alone, users_loop)}
+STAGES = ("read", "compute", "write")
 
 
 def alone(step: str, given: Path, folder: Path, flavor: str) -> dict[str, float]:
     """A step in a new process, with its peak of memory in MiB."""
     out = folder / "out"
-    command = [sys.executable, "-m", "benchmarks.batch", "--step", step, str(given), str(out), flavor]
+    command = [sys.executable, "-m", "benchmarks.batch_steps", step, str(given), str(out), flavor]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = process.stdout.read()
@@ -148,26 +63,31 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def kill_jobs(folder: Path, kills: int, rows: int = 30_000) -> dict[str, int]:
-    """Jobs killed at random moments and run again to their end, each compared with one that was not."""
+def kill_jobs(folder: Path, kills: int, rows: int = 60_000) -> dict[str, int]:
+    """Jobs killed at random moments after they have begun, and run again to their end, against one that was not."""
     given, moments = corpus(folder / "kills.parquet", rows), random.Random(0)
     options = ["--source", NAMES[0], "--target", NAMES[1], "--part-rows", "2048"]
 
-    def start(out: Path) -> subprocess.Popen:
+    def start(out: Path) -> tuple[subprocess.Popen, float]:
         command = [sys.executable, "-m", "ea_jax.cli", "map", str(given), str(out), *options]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (out / "_ea_jax").exists():
+            time.sleep(0.001)
+        return process, time.perf_counter()
 
-    begun = time.perf_counter()
-    assert start(folder / "whole").wait() == 0
+    start(folder / "first")[0].wait()  # so that all is compiled
+    process, begun = start(folder / "whole")
+    assert process.wait() == 0
     taken, wanted = time.perf_counter() - begun, digest(folder / "whole")
-    figures = {"kills": 0, "in_the_middle": 0, "same_bytes": 0, "same_rows": 0}
+    figures = {"jobs": kills, "killed": 0, "with_some_parts": 0, "same_bytes": 0, "same_rows": 0}
     for _ in range(kills):
-        process, out = start(folder / "killed"), folder / "killed"
-        time.sleep(taken * moments.uniform(0.25, 0.95))
+        out = folder / "killed"
+        process, _ = start(out)
+        time.sleep(taken * moments.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
-        figures["kills"] += process.wait() == -signal.SIGKILL
-        figures["in_the_middle"] += 0 < len(list(out.glob("*.parquet"))) < -(-rows // 2048)
-        assert start(out).wait() == 0
+        figures["killed"] += process.wait() == -signal.SIGKILL
+        figures["with_some_parts"] += 0 < len(list(out.glob("*.parquet"))) < -(-rows // 2048)
+        assert start(out)[0].wait() == 0
         figures["same_bytes"] += digest(out) == wanted
         figures["same_rows"] += sum(parquet.read_metadata(f).num_rows for f in out.glob("*.parquet")) == rows
         shutil.rmtree(out)
@@ -175,68 +95,108 @@ def kill_jobs(folder: Path, kills: int, rows: int = 30_000) -> dict[str, int]:
 
 
 def measure(folder: Path, rows: int, flavor: str) -> dict[str, Any]:
-    """A size: the job, its stages alone, and the user's loop."""
+    """A size: the job, its stages alone, and the user's loop; medians of three in turn, up to a million rows."""
     given = corpus(folder / f"{rows}.parquet", rows)
+    save_weights(given.with_suffix(".npz"))
     alone("read_alone", given, folder, flavor)  # so that the file is in memory for all alike
-    found = {step: alone(step, given, folder, flavor) for step in STEPS}
+    turns = 3 if rows <= 1_000_000 else 1
+    runs = [{step: alone(step, given, folder, flavor) for step in STEPS} for _ in range(turns)]
     given.unlink()
-    job, slowest = found["whole_job"], max(found[f"{stage}_alone"]["seconds"] for stage in ("read", "compute", "write"))
-    loop = found["users_loop"]
+    found = {
+        step: {name: statistics.median(run[step][name] for run in runs) for name in runs[0][step]} for step in STEPS
+    }
+    job, loop, alones = found["whole_job"], found["users_loop"], {name: found[f"{name}_alone"] for name in STAGES}
+    assert job["rows"] == loop["rows"] == rows
     return {
         "rows": rows,
         "flavor": flavor,
+        "turns": turns,
+        "seconds": round(job["seconds"], 2),
         "rows_a_second": round(rows / job["seconds"]),
         "peak_mib": job["peak_mib"],
-        **{f"{stage}_s": round(job[stage], 2) for stage in ("read", "compute", "write")},
-        **{f"{stage}_alone_s": round(found[f"{stage}_alone"]["seconds"], 2) for stage in ("read", "compute", "write")},
-        "seconds": round(job["seconds"], 2),
-        "of_the_slowest_stage": round(slowest / job["seconds"], 2),
         "loop_rows_a_second": round(rows / loop["seconds"]),
         "loop_peak_mib": loop["peak_mib"],
+        "busy_s": {name: round(job[name], 2) for name in STAGES},
+        "alone_s": {name: round(told["seconds"], 2) for name, told in alones.items()},
+        "alone_cpu_s": {name: round(told["cpu"], 2) for name, told in alones.items()},
+        "cpu_s": round(job["cpu"], 2),
+        "of_slowest_stage": round(max(told["seconds"] for told in alones.values()) / job["seconds"], 3),
+        "of_cores": round(sum(told["cpu"] for told in alones.values()) / (os.cpu_count() or 1) / job["seconds"], 3),
     }
+
+
+def save_weights(path: Path) -> None:
+    """The adapter `small` as two arrays, for the loop."""
+    from ea_jax import load
+
+    np.savez(path, **load(*NAMES, flavor="small").params["out"])
 
 
 def table(figures: list[dict]) -> str:
     """One row a size."""
-    head = "| vectors | rows a second | user's loop | peak MiB | loop's | read / compute / write, s | alone | of it |"
-    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| vectors | rows a second | user's loop | peak MiB | loop's | alone, s: read / compute / write | "
+        "of the slowest stage | of the cores |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for row in figures:
-        busy, ceilings = (
-            " / ".join(f"{row[f'{stage}{end}']:.1f}" for stage in ("read", "compute", "write"))
-            for end in ("_s", "_alone_s")
-        )
-        loop = f"{row['loop_rows_a_second']:,} | {row['peak_mib']:,} | {row['loop_peak_mib']:,}"
+        alones = " / ".join(f"{row['alone_s'][stage]:.1f}" for stage in STAGES)
         lines.append(
-            f"| {row['rows']:,} `{row['flavor']}` | {row['rows_a_second']:,} | {loop} | {busy} | {ceilings} | "
-            f"{row['of_the_slowest_stage']:.0%} |"
+            f"| {row['rows']:,} `{row['flavor']}` | {row['rows_a_second']:,} | {row['loop_rows_a_second']:,} | "
+            f"{row['peak_mib']:,.0f} | {row['loop_peak_mib']:,.0f} | {alones} | {row['of_slowest_stage']:.0%} | "
+            f"{row['of_cores']:.0%} |"
         )
     return "\n".join(lines)
 
 
+def killed_sentence(killed: dict[str, int]) -> str:
+    """What became of the jobs that were killed."""
+    return (
+        f"Of {killed['jobs']} jobs killed with SIGKILL at random moments, {killed['with_some_parts']} of them "
+        f"between the first part and the last, {killed['same_bytes']} ended with the bytes of one that was not, and "
+        f"{killed['same_rows']} with all rows."
+    )
+
+
+def report(told: dict[str, Any]) -> str:
+    """All that the README shows."""
+    return table(told["figures"]) + (f"\n\n{killed_sentence(told['killed'])}" if told["killed"] else "")
+
+
 def main() -> None:
-    """Measure each size, then kill jobs."""
+    """Measure each size, then kill jobs; each result joins those of earlier runs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 1_000_000, 4_000_000])
-    parser.add_argument("--large", type=int, nargs="*", default=[10_000], help="rows with the flavor large")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--step", nargs=4)
+    parser.add_argument("--rows", type=int, nargs="*", default=[])
+    parser.add_argument("--large", type=int, nargs="*", default=[], help="rows with the flavor large")
+    parser.add_argument("--kills", type=int, default=0)
     given = parser.parse_args()
-    if given.step:
-        step, source, out, flavor = given.step
-        print(json.dumps(STEPS[step](Path(source), Path(out), flavor)))
-        return
-    sizes = [(rows, "small") for rows in given.rows] + [(rows, "large") for rows in given.large]
-    sizes, kills = ([(100_000, "small")], 5) if given.small else (sizes, given.kills)
-    with tempfile.TemporaryDirectory() as name:
-        figures = []
-        for rows, flavor in sizes:
-            figures.append(measure(Path(name), rows, flavor))
-            print(table(figures[-1:]), flush=True)
-        killed = kill_jobs(Path(name), kills)
-    print(table(figures), killed, sep="\n")
-    if not given.small:
-        write_json(__file__, {"figures": figures, "killed": killed})
+    if not (given.rows or given.large or given.kills):
+        given.rows, given.large, given.kills = [100_000, 1_000_000, 4_000_000], [10_000], 50
+    if given.small:
+        given.rows, given.large, given.kills = [20_000], [], 2
+    for rows, flavor in [(rows, "small") for rows in given.rows] + [(rows, "large") for rows in given.large]:
+        with tempfile.TemporaryDirectory() as name:
+            found = measure(Path(name), rows, flavor)
+        print(table([found]), flush=True)
+        if not given.small:
+            keep([found], {})
+    if given.kills:
+        with tempfile.TemporaryDirectory() as name:
+            killed = kill_jobs(Path(name), given.kills)
+        print(killed_sentence(killed))
+        if not given.small:
+            keep([], {"killed": killed})
+
+
+def keep(figures: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    """Put figures among those of earlier runs, in the JSON and in the README."""
+    file = Path(__file__).with_suffix(".json")
+    before = json.loads(file.read_text()) if file.exists() else {"figures": []}
+    rows = {(row["flavor"] == "large", row["rows"]): row for row in before["figures"] + figures}
+    told = {"figures": [rows[key] for key in sorted(rows)], "killed": before.get("killed"), **more}
+    write_json(__file__, told)
+    write_readme("batch", report(told))
 
 
 if __name__ == "__main__":

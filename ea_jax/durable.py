@@ -21,8 +21,21 @@ def whole_file(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]
     temporary = temporary or path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as stream:
         yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+    settle(temporary, path)
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Put a file that is written on the disk, and then into place.
+
+    Its pages leave the system's cache, since whoever writes much would push all else out of there.
+    """
+    handle = os.open(temporary, os.O_RDWR)
+    try:
+        os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)
     temporary.replace(path)
     _sync_folder(path.parent)
 

@@ -6,6 +6,8 @@ import pytest
 
 from ea_jax import provenance
 from ea_jax.batch import BatchMap, Options, map_array, map_batches
+from ea_jax.batch.blocks import Block
+from ea_jax.batch.rows import block_digest
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
 from tests.conftest import unit_rows
@@ -126,3 +128,38 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(adapt, x):
         BatchMap(adapt)(table(x, w=pa.array(x.tolist())))
     with pytest.raises(BadInput, match="already has a column 'id'"):
         BatchMap(adapt, options=Options(column="v", out_column="id"))(table(x))
+
+
+KINDS = {
+    "floats": pa.array([0.5, None, 1.5, -2.0], pa.float32()),
+    "halves": pa.array([0.5, 1.0, 1.5, -2.0], pa.float16()),
+    "words": pa.array(["a", None, "", "bcd"]),
+    "large words": pa.array(["a", "ä", "", "bcd"], pa.large_string()),
+    "lists": pa.array([[1, 2], None, [], [None]], pa.list_(pa.int32())),
+    "vectors": pa.array([[1.0, 2.0], None, [3.0, None], [5.0, 6.0]], pa.list_(pa.float64(), 2)),
+    "tables": pa.array([{"k": 1, "w": "x"}, None, {"k": None, "w": "y"}, {"k": 2, "w": None}]),
+    "truths": pa.array([True, None, False, False]),
+    "dates": pa.array([0, None, 1, 2], pa.timestamp("us")),
+    "codes": pa.array(["a", None, "a", "b"]).dictionary_encode(),
+    "maps": pa.array([[("k", 1)], None, [], [("k", 2)]], pa.map_(pa.string(), pa.int32())),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_digest_of_rows_is_of_their_values_and_not_of_how_they_are_held(kind):
+    def digest(column):
+        return block_digest(Block(pa.record_batch([column], ["c"]), np.arange(len(column)), {}))
+
+    column = KINDS[kind]
+    held = pa.concat_arrays([column[3:], column, column[2:]]).slice(1, 4)  # between others
+    assert held.equals(column)
+    assert digest(held) == digest(column)
+    others = [column.take(pa.array(order)) for order in ([0, 1, 2], [3, 1, 2, 0], [0, 2, 1, 3])]
+    assert len({digest(column), *map(digest, others)}) == 4
+
+
+def test_the_digest_passes_over_what_lies_under_nulls():
+    valid = pa.py_buffer(bytes([0b101]))
+    held = [pa.Array.from_buffers(pa.int32(), 3, [valid, pa.py_buffer(np.int32([1, n, 3]))]) for n in (2, 9)]
+    a, b = (block_digest(Block(pa.record_batch([array], ["c"]), np.arange(3), {})) for array in held)
+    assert a == b

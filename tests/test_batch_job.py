@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,21 @@ def job(adapt, given, out, part_rows=64, rejects=None, kind=None, **options):
     return run_job(plan([str(path) for path in given], out, run, kind=kind, part_rows=part_rows), run, rejects=rejects)
 
 
+def stopping_at(number: int, then=None, calls=None):
+    """A `BatchMap._finish` that is interrupted at its n-th call, or does something else then."""
+    finish, calls = BatchMap._finish, [] if calls is None else calls
+
+    def fails(self, *arguments):
+        calls.append(1)
+        if len(calls) == number:
+            if then is None:
+                raise KeyboardInterrupt
+            then()
+        return finish(self, *arguments)
+
+    return fails
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file() and "lock" not in path.name]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -126,15 +142,8 @@ def test_a_stopped_job_ends_with_the_same_bytes(adapt, x, tmp_path, monkeypatch,
     given = write(tmp_path / "in.parquet", x)
     (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
     job(adapt, [given], tmp_path / "whole" / after)
-    finish, calls = BatchMap._finish, []
-
-    def fails(self, *arguments):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        return finish(self, *arguments)
-
-    monkeypatch.setattr(BatchMap, "_finish", fails)
+    calls = []
+    monkeypatch.setattr(BatchMap, "_finish", stopping_at(stop_at, calls=calls))
     with pytest.raises(KeyboardInterrupt):
         job(adapt, [given], tmp_path / "stopped" / after)
     before = status(tmp_path / "stopped" / after)
@@ -154,7 +163,7 @@ def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x
     with pytest.raises(BadInput, match=r"options dtype was float32 and is int8.*start anew"):
         job(adapt, [given], out, dtype="int8")
     write(given, x[:200])
-    with pytest.raises(BadInput, match=r"input .*in\.parquet was .* bytes .* and is .* bytes"):
+    with pytest.raises(BadInput, match=r"input .*in\.parquet was [\d,]+ bytes and is [\d,]+ bytes"):
         job(adapt, [given], out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -162,6 +171,40 @@ def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x
         job(adapt, [given], tmp_path / "mine")
     with pytest.raises(BadInput, match="both read and written"):
         job(adapt, [given], given)
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".npy", ".jsonl"])
+@pytest.mark.parametrize("done", [True, False], ids=["done", "half done"])
+def test_an_edit_that_keeps_size_and_time_is_refused_and_a_touch_is_not(adapt, x, tmp_path, monkeypatch, kind, done):
+    given, out = write(tmp_path / f"in{kind}", x), tmp_path / "out"
+    before = given.stat()
+    if done:
+        job(adapt, [given], out)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchMap, "_finish", stopping_at(5))
+            with pytest.raises(KeyboardInterrupt):
+                job(adapt, [given], out)
+    given.touch()
+    moved = given.rename(tmp_path / "moved")
+    shutil.copy(moved, given)
+    assert job(adapt, [given], out).totals.written == ROWS  # the same rows in another file
+    x[100] = -x[100]
+    write(given, x)
+    os.truncate(given, before.st_size)  # a minus more, of lines
+    os.utime(given, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(BadInput, match=r"rows 64 to 127 of .*in\.\w+ are not what they were.*start anew"):
+        job(adapt, [given], out)
+
+
+def test_an_input_that_changes_under_a_running_job_ends_it(adapt, x, tmp_path, monkeypatch):
+    given, out = write(tmp_path / "in.npy", x), tmp_path / "out"
+    planned = plan([str(given)], out, run := BatchMap(adapt, options=Options(rows=40, column="v")), part_rows=64)
+    finish = stopping_at(7, lambda: write(given, np.roll(x, 1, axis=0)))
+    monkeypatch.setattr(BatchMap, "_finish", finish)
+    with pytest.raises(BadInput, match=r"rows \d+ to \d+ of .*in\.npy are not what they were"):
+        run_job(planned, run)
+    assert status(out)["state"] == "stopped"
 
 
 def test_two_jobs_on_one_output_do_not_mix(adapt, x, tmp_path):
@@ -231,7 +274,16 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(adapt, 
         job(adapt, [given], tmp_path / "out.npy")
     with pytest.raises(BadInput, match="cannot be written"):
         job(adapt, [given], tmp_path / "out", kind="xls")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match=r"\.csv files cannot be written; \.parquet"):
+        job(adapt, [given], tmp_path / "out.csv")
+    with pytest.raises(BadInput, match=r"out lies in .*, of which all is read"):
+        job(adapt, [tmp_path], tmp_path / "out")
+    with pytest.raises(BadInput, match=r"none is no folder, so .*bad\.jsonl cannot be written"):
+        job(adapt, [given], tmp_path / "out", skip=True, rejects=tmp_path / "none" / "bad.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"cannot be made: Not a directory"):
+        job(adapt, [given], tmp_path / "file" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in.parquet"]
 
 
 def run_cli(*arguments, **how):
@@ -245,21 +297,21 @@ def test_jobs_that_are_killed_resume_to_the_same_bytes(toy_root, x, tmp_path, mo
     given = write(tmp_path / "in.parquet", np.tile(x, (80, 1)))
     names = ("--source", "toy-a", "--target", "toy-b", "--part-rows", "100")
     (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
-    start = time.monotonic()
-    done = run_cli("map", given, tmp_path / "whole" / "out.parquet", *names)
-    assert done.communicate()[1].startswith("ea-jax: 20,000 rows read, 20,000 written")
-    taken = time.monotonic() - start
-    moments, kills = random.Random(0), 0
-    for _ in range(4):
-        process = run_cli("map", given, tmp_path / "killed" / "out.parquet", *names)
-        time.sleep(taken * moments.uniform(0.3, 1.0))
-        kills += process.poll() is None
+    command = ("map", given, tmp_path / "killed" / "out.parquet", *names)
+    whole = run_cli("map", given, tmp_path / "whole" / "out.parquet", *names)
+    assert whole.communicate()[1].startswith("ea-jax: 20,000 rows read, 20,000 written")
+    moments, done = random.Random(0), tmp_path / "killed" / "out.parquet.job" / "done"
+    for _ in range(3):
+        process = run_cli(*command)
+        parts = len(list(done.glob("*"))) + moments.randrange(60)
+        while process.poll() is None and not (done.is_dir() and len(list(done.glob("*.json"))) >= parts):
+            time.sleep(moments.uniform(0, 0.01))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    last = run_cli("map", given, tmp_path / "killed" / "out.parquet", *names)
+        assert process.returncode == -signal.SIGKILL
+    last = run_cli(*command)
     out, _ = last.communicate()
     assert out.strip() == str(tmp_path / "killed" / "out.parquet")
-    assert kills
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 

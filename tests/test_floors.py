@@ -48,7 +48,7 @@ FLOORS = [
     ["folders", "importing"],
     ["loading"],
     ["batch", "facade", "judge", "publishing", "recipe"],
-    ["ray", "recheck"],
+    ["ray", "recheck", "spark"],
     ["cli", "__init__"],
 ]
 FLOORS[1] += ["records"]

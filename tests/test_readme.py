@@ -62,6 +62,13 @@ def test_the_other_tables_are_those_of_their_benchmarks():
         assert f"<!-- {name} -->\n{made(measured)}\n<!-- end -->" in README
 
 
+def test_the_table_of_batch_jobs_is_the_benchmarks():
+    from benchmarks.batch import report
+
+    measured = json.loads((ROOT / "benchmarks" / "batch.json").read_text())
+    assert f"<!-- batch -->\n{report(measured)}\n<!-- end -->" in README
+
+
 def test_the_make_targets_that_it_names_are_there():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)|^make (\w+)", README, re.M)):

@@ -43,7 +43,8 @@ def readable(path: Path) -> Iterator[None]:
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+        told = str(error).splitlines()[0].rstrip(".")
+        raise BadInput(f"{path} cannot be read: {told}.") from error
 
 
 def even_cuts(rows: int, part_rows: int) -> list[Cut]:

@@ -108,8 +108,8 @@ class BatchMap:
         return self.start(batch)().batch
 
     def judge_digest(self) -> str:
-        """Digest of the quality part's values; empty where there is none."""
-        return values_sha256(self.judge.params) if self.judge else ""
+        """Digest of the quality part's values, or that there is none."""
+        return values_sha256(self.judge.params) if self.judge else "none"
 
     def in_column(self, schema: pa.Schema) -> str:
         """The column that is mapped."""

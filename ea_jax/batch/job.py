@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,10 +13,21 @@ import jax
 
 from ea_jax.batch.core import BatchMap
 from ea_jax.batch.device import local_devices
-from ea_jax.batch.inputs import Inputs, Part, read_inputs
+from ea_jax.batch.inputs import Inputs, Part, read_inputs, seen
 from ea_jax.batch.outputs import check_kind, join
 from ea_jax.batch.pipeline import run_parts
-from ea_jax.batch.state import Place, Totals, begin, done_part, find_place, write_json
+from ea_jax.batch.rows import part_digests
+from ea_jax.batch.state import (
+    Place,
+    Totals,
+    another,
+    begin,
+    done_part,
+    find_place,
+    rows_digest,
+    saw,
+    write_json,
+)
 from ea_jax.durable import lock, whole_file
 from ea_jax.errors import BadInput
 from ea_jax.progress import progress
@@ -64,9 +75,7 @@ def plan(given: Sequence[str], out: Path, run: BatchMap, *, kind: str | None = N
         raise BadInput(f"There are {part_rows} rows a part; it must be 1 or more.")
     column = run.options.column or ("text" if run.encode else None)
     inputs, place = read_inputs(given, column, part_rows), find_place(out, kind)
-    inside = [file for file in inputs.files if out.resolve() in (file.resolve(), *file.resolve().parents)]
-    if inside:
-        raise BadInput(f"{inside[0]} is both read and written. Name another OUT.")
+    _check_apart(given, inputs, out)
     schema = run.out_schema(inputs.schema)
     check_kind(place.kind, schema)
     devices = local_devices()
@@ -108,15 +117,21 @@ def run_job(
     """
     if run.options.skip and rejects is None:
         raise BadInput("Rows that are skipped have to be listed somewhere: --rejects FILE.")
+    if rejects is not None and not rejects.parent.is_dir():
+        raise BadInput(f"{rejects.parent} is no folder, so {rejects} cannot be written. Make it first.")
     index, count = process or (jax.process_index(), jax.process_count())
     inputs, place = job.inputs, job.place
-    place.state.mkdir(parents=True, exist_ok=True)
+    try:
+        place.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{place.state} cannot be made: {error.strerror}. Name another OUT.") from error
     busy: dict[str, float] = {}
     with ExitStack() as stack:
         stack.enter_context(lock(place.state / "lock", str(place.out), shared=count > 1))
         stack.enter_context(lock(place.state / f"lock-{index}", str(place.out)))
         with lock(place.state / "lock-begin", str(place.out), wait=True):
-            begin(place, job.facts, len(inputs.parts), inputs.rows)
+            before = begin(place, job.facts, len(inputs.parts), inputs.rows, inputs.seen)
+            _check_rows(job, run, before, inputs.seen)
         missing = [part for part in _share(inputs.parts, index, count) if done_part(place, part.number) is None]
         if missing:
             place.manifest.unlink(missing_ok=True)  # of an output that was removed since
@@ -135,14 +150,42 @@ def run_job(
             )
         if all(done):
             with lock(place.state / "lock-end", str(place.out), wait=True):
+                _check_rows(job, run, inputs.seen, {str(file): seen(file) for file in inputs.files})
                 _finish(job, run, totals)
                 _list_rejects(job, rejects)
     return Report(totals, sum(part is not None for part in done), len(done), busy)
 
 
+def _check_apart(given: Sequence[str], inputs: Inputs, out: Path) -> None:
+    """Raise BadInput where what is written would be read, now or by the job that goes on."""
+    inside = [file for file in inputs.files if out.resolve() in (file.resolve(), *file.resolve().parents)]
+    if inside:
+        raise BadInput(f"{inside[0]} is both read and written. Name another OUT.")
+    around = [name for name in given if Path(name).is_dir() and Path(name).resolve() in out.resolve().parents]
+    if around:
+        raise BadInput(f"{out} lies in {around[0]}, of which all is read. Name an OUT elsewhere.")
+
+
 def _share(parts: list[Part], index: int, count: int) -> list[Part]:
     """Neighbouring parts for each process, so that each reads on."""
     return parts[index * len(parts) // count : (index + 1) * len(parts) // count]
+
+
+def _check_rows(job: Job, run: BatchMap, before: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> None:
+    """Read again what whole parts were made of, where a file may have changed since.
+
+    Raises:
+        BadInput: The rows of a part are others now.
+    """
+    touched = {file for file, told in now.items() if before[file] != told}
+    if not touched:
+        return
+    parts = [part for part in job.inputs.parts if str(part.file) in touched and done_part(job.place, part.number)]
+    for part, digest in part_digests(job.inputs, parts, run.options.rows):
+        if digest != rows_digest(job.place, part.number):
+            rows = f"rows {part.cut.start:,} to {part.cut.stop - 1:,}"
+            raise another(job.place, f"{rows} of {part.file} are not what they were when they were mapped")
+    saw(job.place, now)
 
 
 def _finish(job: Job, run: BatchMap, totals: Totals) -> None:

@@ -94,6 +94,8 @@ class _Parquet:
             "compression": "ZSTD" if nested else packed,
             "use_dictionary": words,
             "write_statistics": [f.name for f in schema if not pa.types.is_nested(f.type)],
+            "write_batch_size": 1 << 16,
+            "data_page_size": 1 << 18,  # stays in the cache of a core
         }
         self._file = pa.OSFile(stream.name, "wb")  # Arrow's own writes, which need no Python
         self._writer = parquet.ParquetWriter(self._file, schema, **how)

@@ -20,6 +20,7 @@ from ea_jax.durable import is_locked, whole_file
 from ea_jax.errors import BadInput, differences
 
 STATE = "_ea_jax"
+UNWRITTEN = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")  # surely no folder is meant
 
 
 class Totals(NamedTuple):
@@ -66,6 +67,10 @@ class Place(NamedTuple):
         """The file of a part."""
         return self.parts / f"part-{number:05d}{self.kind}"
 
+    def temporary(self, number: int) -> Path:
+        """The file of a part that is being written."""
+        return self.state / "tmp" / self.part(number).name
+
     def record(self, number: int) -> Path:
         """What says that a part is whole."""
         return self.state / "done" / f"{number:05d}.json"
@@ -81,15 +86,26 @@ class Place(NamedTuple):
 
 
 def find_place(out: Path, kind: str | None) -> Place:
-    """A file where the name has a suffix that can be written, a folder else."""
+    """A file where the name has a suffix that can be written, a folder else.
+
+    Raises:
+        BadInput: The name is that of a file of another kind.
+    """
+    if out.suffix in UNWRITTEN and not out.is_dir():
+        raise BadInput(f"{out.suffix} files cannot be written; {', '.join(KINDS)} can, or a folder of parts.")
     if out.suffix in KINDS and not out.is_dir():
         state = out.with_name(f"{out.name}.job")
         return Place(out, state, state / "parts", out.suffix)
     return Place(out, out / STATE, out, f".{kind.removeprefix('.')}" if kind else ".parquet")
 
 
-def begin(place: Place, facts: Mapping[str, Any], parts: int, rows: int) -> None:
+def begin(
+    place: Place, facts: Mapping[str, Any], parts: int, rows: int, seen: Mapping[str, list[int]]
+) -> Mapping[str, list[int]]:
     """Write what the job is, or see that what is there is the same.
+
+    Returns:
+        What was seen of each input file when the job was last at it.
 
     Raises:
         BadInput: Another job's output is there, or something else; the message says what differs.
@@ -102,15 +118,31 @@ def begin(place: Place, facts: Mapping[str, Any], parts: int, rows: int) -> None
             raise BadInput(f"{place.out} has files of something else. Name a new folder.")
         for folder in (place.state / "done", place.state / "tmp", place.parts):
             folder.mkdir(parents=True, exist_ok=True)
-        told = {"facts": dict(facts), "parts": parts, "rows": rows}
-        write_json(file, told)
-    found = differences(_read(file)["facts"], json.loads(json.dumps(facts)))
+        write_json(file, {"facts": dict(facts), "parts": parts, "rows": rows, "seen": dict(seen)})
+    told = _read(file)
+    found = differences(told["facts"], json.loads(json.dumps(facts)))
     if found:
-        done = "the output" if place.manifest.exists() else "the beginning"
-        raise BadInput(
-            f"{place.out} holds {done} of another job: {'; '.join(found)}. Run that one as it was, remove "
-            f"{place.state if place.is_file else place.out} to start anew, or name another OUT."
-        )
+        raise another(place, "; ".join(found))
+    return told["seen"]
+
+
+def another(place: Place, differs: str) -> BadInput:
+    """The error that says why the output there is not of this job."""
+    done = "the output" if place.manifest.exists() else "the beginning"
+    return BadInput(
+        f"{place.out} holds {done} of another job: {differs}. Run that one as it was, remove "
+        f"{place.state if place.is_file else place.out} to start anew, or name another OUT."
+    )
+
+
+def saw(place: Place, seen: Mapping[str, list[int]]) -> None:
+    """Note what was seen of the input files, once their rows are known to be the same."""
+    write_json(place.state / "job.json", {**_read(place.state / "job.json"), "seen": dict(seen)})
+
+
+def rows_digest(place: Place, number: int) -> str:
+    """The digest of the rows that a whole part was made of."""
+    return _read(place.record(number))["input"]
 
 
 def done_part(place: Place, number: int) -> Totals | None:

@@ -55,9 +55,7 @@ def run_files(
     from ea_jax.cli.device import start_jax
 
     if distributed:
-        import jax
-
-        jax.distributed.initialize()
+        _join_cluster()
     start_jax(device)
     from ea_jax.batch.core import Options
     from ea_jax.batch.job import plan, run_job
@@ -77,3 +75,20 @@ def run_files(
     )
     print(f"ea-jax: {said}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
     print(out)
+
+
+def _join_cluster() -> None:
+    """Find the other processes of a job, as JAX does.
+
+    Raises:
+        BadInput: It finds none, or does not reach them.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"--distributed finds no cluster ({str(error).splitlines()[0].rstrip('.')}). JAX knows those of Slurm, "
+            "Open MPI, Kubernetes and Cloud TPU; elsewhere, split the input by files and run a job for each."
+        ) from error
