@@ -109,11 +109,12 @@ def test_a_layer_is_drawn_towards_the_linear_one_only_as_far_as_it_costs_nothing
     def prefers(rows, wanted):
         return noise - np.linalg.norm(rows - wanted, axis=1)
 
-    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: prefers(rows, a))
+    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: prefers(rows, a), safest=True)
     np.testing.assert_array_equal(outputs, a)
     assert mix == (1, 0)
     np.testing.assert_allclose(found.kernel, layer.kernel)
-    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: noise)  # nothing to choose by: most linear
+    assert drawn(layer, linear, a, b, lambda rows: noise, safest=False)[1] == (1, 0)
+    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: noise, safest=True)  # noise: most linear
     factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
     assert mix == pytest.approx((0.6, 0.4 * factor))
     wanted = 0.6 * layer.kernel + 0.4 * factor * widened(linear, 5).kernel

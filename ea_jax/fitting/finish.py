@@ -137,7 +137,9 @@ def finished(
         if purpose == "query":
             seen = _reshaping(own, body.covariance, folds, choice.shape).apply(seen)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
-        out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], seen, unseen, scores[purpose])
+        out[purpose], mixes[purpose], outputs[purpose] = drawn(
+            own, plain[purpose], seen, unseen, scores[purpose], safest=purpose == "query"
+        )
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / scores["query"](outputs["query"]) <= FOUND
@@ -171,10 +173,12 @@ def drawn(
     a: Float[np.ndarray, "q d_out"],
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Float[np.ndarray, " q"]],
+    *,
+    safest: bool,
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the largest share whose cost held out is within its standard error.
+    """A layer averaged with a linear one, by the share that is best held out, or the safest one that is as good.
 
-    Far from what was fitted on, where held-out rows cannot judge, the linear map is the safer one.
+    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
 
     Args:
         layer: Affine map of the features.
@@ -182,6 +186,7 @@ def drawn(
         a: The layer's outputs for held-out rows.
         b: The linear one's.
         score: One number a row of outputs, or of the first of them; larger is better.
+        safest: Take the largest share whose cost is within its standard error.
 
     Returns:
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
@@ -191,8 +196,9 @@ def drawn(
     """
     factor = float(np.sqrt(np.mean(np.square(a)) / np.mean(np.square(b))))
     found = {share: score((1 - share) * a + share * factor * b) for share in SHARES}
-    best = max(found.values(), key=np.mean)
-    share = max(share for share, one in found.items() if _within_error(best - one))
+    share = max(found, key=lambda one: found[one].mean())
+    if safest:
+        share = max(other for other, one in found.items() if _within_error(found[share] - one))
     mix, wide = Mix(1 - share, share * factor), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, (mix.own * a + mix.linear * b).astype(np.float32)
