@@ -10,7 +10,7 @@ embed: .venv/minilm
 	$(BIN)/ea-jax embed --verbose --source minilm --target oai-3-small --text "$(SAMPLE)"
 
 test: .venv/minilm .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -28,6 +28,9 @@ bench: .venv/bench build/train.parquet
 	$(BIN)/python -m benchmarks.kernel_fit
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.batch
+	$(BIN)/python -m benchmarks.quality $(DATA) build
 
 # Every family on every pair of spaces, by the number of pairs: hours. It goes on where it was stopped.
 frontier: .venv/bench

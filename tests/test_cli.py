@@ -345,7 +345,7 @@ def test_eval_and_compare_judge_pairs_and_say_what_is_wrong(ea, tmp_path, monkey
     (tmp_path / "a.json").write_text(out)
     code, out, _ = ea("compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--json")
     assert code == 0
-    assert json.loads(out)["recall@10"]["value"] == 0
+    assert json.loads(out)["adapter/recall@10"]["value"] == 0
     np.save(tmp_path / "q.npy", x[:20])
     np.save(tmp_path / "c.npy", y[:30])
     files = ("--queries", str(tmp_path / "q.npy"), "--corpus", str(tmp_path / "c.npy"), "--protocol", "qa")

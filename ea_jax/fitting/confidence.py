@@ -136,9 +136,9 @@ def _apart(
     penalty: Float[np.ndarray, " p"],
     fold: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, " n"]:
-    """What a ridge regression on the other folds says of each row."""
-    said = np.zeros(len(z))
-    for k in np.unique(fold):
+    """What a ridge regression on the other folds says of each row; where there is one fold, the mean of all rows."""
+    said, folds = np.full(len(z), truth.mean()), np.unique(fold)
+    for k in folds if len(folds) > 1 else ():
         inside = fold == k
         part, mean = z[~inside], truth[~inside].mean()
         weight = np.linalg.solve(part.T @ part / len(part) + np.diag(penalty), part.T @ (truth[~inside] - mean))

@@ -10,6 +10,12 @@ from ea_jax.parts import parts_folder
 from tests.collect.conftest import SPACES, TEXTS, check_rows, half_done
 from tests.endpoint import status
 
+# The command line, heeding SIGINT where the tests' own parent ignores it, as shells' background jobs do.
+HEEDING = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('ea_jax.cli', run_name='__main__')"
+)
+
 
 def kill_after(parts: int, command: list[str], folder) -> None:
     """Start a run, and kill it once some of its requests are done."""
@@ -50,7 +56,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_in_the_same_rows(pairs, prov
 @pytest.mark.slow
 def test_an_interrupted_run_keeps_the_requests_under_way(pairs, provider, lines, tmp_path):
     out = tmp_path / "pairs.parquet"
-    command = [sys.executable, "-m", "ea_jax.cli", "pairs", str(lines), "--target", "toy", "--out", str(out)]
+    command = [sys.executable, "-c", HEEDING, "pairs", str(lines), "--target", "toy", "--out", str(out)]
     provider.delay = 1.0
     run = subprocess.Popen([*command, "--batch-size", "4", "--workers", "2"], stderr=subprocess.PIPE, text=True)
     while len(provider.asked) < 2 and run.poll() is None:
