@@ -8,9 +8,10 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 os.environ["HF_HUB_OFFLINE"] = "1"
-OWN = Path(__file__).parent.parent / ".pytest_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
-os.environ["XDG_DATA_HOME"] = str(OWN / "data")  # not the user's registry, nor another worker's
-os.environ["XDG_CONFIG_HOME"] = str(OWN / "config")
+os.environ["XDG_DATA_HOME"] = str(  # not the user's registry, nor another worker's
+    Path(__file__).parent.parent / ".pytest_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone") / "data"
+)
+os.environ["XDG_CONFIG_HOME"] = str(Path(os.environ["XDG_DATA_HOME"]).parent / "config")
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # torch's threads wait without spinning: a worker beside them needs the core
 
 import sys

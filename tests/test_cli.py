@@ -355,4 +355,4 @@ def test_eval_and_compare_judge_pairs_and_say_what_is_wrong(ea, tmp_path, monkey
     np.save(tmp_path / "c.npy", y[:20])
     code, out, err = ea("eval", "--source", "toy-a", "--target", "toy-b", *files)
     assert (code, err) == (0, "")
-    assert "unfiltered" in out
+    assert "Unfiltered, and filtered by confidence" in out

@@ -88,10 +88,14 @@ class Report:
         ]
         for title, head, rows in tables(told):
             table = Table(title=title, title_justify="left")
+            written = [[cell if isinstance(cell, str) else shown(cell) for cell, _ in row] for row in rows]
+            longest = max(len(word) for row in [head, *written] for word in row[0].split() or [""])
             for i, name in enumerate(head):
-                table.add_column(name, justify="right" if i else "left", overflow="fold")
-            for row in rows:
-                table.add_row(*(Text(cell if isinstance(cell, str) else shown(cell)) for cell, _ in row))
+                table.add_column(
+                    name, justify="right" if i else "left", overflow="fold", min_width=None if i else longest
+                )
+            for row in written:
+                table.add_row(*map(Text, row))
             parts.append(table)
         return Group(*parts, *(Text(f"Note: {note}") for note in self.notes))
 
