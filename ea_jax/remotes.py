@@ -194,9 +194,9 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
         BadInput: It cannot be fetched.
         BadEntry: It is not what the index says.
     """
+    if here := fetched(remote, listed):
+        return read_entry(here)
     there = remote.cache / listed.name
-    if fetched(remote, listed):
-        return read_entry(there)
     there.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=there.parent, prefix=".fetch-") as scratch:
         new = Path(scratch) / listed.name

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ea_jax.cli.files import AssumeSource
+
 
 def drift(
     baseline: Annotated[str, typer.Argument(help="An adapter's name, for its own fit; or a file, as NEW.")],
@@ -14,9 +16,7 @@ def drift(
     source: Annotated[str | None, typer.Option(help="Where BASELINE is a file: model that made the vectors.")] = None,
     target: Annotated[str | None, typer.Option(help="Likewise: model whose space they go to.")] = None,
     flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
-    assume_source: Annotated[
-        bool, typer.Option("--assume-source", help="Take vectors for the source model's, whatever their file says.")
-    ] = False,
+    assume_source: AssumeSource = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Compare the scores of new inputs with those at fit time, or with those of other inputs.

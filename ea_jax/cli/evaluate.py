@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ea_jax.cli.files import AssumeSource
 from ea_jax.errors import BadInput
 
 Pairs = Annotated[list[Path] | None, typer.Option("--pairs", help="Pairs: y, and x or text; group, query.")]
@@ -15,9 +16,6 @@ Texts = Annotated[list[Path] | None, typer.Option("--texts", help="Texts, where 
 Queries = Annotated[Path | None, typer.Option("--queries", help="Of queries: x or text, y, group, id.")]
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Of the corpus: y or text, x, id.")]
 Qrels = Annotated[Path | None, typer.Option("--qrels", help="Judgments of ids: query, row, grade.")]
-AssumeSource = Annotated[
-    bool, typer.Option("--assume-source", help="Take x for the source model's vectors, whatever a file says.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all sampling.")]
 

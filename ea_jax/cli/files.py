@@ -3,9 +3,15 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ea_jax.errors import BadInput
+
+AssumeSource = Annotated[
+    bool, typer.Option("--assume-source", help="Take x for the source model's vectors, whatever their file says.")
+]
 
 
 class PurposeName(StrEnum):

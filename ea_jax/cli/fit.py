@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ea_jax.cli.files import AssumeSource
 from ea_jax.errors import BadInput
 
 
@@ -36,9 +37,7 @@ def fit(
     near: Annotated[float, typer.Option(help="Cosine to a test row from which a pair is left out.")] = 0.95,
     about: Annotated[str, typer.Option(help="A sentence on the pairs, for the card.")] = "",
     seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
-    assume_source: Annotated[
-        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the files say.")
-    ] = False,
+    assume_source: AssumeSource = False,
 ) -> None:
     """Fit an adapter on pairs, measure it on test pairs, and write a registry entry with its card.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.files import DtypeName, OnError, PurposeName, WhereNull, run_files
+from ea_jax.cli.files import AssumeSource, DtypeName, OnError, PurposeName, WhereNull, run_files
 
 
 class Engine(StrEnum):
@@ -43,9 +43,7 @@ def map_files(
     part_rows: Annotated[int, typer.Option(min=1, help="Rows that are written, and resumed, as one.")] = 32_768,
     device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one if not given.")] = None,
     distributed: Annotated[bool, typer.Option("--distributed", help="Share the parts with jax.distributed.")] = False,
-    assume_source: Annotated[
-        bool, typer.Option("--assume-source", help="Take vectors for the source model's, whatever their file says.")
-    ] = False,
+    assume_source: AssumeSource = False,
     engine: Annotated[Engine, typer.Option(help="This process, or actors of a Ray cluster.")] = Engine.local,
     workers: Annotated[int, typer.Option(min=1, help="Actors, with --engine ray.")] = 1,
     status: Annotated[Path | None, typer.Option(help="Say how far the job of this OUT is, and stop.")] = None,

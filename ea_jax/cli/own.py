@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ea_jax import registry as reg
+from ea_jax.cli.files import AssumeSource
 from ea_jax.durable import restore_folders, swap_folder
 from ea_jax.errors import BadEntry, BadInput, EaJaxError
 from ea_jax.places import user_folder
@@ -19,9 +20,7 @@ def add(
     folder: Annotated[Path, typer.Argument(help="An entry's folder, with entry.toml, params/ and quality/.")],
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of the same name.")] = False,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs that its figures have to hold on.")] = None,
-    assume_source: Annotated[
-        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the file of pairs says.")
-    ] = False,
+    assume_source: AssumeSource = False,
 ) -> None:
     """Check an adapter whole, copy it into your own registry, and print where it is.
 
@@ -57,9 +56,7 @@ def check(
         list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if none.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
-    assume_source: Annotated[
-        bool, typer.Option("--assume-source", help="Take x for the source model's, whatever the file of pairs says.")
-    ] = False,
+    assume_source: AssumeSource = False,
 ) -> None:
     """Read adapters whole and check every hash, shape and value; a line each, exit code 1 if one is not whole.
 

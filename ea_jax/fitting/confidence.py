@@ -1,5 +1,6 @@
 """The quality part: statistics of the pairs, and heads that forecast the adapter's error, fitted on unseen outputs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -111,15 +112,14 @@ def cosine_head(
     z = (z - mean) / deviation
     penalty = np.repeat((SQUARES, INPUT, RADIAL), [kind.shape[1] for kind in kinds])
     gram, cross = z.T @ z / len(z), z.T @ (truth - truth.mean()) / len(z)
-    tried = []
-    for stronger in STRONGER:
+    tried, apart = [], _apart(z, truth, [stronger * penalty for stronger in STRONGER], fold)
+    for stronger, said_apart in zip(STRONGER, apart, strict=True):
         factor = cho_factor(gram + stronger * np.diag(penalty))
         weight = cho_solve(factor, cross)
         said = truth.mean() + z @ weight
         leverage = (1 + np.einsum("np,pn->n", z, cho_solve(factor, z.T))) / len(z)
         held_out = truth - (truth - said) / np.maximum(1 - leverage, 1e-3)
-        apart = _apart(z, truth, stronger * penalty, fold)
-        tried.append((_error(held_out, truth), _error(apart, truth), weight, held_out))
+        tried.append((_error(held_out, truth), _error(said_apart, truth), weight, held_out))
     least = WITHIN * min(one[0] for one in tried)
     _, _, weight, held_out = min((one for one in tried if one[0] <= least), key=lambda one: one[1])
     weight = weight / deviation
@@ -133,16 +133,17 @@ def cosine_head(
 def _apart(
     z: Float[np.ndarray, "n p"],
     truth: Float[np.ndarray, " n"],
-    penalty: Float[np.ndarray, " p"],
+    penalties: Sequence[Float[np.ndarray, " p"]],
     fold: Int[np.ndarray, " n"],
-) -> Float[np.ndarray, " n"]:
-    """What a ridge regression on the other folds says of each row; where there is one fold, the mean of all rows."""
-    said, folds = np.full(len(z), truth.mean()), np.unique(fold)
+) -> list[Float[np.ndarray, " n"]]:
+    """For each penalty, what a ridge regression on the other folds says of each row; of one fold, the mean of all."""
+    said, folds = [np.full(len(z), truth.mean()) for _ in penalties], np.unique(fold)
     for k in folds if len(folds) > 1 else ():
         inside = fold == k
         part, mean = z[~inside], truth[~inside].mean()
-        weight = np.linalg.solve(part.T @ part / len(part) + np.diag(penalty), part.T @ (truth[~inside] - mean))
-        said[inside] = mean + z[inside] @ weight / len(part)
+        gram, cross = part.T @ part / len(part), part.T @ (truth[~inside] - mean)
+        for one, penalty in zip(said, penalties, strict=True):
+            one[inside] = mean + z[inside] @ np.linalg.solve(gram + np.diag(penalty), cross) / len(part)
     return said
 
 
