@@ -22,6 +22,7 @@ from ea_jax.quality import Quality
 ORDINARY = ("ag_news", "trec_questions")
 EACH, SEED = 200, 11
 SAME, MOSTLY = 0.999, 0.5
+SCORES = ("novelty", "confidence")
 
 
 class Test(NamedTuple):
@@ -51,7 +52,7 @@ def _texts(data: Path, build: Path, model: str) -> dict[str, list[str]]:
 def junk_figures(
     judge: Quality, apply: Callable[..., np.ndarray], task: str, seen: np.ndarray | None, data: Path, build: Path
 ) -> dict[str, Any] | None:
-    """AUROC of the confidence between ordinary texts and junk; None for source models that run elsewhere.
+    """AUROC of novelty and of confidence between ordinary texts and junk; None for source models that run elsewhere.
 
     The head has seen junk from the same generators, but other texts of it; and neither AG News nor questions. `of other
     vectors` leaves out the kinds that the encoder maps to vectors of ordinary texts: no score of a vector tells those.
@@ -70,33 +71,33 @@ def junk_figures(
         return None
     test = junk_test(source, data, build)
 
-    def aurocs(params: Any) -> dict[str, np.ndarray]:
-        said = {kind: np.asarray(judge(params, made).confidence) for kind, made in test.kinds.items()}
-        normal = np.asarray(judge(params, test.ordinary).confidence)
-        return {kind: np.r_[normal, junk] for kind, junk in said.items()} | {"": normal}
+    def by_kind(score: str, params: Any) -> dict[str, float]:
+        """AUROC of ordinary text against each kind, against all of them, and against those of other vectors."""
+        normal, said = _goodness(score, judge, params, test.ordinary), {}
+        for kind, made in test.kinds.items():
+            said[kind] = _goodness(score, judge, params, made)
+        others = [kind for kind in said if test.same[kind] < MOSTLY]
+        sets = {kind: [kind] for kind in said} | {"all": list(said), "of other vectors": others}
+        return {name: _auroc(normal, np.concatenate([said[kind] for kind in kinds])) for name, kinds in sets.items()}
 
-    scores = aurocs(judge.params)
-    normal = scores.pop("")
-
-    def auroc(kinds: list[str], found: dict[str, np.ndarray] = scores) -> float:
-        junk = np.concatenate([found[kind][len(normal) :] for kind in kinds])
-        head = found[kinds[0]][: len(normal)]
-        return float(roc_auc_score(np.r_[np.ones(len(head)), np.zeros(len(junk))], np.r_[head, junk]))
-
-    told: dict[str, Any] = {
-        "all": auroc(list(scores)),
-        "of other vectors": auroc([kind for kind in scores if test.same[kind] < MOSTLY]),
-        "kinds": {kind: auroc([kind]) for kind in scores},
-        "same vector": test.same,
-    }
+    told: dict[str, Any] = {score: by_kind(score, judge.params) for score in SCORES} | {"same vector": test.same}
     if seen is not None:
         told["kinds not seen"] = {}
-        for place, kind in enumerate(scores):
-            head = _without(known, place, seen)
-            told["kinds not seen"][kind] = auroc([kind], aurocs(judge.params | {"junk": head}))
+        for place, kind in enumerate(test.kinds):
+            params = judge.params | {"junk": _without(known, place, seen)}
+            told["kinds not seen"][kind] = by_kind("confidence", params)[kind]
     if target in LOCAL:
         told["cosine"] = _cosines(judge, apply, test, target, _texts(data, build, source))
     return told
+
+
+def _goodness(score: str, judge: Quality, params: Any, x: np.ndarray) -> np.ndarray:
+    scores = judge(params, x)
+    return np.asarray(scores.confidence if score == "confidence" else -scores.novelty)
+
+
+def _auroc(normal: np.ndarray, junk: np.ndarray) -> float:
+    return float(roc_auc_score(np.r_[np.ones(len(normal)), np.zeros(len(junk))], np.r_[normal, junk]))
 
 
 def _without(known: Foreign, place: int, seen: np.ndarray) -> Any:
@@ -126,16 +127,17 @@ def _cosines(
 def junk_table(out: dict[str, Any]) -> str:
     """The README's table: a line a kind; the adapters of each source model in columns, the least of them."""
     found = {name: told["junk"] for name, told in out.items() if told["junk"]}
-    kinds = list(next(iter(found.values()))["kinds"])
+    kinds = list(next(iter(found.values()))["same vector"])
     sources = {name.split("--")[0]: None for name in found}
-    head = " | ".join(f"{source} | kind not seen | same vector" for source in sources)
-    lines = [f"| | {head} |", "| --- |" + " ---: |" * (3 * len(sources))]
-    for kind in kinds:
+    head = " | ".join(f"{source}: novelty | confidence | kind not seen | same vector" for source in sources)
+    lines = [f"| | {head} |", "| --- |" + " ---: |" * (4 * len(sources))]
+    for kind in [*kinds, "all", "of other vectors"]:
         cells = [kind]
         for source in sources:
             own = [junk for name, junk in found.items() if name.split("--")[0] == source]
-            unseen = [junk["kinds not seen"][kind] for junk in own if "kinds not seen" in junk]
-            cells += [f"{min(junk['kinds'][kind] for junk in own):.2f}", f"{min(unseen):.2f}"]
-            cells.append(f"{own[0]['same vector'][kind]:.0%}")
+            least = [min(junk[score][kind] for junk in own) for score in SCORES]
+            unseen = [junk["kinds not seen"][kind] for junk in own if kind in junk.get("kinds not seen", {})]
+            cells += [f"{value:.2f}" for value in (*least, *([min(unseen)] if unseen else []))]
+            cells += [f"{own[0]['same vector'][kind]:.0%}"] if unseen else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import Params
-from ea_jax.fitting.search import Choice, Folds, Machine, shape_of, total
+from ea_jax.fitting.search import Choice, Folds, Kind, Machine, shape_of, total
 from ea_jax.fitting.splits import Kin
 from ea_jax.kernel import Radial, hat_of, mixed, sums, weights
 from ea_jax.mlp import mlp_start
-from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, left_out, moments, whitening
+from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, left_out, moments, ridge_hat, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
 METRIC = 0.3
@@ -58,8 +58,23 @@ def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits:
     hat, parts = hat_of(radial, s, m, folds.base.setting, machine.penalty), []
     for kin in unseen.parts():
         at, native = (np.asarray(side[kin.rows], np.float32) for side in (x, y))
-        parts.append(left_out(store.apply(features(at)), native, hat(at), kin.sizes))
+        fitted = affine.apply(at) + radial(at) @ w.astype(np.float32)  # not mixed down, by axes that know these rows
+        parts.append(left_out(fitted, native, hat(at), kin.sizes))
     return Body("kernel", features.sizes(), features.params(), c, store, np.concatenate(parts, dtype=np.float32))
+
+
+def linear_moved(kind: Kind, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
+    """What leaving each row and its near-duplicates out of a linear fit changes in its output."""
+    c = folds.covariance
+    if isinstance(kind.setting, str):  # a rotation has nothing to fit a single row with
+        return np.zeros((len(kin.sizes), len(c.yy)))
+    affine, moved = kind.solve(c), []
+    for part in kin.parts():
+        x, native = (np.asarray(side[part.rows], np.float32) for side in (folds.x, folds.y))
+        fitted = affine.apply(x)
+        without = left_out(fitted, native, ridge_hat(c, kind.setting, len(folds.x), x), part.sizes)
+        moved.append(without - fitted[part.starts])
+    return np.concatenate(moved)
 
 
 def mlp_body(

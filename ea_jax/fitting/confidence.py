@@ -24,7 +24,7 @@ STRONGER, WITHIN = (1.0, 10.0, 100.0, 1000.0), 1.02
 HIT_PENALTY, JUNK_PENALTY = 1e-2, 1e-5
 COVERAGE = 0.9
 ORDINARY = 16384
-PLENTY = 16  # pairs a reference from which a row hardly moves its own
+PLENTY = 8192  # pairs, from which on a row hardly moves the references that it is near to
 NEVER = -100.0  # logit
 
 
@@ -59,15 +59,16 @@ def fit_quality(
         foreign: Embeddings beside the pairs; None where there are none.
         seed: Of all sampling.
     """
-    stored = fit_statistics(x, fold, SOURCE, seed=seed)
+    detail = affordable(SOURCE, x.shape[1], y.shape[1]) if unseen.linear is None else SOURCE
+    stored = fit_statistics(x, fold, detail, seed=seed)
     s, rows = prepared(stored), _unit(x[unseen.rows])
-    far, near = _unseen_distances(x, s, unseen.rows, seed)
+    far, near = _unseen_distances(x, s, unseen.rows, detail, seed)
     found = np.asarray(features(far, near, unseen.raw, unseen.linear))
     scale = _single({"mean": found.mean(axis=0), "deviation": found.std(axis=0) + 1e-6})
     z = np.asarray(standardised(scale, jnp.asarray(found)))
     truth = np.sum(_unit(unseen.raw) * np.asarray(y[unseen.rows], np.float32), axis=1)
     radial = np.asarray(bumps(jnp.asarray(rows), s["references"]))
-    if _few(x, s):  # a row lies too near to the references that it made
+    if _few(x):  # a row lies too near to the references that it made
         radial = np.zeros_like(radial)
     cosine, held_out = cosine_head(np.asarray(squares(jnp.asarray(z))), rows, radial, truth, fold[unseen.rows])
     asked = slice(0, len(unseen.found))
@@ -89,6 +90,16 @@ def fit_quality(
         "junk": junk,
         "calibration": {"scores": scores.astype(np.float32), "found": unseen.found.astype(np.int8)},
     }
+
+
+def affordable(detail: tuple[int, int], d_in: int, d_out: int) -> tuple[int, int]:
+    """Fewer references where both kinds together would be more columns than the adapter's, but half as many at least.
+
+    Scores cost the adapter, whose output they read, and these products: so about twice a single matrix at the most.
+    """
+    references, directions = detail
+    room = max(d_out - directions // d_in, d_out // 2)
+    return min(references, room * d_in), directions
 
 
 def cosine_head(
@@ -203,17 +214,17 @@ def junk_head(x: Float[np.ndarray, "n d"], foreign: Foreign | None) -> Params:
 
 
 def _unseen_distances(
-    x: ArrayIn, s: Params, rows: Int[np.ndarray, " n"], seed: int
+    x: ArrayIn, s: Params, rows: Int[np.ndarray, " n"], detail: tuple[int, int], seed: int
 ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """Both distances of rows of the pairs; where there are few, by statistics that have not seen them."""
-    if not _few(x, s):
+    if not _few(x):
         return measured(s, _unit(x[rows]))
-    far, near = held_out_distances(_unit(x), np.arange(len(x)) % FOLDS, SOURCE, seed)
+    far, near = held_out_distances(_unit(x), np.arange(len(x)) % FOLDS, detail, seed)
     return far[rows], near[rows]
 
 
-def _few(x: ArrayIn, s: Params) -> bool:
-    return len(x) < PLENTY * len(s["references"])
+def _few(x: ArrayIn) -> bool:
+    return len(x) < PLENTY
 
 
 def _seed_confidence(s: Params, far: np.ndarray, near: np.ndarray) -> np.ndarray:

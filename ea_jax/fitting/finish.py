@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
-from ea_jax.fitting.bodies import Body
+from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
 from ea_jax.fitting.splits import Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
-from ea_jax.solve import Affine, Covariance, left_out, ridge_hat
+from ea_jax.solve import Affine, Covariance
 from ea_jax.train import Held, Training
 
 LEAST_TRAINED, MOST_KNOWN = 2000, 0.5
@@ -210,18 +210,11 @@ def _unseen_linear(layer: Affine, start: Start, folds: Folds, kin: Kin) -> Float
 
 
 def _moved(start: Start, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
-    """What leaving each row and its near-duplicates out of a linear fit changes in its output."""
-    (kind, shape), c = start, folds.covariance
-    if isinstance(kind.setting, str):  # a rotation has nothing to fit a single row with
-        return np.zeros((len(kin.sizes), len(c.yy)))
-    fitted, found = kind.solve(c), []
-    for part in kin.parts():
-        x, native = (np.asarray(side[part.rows], np.float32) for side in (folds.x, folds.y))
-        outputs = fitted.apply(x)
-        without = left_out(outputs, native, ridge_hat(c, kind.setting, len(folds.x), x), part.sizes)
-        found.append(without - outputs[np.cumsum(part.sizes) - part.sizes])
-    moved = np.concatenate(found)
-    return moved if shape is None else moved @ _reshaping(fitted, c, folds, shape).kernel
+    """The same of a linear fit that was shaped."""
+    moved = linear_moved(start.kind, folds, kin)
+    if start.shape is None:
+        return moved
+    return moved @ _reshaping(start.kind.solve(folds.covariance), folds.covariance, folds, start.shape).kernel
 
 
 def _reshaping(layer: Affine, c: Covariance, folds: Folds, shape: Shape) -> Affine:

@@ -81,9 +81,14 @@ class Kin(NamedTuple):
     sizes: Int[np.ndarray, " b"]
 
     @property
+    def starts(self) -> Int[np.ndarray, " b"]:
+        """Where each block begins."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    @property
     def firsts(self) -> Int[np.ndarray, " b"]:
         """The rows without their near-duplicates."""
-        return self.rows[np.cumsum(self.sizes) - self.sizes]
+        return self.rows[self.starts]
 
     def first(self, blocks: int) -> "Kin":
         """The first blocks alone."""
