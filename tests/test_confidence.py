@@ -6,7 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from ea_jax.fitting import Budget, Foreign, fit
-from ea_jax.fitting.confidence import INPUT, RADIAL, SQUARES, chance_map, cosine_head, margins
+from ea_jax.fitting.confidence import INPUT, RADIAL, SQUARES, affordable, chance_map, cosine_head, margins
+from ea_jax.fitting.statistics import SOURCE
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.solve import logistic
 from tests.conftest import unit_rows
@@ -96,6 +97,14 @@ def test_the_cosine_head_prefers_what_holds_on_folds_left_out():
     rows, _ = cosine_head(good, x, np.zeros((n, 2)), truth, rng.integers(5, size=n))
     assert np.linalg.norm(ours["x"]) < 0.85 * np.linalg.norm(rows["x"])
     assert ours["quadratic"][0] == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(384, 256), (256, 384), (384, 1536), (1536, 256), (8, 6)])
+def test_scores_of_a_single_matrix_cost_no_more_columns_than_it_has_or_half_of_them(d_in, d_out):
+    references, directions = (number // d_in for number in affordable(SOURCE, d_in, d_out))
+    assert directions == SOURCE[1] // d_in
+    assert references == SOURCE[0] // d_in or references <= max(d_out - directions, d_out // 2)
+    assert references >= min(SOURCE[0] // d_in, d_out // 2)
 
 
 def test_margins_hold_for_nine_in_ten_new_rows_whatever_the_forecast():

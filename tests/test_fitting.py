@@ -6,10 +6,12 @@ import pytest
 from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
-from ea_jax.fitting.search import LEAST_CHOSEN, SAFE, SAFE_SHAPE, Folds
-from ea_jax.fitting.splits import FOLDS
+from ea_jax.fitting.bodies import kernel_body
+from ea_jax.fitting.search import LEAST_CHOSEN, SAFE, SAFE_SHAPE, Folds, Machine, folds_of
+from ea_jax.fitting.splits import FOLDS, Kin
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
+from ea_jax.solve import moments
 from tests.conftest import toy_pairs, unit_rows
 
 
@@ -41,6 +43,16 @@ def test_auto_bends_where_the_pairs_do():
     assert bent.family == "kernel"
     assert cosine(bent, x[300:], y[300:]) > cosine(straight, x[300:], y[300:]) + 0.02
     assert bent.report["store"]["cosine"] > bent.report["linear"]["cosine"]
+
+
+def test_what_a_kernel_machine_makes_of_rows_left_out_does_not_hang_on_how_far_it_is_mixed_down():
+    x, y = bent_pairs(200)
+    fold = np.arange(200) % FOLDS
+    folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
+    kin = Kin(np.arange(40), np.ones(40, int))
+    few, all_of = (kernel_body(folds, Machine(1.5, 0.3), 100, rank, 6, kin, 0) for rank in (3, 24))
+    assert few.sizes["rank"] < all_of.sizes["rank"]
+    np.testing.assert_array_equal(few.unseen, all_of.unseen)
 
 
 @pytest.mark.slow
