@@ -7,7 +7,7 @@ from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body
-from ea_jax.fitting.search import LEAST_CHOSEN, SAFE, SAFE_SHAPE, Folds, Machine, folds_of
+from ea_jax.fitting.search import LEAST_CHOSEN, SAFE_SHAPE, Folds, Machine, folds_of, safe
 from ea_jax.fitting.splits import FOLDS, Kin
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
@@ -124,7 +124,7 @@ def test_the_report_names_what_was_tried_and_chosen(fitted):
 def test_the_query_layer_of_few_pairs_is_the_safe_one_and_not_chosen_by_corpora_that_show_no_hubs(fitted):
     assert (fitted.report["query"]["exponent"], fitted.report["query"]["length"]) == SAFE_SHAPE
     folds = SimpleNamespace(x=np.zeros((LEAST_CHOSEN, 8)))
-    assert Folds.base.fget(folds) != Folds.base.fget(SimpleNamespace(x=folds.x[1:])) == SAFE
+    assert Folds.base.fget(folds) != Folds.base.fget(SimpleNamespace(x=folds.x[1:])) == safe(LEAST_CHOSEN - 1)
 
 
 def test_percentiles_are_of_rows_that_the_statistics_have_not_seen():

@@ -52,8 +52,13 @@ class Kind(NamedTuple):
 ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape makes the same
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
 QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
-ROUND, SAFE, SAFE_SHAPE = Kind("ridge", 0.1), Kind("ridge", 1.0), Shape(0.5, 4.0)
-LEAST_CHOSEN = 2200  # pairs; of fewer, held-out corpora are too small to show a hub, and what is safe is taken
+ROUND, SAFE_SHAPE = Kind("ridge", 0.1), Shape(0.5, 4.0)
+LEAST_CHOSEN, FEW = 2200, 1000  # pairs; of fewer, held-out corpora are too small to show a hub: what is safe is taken
+
+
+def safe(pairs: int) -> Kind:
+    """The affine map for queries that few pairs allow: the more there are, the less it has to be held back."""
+    return Kind("ridge", min(1.0, FEW / pairs))
 
 
 class Machine(NamedTuple):
@@ -102,7 +107,7 @@ class Folds(NamedTuple):
     @property
     def base(self) -> Kind:
         """The affine map that a kernel machine bends."""
-        return ROUND if len(self.x) >= LEAST_CHOSEN else SAFE
+        return ROUND if len(self.x) >= LEAST_CHOSEN else safe(len(self.x))
 
     def without(self, k: int) -> Covariance:
         """Covariance of all folds but one."""
@@ -141,7 +146,7 @@ def choose_linear(folds: Folds) -> Choice:
         return {k: kind.solve(c).apply(folds.judges[k].held.x) for k, c in maps.items()}
 
     cosine = {kind: _cosine(outputs(kind), folds) for kind in STORE_KINDS}
-    kinds = QUERY_KINDS if len(folds.x) >= LEAST_CHOSEN else [SAFE]
+    kinds = QUERY_KINDS if len(folds.x) >= LEAST_CHOSEN else [safe(len(folds.x))]
     shape = {kind: shape_of(outputs(kind), folds) for kind in kinds}
     store = max(cosine, key=cosine.__getitem__)
     query = max(shape, key=lambda kind: shape[kind][1])
