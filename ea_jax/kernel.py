@@ -214,11 +214,28 @@ def mixed(
     arXiv:2210.17323 (rounding).
     """
     through = s.gram @ w
-    _, vectors = np.linalg.eigh(metric @ (w.T @ through) @ metric)
     turn = np.linalg.qr(np.random.default_rng(rank).standard_normal((rank, rank)))[0]
-    project = metric @ vectors[:, ::-1][:, :rank] @ turn
+    project = metric @ _leading(w.T @ through, metric, rank) @ turn
     grid = rounded(w @ project, s.gram, bits)
     features = grid.values * grid.scale[None].astype(np.float64)
     within = features.T @ s.gram @ features
     floor = JITTER * np.trace(within) / len(within) * np.eye(len(within))
     return KernelMap(radial_, grid), np.linalg.solve(within + floor, features.T @ through)
+
+
+def mixed_down(
+    outputs: Float[np.ndarray, "n d_out"], metric: Float64[np.ndarray, "d_out d_out"], rank: int
+) -> Float64[np.ndarray, "n d_out"]:
+    """What mixing down to a rank leaves of outputs for rows left out, by axes of their own.
+
+    The axes of `mixed` were chosen to keep what the weights give on the pairs, and so know the pairs.
+    """
+    axes = _leading(outputs.T @ outputs, metric, rank)
+    return outputs @ metric @ axes @ np.linalg.solve(metric, axes).T
+
+
+def _leading(
+    second: Float[np.ndarray, "d_out d_out"], metric: Float64[np.ndarray, "d_out d_out"], rank: int
+) -> Float64[np.ndarray, "d_out r"]:
+    """Axes along which outputs of these second moments vary most in the metric."""
+    return np.linalg.eigh(metric @ second @ metric)[1][:, ::-1][:, :rank]

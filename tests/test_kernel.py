@@ -102,6 +102,19 @@ def test_left_out_outputs_are_near_those_of_fits_without_the_rows(pairs, machine
 
 
 @pytest.mark.parametrize("rank", [9, 5])
+def test_mixing_outputs_down_is_what_mixed_features_do_on_the_pairs_themselves(pairs, machine, rank):
+    x, _ = pairs
+    radial, _, s, w = machine
+    metric = np.diag(np.linspace(0.5, 2, 9))
+    features, expand = kernel.mixed(radial, w, s, metric, rank, 8)
+    outputs = radial(x) @ w
+    found = kernel.mixed_down(outputs, metric, rank)
+    assert np.linalg.matrix_rank(found, tol=1e-3) == rank
+    assert np.linalg.norm(features(x)[:, 6:] @ expand - found) < 0.05 * np.linalg.norm(outputs)
+    np.testing.assert_allclose(kernel.mixed_down(found, metric, rank), found, atol=1e-3)
+
+
+@pytest.mark.parametrize("rank", [9, 5])
 def test_mixed_features_give_what_the_weights_give(pairs, machine, rank):
     x, _ = pairs
     radial, _, s, w = machine

@@ -1,5 +1,6 @@
 """What comes before an adapter's last layer, by family: its stored parameters, and the features it makes of inputs."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ from jaxtyping import Float, Float32, Int
 from ea_jax.arrays import Params
 from ea_jax.fitting.search import Choice, Folds, Kind, Machine, shape_of, total
 from ea_jax.fitting.splits import Kin
-from ea_jax.kernel import Radial, hat_of, mixed, sums, weights
+from ea_jax.kernel import Radial, hat_of, mixed, mixed_down, sums, weights
 from ea_jax.mlp import mlp_start
-from ea_jax.solve import Affine, Covariance, cluster_centres, covariance, left_out, moments, ridge_hat, whitening
+from ea_jax.solve import Affine, Covariance, Hat, cluster_centres, covariance, left_out, moments, ridge_hat, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
 METRIC = 0.3
@@ -51,30 +52,37 @@ def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits:
     s = sums(radial, x, y)
     affine = folds.base.solve(covariance(m))
     (w,) = weights(s, radial.among, affine, (machine.penalty,))
-    features, expand = mixed(radial, w, s, whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1]), bits)
+    metric, rank = whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1])
+    features, expand = mixed(radial, w, s, metric, rank, bits)
     c = features.covariance(s, m)
     store = Affine(np.concatenate([affine.kernel, expand]), affine.bias)
     assert isinstance(folds.base.setting, float)
-    hat, parts = hat_of(radial, s, m, folds.base.setting, machine.penalty), []
-    for kin in unseen.parts():
-        at, native = (np.asarray(side[kin.rows], np.float32) for side in (x, y))
-        fitted = affine.apply(at) + radial(at) @ w.astype(np.float32)  # not mixed down, by axes that know these rows
-        parts.append(left_out(fitted, native, hat(at), kin.sizes))
-    return Body("kernel", features.sizes(), features.params(), c, store, np.concatenate(parts, dtype=np.float32))
+    hat, w = hat_of(radial, s, m, folds.base.setting, machine.penalty), w.astype(np.float32)
+    both = _left_out(lambda rows: affine.apply(rows) + radial(rows) @ w, hat, folds, unseen)
+    plain = affine.apply(np.asarray(x[unseen.firsts], np.float32)) + linear_moved(folds.base, folds, unseen)
+    new = (plain + mixed_down(both - plain, metric, rank)).astype(np.float32)
+    return Body("kernel", features.sizes(), features.params(), c, store, new)
 
 
 def linear_moved(kind: Kind, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
     """What leaving each row and its near-duplicates out of a linear fit changes in its output."""
-    c = folds.covariance
-    if isinstance(kind.setting, str):  # a rotation has nothing to fit a single row with
+    c, penalty = folds.covariance, kind.setting
+    if isinstance(penalty, str):  # a rotation has nothing to fit a single row with
         return np.zeros((len(kin.sizes), len(c.yy)))
-    affine, moved = kind.solve(c), []
+    fitted = kind.solve(c)
+    without = _left_out(fitted.apply, lambda x: ridge_hat(c, penalty, len(folds.x), x), folds, kin)
+    return without - fitted.apply(np.asarray(folds.x[kin.firsts], np.float32))
+
+
+def _left_out(
+    apply: Callable[[np.ndarray], np.ndarray], hat: Callable[[np.ndarray], Hat], folds: Folds, kin: Kin
+) -> Float[np.ndarray, "b d_out"]:
+    """What a fit makes of rows if it has seen neither them nor their near-duplicates."""
+    found = []
     for part in kin.parts():
         x, native = (np.asarray(side[part.rows], np.float32) for side in (folds.x, folds.y))
-        fitted = affine.apply(x)
-        without = left_out(fitted, native, ridge_hat(c, kind.setting, len(folds.x), x), part.sizes)
-        moved.append(without - fitted[part.starts])
-    return np.concatenate(moved)
+        found.append(left_out(apply(x), native, hat(x), part.sizes))
+    return np.concatenate(found)
 
 
 def mlp_body(
