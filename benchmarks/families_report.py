@@ -179,7 +179,7 @@ def table(found: Cells) -> str:
 def _caption(found: Cells) -> str:
     seeds = max(cell.seeds for cell in found.values())
     drawn = (
-        f"means of {seeds} seeds, which draw the pairs and seed the fit, and for R@1 ± the largest less the smallest"
+        f"means of up to {seeds} seeds, which draw the pairs and seed the fit; for R@1 ± the largest less the smallest"
         if seeds > 1
         else "one seed, which draws the pairs and seeds the fit"
     )
@@ -204,7 +204,7 @@ def _setting_table(found: Cells, task: str, size: int | str) -> str:
     by = {f: found[key] for f in LABELS for key in [(task, KEEP if f == KEEP else size, f)] if key in found}
     pairs = max(cell.pairs for cell in by.values())
     lines = [
-        f"{title(task)}, {pairs:,} pairs:\n",
+        f"{title(task)}, {pairs:,} pairs, {_seeds(by)}:\n",
         "| | cosine | R@1 | R@10 | overlap@10 | fit, s | parameters | µs |",
         "| --- |" + " ---: |" * 7,
     ]
@@ -217,6 +217,11 @@ def _setting_table(found: Cells, task: str, size: int | str) -> str:
         )
         lines.append(f"| {LABELS[family]} | {cosine} | {ranks} | {costs} |")
     return "\n".join(lines)
+
+
+def _seeds(by: dict[str, Cell]) -> str:
+    least, most = (pick(cell.seeds for family, cell in by.items() if family != KEEP) for pick in (min, max))
+    return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
 
 def _summary_table(found: Cells) -> str:
