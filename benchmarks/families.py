@@ -22,9 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.families_report import AUTO, KEEP, OURS, RIVALS, read, report
+from benchmarks.families_plot import plot
+from benchmarks.families_report import AUTO, KEEP, OURS, RIVALS, bars, cells, read, table, to_json
+from benchmarks.machine import README, write_readme
 from benchmarks.tasks import ALL, SIZES, TASKS, Side, Size, Task, first_ten, load_task, scores
 
+HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
 MLP_MOST = 10_000  # pairs up to which our `mlp` is fitted alone; `auto` may take it anywhere
 TIMED_ROWS, TIMED_CALLS = 1024, 7
@@ -145,6 +148,22 @@ def run(out: Path, asked: argparse.Namespace) -> int:
                 lines.write(json.dumps(line | {k: float(f"{v:.5g}") for k, v in figures.items()}) + "\n")
             say(f"  {size} {seed} {family}: R@1 {figures['in.r1']:.3f}, {time.perf_counter() - start:.1f} s")
     return failed
+
+
+def report(results: Path, folder: Path = HERE) -> None:
+    """Write families.json and families.png into a folder, the tables into README.md where it has their place."""
+    found = cells(read(results))
+    checked = bars(found)
+    (folder / "families.json").write_text(to_json(found, checked))
+    plot(found, folder / "families.png")
+    print(table(found))
+    if folder == HERE and "<!-- families -->\n" in README.read_text():
+        write_readme("families", table(found))
+    for bar, outcome in checked.items():
+        print("", f"{bar}: {len(outcome['failed'])} of {outcome['checks']} failed", *outcome["failed"], sep="\n  ")
+    seeds = max(cell.seeds for cell in found.values())
+    partial = [" ".join(map(str, key)) for key, cell in found.items() if cell.seeds < seeds and key[2] != KEEP]
+    print("", f"{len(partial)} cells have fewer than {seeds} seeds", *partial, sep="\n  ")
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What `build/families.jsonl` says: families.json, families.png, the README's tables, and whether the bars are met."""
+"""What `build/families.jsonl` says: families.json, the README's tables, and whether the bars are met."""
 
 import importlib.metadata
 import json
@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.machine import README, describe, write_readme
+from benchmarks.machine import describe
 
-HERE = Path(__file__).parent
 KEEP, AUTO = "keep-source", "auto"
 RIVALS = ("mean", "procrustes", "ridge", "rank-64", "mlp-256", "resmlp")
 OURS = ("linear", "kernel", "mlp")
@@ -38,20 +37,6 @@ def _count(value: float) -> str:
 COSTS = {"seconds": _short, "parameters": _count, "microseconds": _short}
 NEWS = "minilm--wordllama--ag-news"
 TABLED = ("minilm--oai-3-small", NEWS)
-PLOTTED = (*TABLED, "oai-3-small--minilm", "minilm--oai-ada-002", "minilm--nomic", "minilm--wordllama--mixed")
-# Okabe and Ito's colours, which colour-blind readers can tell apart; rivals are dashed.
-LINES = {
-    "procrustes": ("#999999", "s"),
-    "ridge": ("#56B4E9", "v"),
-    "rank-64": ("#F0E442", "D"),
-    "mlp-256": ("#CC79A7", "P"),
-    "resmlp": ("#E69F00", "X"),
-    "linear": ("#0072B2", "o"),
-    "kernel": ("#009E73", "o"),
-    "mlp": ("#D55E00", "o"),
-    AUTO: ("#000000", "o"),
-}
-PLAIN = str.maketrans("", "", "*`")
 SPREAD = "the largest less the smallest over the seeds"
 LEAD, LEAST_PAIRS = 0.03, 2000
 HELD = ("in.cosine", "in.r1", "in.r5", "in.r10", "in.overlap", "across.cosine", "across.r1")  # that `auto` may not lose
@@ -255,41 +240,6 @@ def _pair(stats: dict[str, Stat], key: str, spread: bool = False) -> str:
     return " / ".join(f"{s.mean:.3f}" + (f" ±{s.spread:.3f}" if spread else "") for s in found)
 
 
-def plot(found: Cells, file: Path) -> None:
-    """R@1 in domain by number of pairs: a panel a task, a line a family in a band as wide as its spread."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-    from PIL import Image
-
-    figure, axes = pyplot.subplots(2, 3, figsize=(13, 7.6), layout="constrained")
-    by = settings(found)
-    for task, axis in zip(PLOTTED, axes.flat, strict=True):
-        for family, (colour, marker) in LINES.items():
-            line = sorted(
-                (f[family].pairs, f[family].stats["in.r1"]) for (t, _), f in by.items() if t == task and family in f
-            )
-            if not line:
-                continue
-            n, mean = [p for p, _ in line], np.array([s.mean for _, s in line])
-            half = np.array([s.spread for _, s in line]) / 2
-            width, order = (3.4, 1.5) if family == AUTO else (1.6, 2)  # `auto` lies under the family that it took
-            style = {"color": colour, "marker": marker, "ls": "--" if family in RIVALS else "-", "ms": 5}
-            axis.plot(n, mean, lw=width, zorder=order, label=LABELS[family].translate(PLAIN), **style)
-            axis.fill_between(n, mean - half, mean + half, color=colour, alpha=0.18, lw=0)
-        if (task, KEEP, KEEP) in found:
-            kept = found[task, KEEP, KEEP].stats["in.r1"].mean
-            axis.axhline(kept, color="#444444", ls=":", lw=1.2, label="keep the source model")
-        axis.set(title=title(task), xscale="log", xlabel="pairs", ylabel="R@1 of the native top hit, in domain")
-        axis.grid(alpha=0.25)
-    handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(file, dpi=100)
-    Image.open(file).convert("RGB").quantize(96).save(file, optimize=True)
-    pyplot.close(figure)
-
-
 def to_json(found: Cells, checked: dict[str, Any]) -> str:
     """Machine, bars, and one line a cell: its key, then mean and spread of each figure in the order of `columns`."""
     machine = describe() | {"torch": importlib.metadata.version("torch")}
@@ -303,19 +253,3 @@ def to_json(found: Cells, checked: dict[str, Any]) -> str:
 
 def _rounded(stats: dict[str, Stat]) -> list[list[float] | None]:
     return [[float(f"{v:.4g}") for v in stats[key]] if key in stats else None for key in (*METRICS, *COSTS)]
-
-
-def report(results: Path, folder: Path = HERE) -> None:
-    """Write families.json and families.png into a folder, the tables into README.md where it has their place."""
-    found = cells(read(results))
-    checked = bars(found)
-    (folder / "families.json").write_text(to_json(found, checked))
-    plot(found, folder / "families.png")
-    print(table(found))
-    if folder == HERE and "<!-- families -->\n" in README.read_text():
-        write_readme("families", table(found))
-    for bar, outcome in checked.items():
-        print("", f"{bar}: {len(outcome['failed'])} of {outcome['checks']} failed", *outcome["failed"], sep="\n  ")
-    seeds = max(cell.seeds for cell in found.values())
-    partial = [" ".join(map(str, key)) for key, cell in found.items() if cell.seeds < seeds and key[2] != KEEP]
-    print("", f"{len(partial)} cells have fewer than {seeds} seeds", *partial, sep="\n  ")

@@ -17,12 +17,16 @@ from ea_jax.fitting import Foreign
 from ea_jax.fitting.confidence import ORDINARY as MOST
 from ea_jax.fitting.confidence import junk_head
 from ea_jax.junk import junk_texts
-from ea_jax.quality import Quality
+from ea_jax.quality import Quality, Scores
 
 ORDINARY = ("ag_news", "trec_questions")
 EACH, SEED = 200, 11
 SAME, MOSTLY = 0.999, 0.5
-SCORES = ("novelty", "confidence")
+GOODNESS: dict[str, Callable[[Scores], jax.Array]] = {
+    "novelty": lambda s: -s.novelty,
+    "confidence": lambda s: s.confidence,
+}
+SCORES = tuple(GOODNESS)
 
 
 class Test(NamedTuple):
@@ -71,33 +75,31 @@ def junk_figures(
         return None
     test = junk_test(source, data, build)
 
-    def by_kind(score: str, params: Any) -> dict[str, float]:
-        """AUROC of ordinary text against each kind, against all of them, and against those of other vectors."""
-        normal, said = _goodness(score, judge, params, test.ordinary), {}
-        for kind, made in test.kinds.items():
-            said[kind] = _goodness(score, judge, params, made)
-        others = [kind for kind in said if test.same[kind] < MOSTLY]
-        sets = {kind: [kind] for kind in said} | {"all": list(said), "of other vectors": others}
-        return {name: _auroc(normal, np.concatenate([said[kind] for kind in kinds])) for name, kinds in sets.items()}
-
-    told: dict[str, Any] = {score: by_kind(score, judge.params) for score in SCORES} | {"same vector": test.same}
+    normal = judge(judge.params, test.ordinary)
+    said = {kind: judge(judge.params, made) for kind, made in test.kinds.items()}
+    others = [kind for kind in said if test.same[kind] < MOSTLY]
+    sets = {kind: [kind] for kind in said} | {"all": list(said), "of other vectors": others}
+    told: dict[str, Any] = {
+        score: {name: _auroc(score, normal, [said[kind] for kind in kinds]) for name, kinds in sets.items()}
+        for score in SCORES
+    }
+    told["same vector"] = test.same
     if seen is not None:
         told["kinds not seen"] = {}
         for place, kind in enumerate(test.kinds):
             params = judge.params | {"junk": _without(known, place, seen)}
-            told["kinds not seen"][kind] = by_kind("confidence", params)[kind]
+            unseen = judge(params, test.ordinary), [judge(params, test.kinds[kind])]
+            told["kinds not seen"][kind] = _auroc("confidence", *unseen)
     if target in LOCAL:
         told["cosine"] = _cosines(judge, apply, test, target, _texts(data, build, source))
     return told
 
 
-def _goodness(score: str, judge: Quality, params: Any, x: np.ndarray) -> np.ndarray:
-    scores = judge(params, x)
-    return np.asarray(scores.confidence if score == "confidence" else -scores.novelty)
-
-
-def _auroc(normal: np.ndarray, junk: np.ndarray) -> float:
-    return float(roc_auc_score(np.r_[np.ones(len(normal)), np.zeros(len(junk))], np.r_[normal, junk]))
+def _auroc(score: str, normal: Scores, junk: list[Scores]) -> float:
+    """Of ordinary text against junk of some kinds."""
+    good, *bad = (np.asarray(GOODNESS[score](one)) for one in (normal, *junk))
+    rows = np.concatenate([good, *bad])
+    return float(roc_auc_score(np.arange(len(rows)) < len(good), rows))
 
 
 def _without(known: Foreign, place: int, seen: np.ndarray) -> Any:

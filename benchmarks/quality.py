@@ -218,8 +218,7 @@ def bars(out: dict[str, Any]) -> dict[str, Any]:
             better = {"spearman": 1, "auroc_worst": 1, "aurc": -1}
             lost += [f"{name} {side} {m}" for m, sign in better.items() if sign * (ours[m] - seed[m]) <= 0]
         if told["junk"] and min(told["junk"][score]["all"] for score in SCORES) < 0.98:
-            all_of = {score: told["junk"][score] for score in SCORES}
-            junk.append(f"{name}: " + ", ".join(_junk_told(score, found) for score, found in all_of.items()))
+            junk.append(f"{name}: " + ", ".join(_junk_told(score, told["junk"][score]) for score in SCORES))
         cost = told.get("costs")
         if cost and (cost["times_the_adapter"] > 2 or cost["one_query_ms"] > 0.5):
             slow.append(f"{name}: {cost['times_the_adapter']:.2f} x, {cost['one_query_ms']:.2f} ms")

@@ -68,7 +68,7 @@ def fit_quality(
     z = np.asarray(standardised(scale, jnp.asarray(found)))
     truth = np.sum(_unit(unseen.raw) * np.asarray(y[unseen.rows], np.float32), axis=1)
     radial = np.asarray(bumps(jnp.asarray(rows), s["references"]))
-    if _few(x):  # a row lies too near to the references that it made
+    if len(x) < PLENTY:  # a row lies too near to the references that it made
         radial = np.zeros_like(radial)
     cosine, held_out = cosine_head(np.asarray(squares(jnp.asarray(z))), rows, radial, truth, fold[unseen.rows])
     asked = slice(0, len(unseen.found))
@@ -217,14 +217,10 @@ def _unseen_distances(
     x: ArrayIn, s: Params, rows: Int[np.ndarray, " n"], detail: tuple[int, int], seed: int
 ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """Both distances of rows of the pairs; where there are few, by statistics that have not seen them."""
-    if not _few(x):
+    if len(x) >= PLENTY:
         return measured(s, _unit(x[rows]))
     far, near = held_out_distances(_unit(x), np.arange(len(x)) % FOLDS, detail, seed)
     return far[rows], near[rows]
-
-
-def _few(x: ArrayIn) -> bool:
-    return len(x) < PLENTY
 
 
 def _seed_confidence(s: Params, far: np.ndarray, near: np.ndarray) -> np.ndarray:

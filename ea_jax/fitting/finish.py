@@ -210,7 +210,7 @@ def _unseen_linear(layer: Affine, start: Start, folds: Folds, kin: Kin) -> Float
 
 
 def _moved(start: Start, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
-    """The same of a linear fit that was shaped."""
+    """What leaving each row and its near-duplicates out of a linear fit changes in its output, shaped if it is."""
     moved = linear_moved(start.kind, folds, kin)
     if start.shape is None:
         return moved

@@ -53,12 +53,13 @@ ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape ma
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
 QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
 ROUND, SAFE_SHAPE = Kind("ridge", 0.1), Shape(0.5, 4.0)
-LEAST_CHOSEN, FEW = 2200, 1000  # pairs; of fewer, held-out corpora are too small to show a hub: what is safe is taken
+LEAST_CHOSEN = 2200  # pairs; of fewer, held-out corpora are too small to show a hub, and what is safe is taken
+SAFEST = 1000  # pairs, up to which the penalty of that is one
 
 
 def safe(pairs: int) -> Kind:
     """The affine map for queries that few pairs allow: the more there are, the less it has to be held back."""
-    return Kind("ridge", min(1.0, FEW / pairs))
+    return Kind("ridge", min(1.0, SAFEST / pairs))
 
 
 class Machine(NamedTuple):
