@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -34,6 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             server.active += 1
             server.most_active = max(server.most_active, server.active)
         time.sleep(server.delay)
+        server.let_go.wait(30)
         (fault or answer)(self, body)
         with server.lock:
             server.active -= 1
@@ -57,6 +59,8 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.faults, self.asked, self.times, self.keys = [], [], [], set()
         self.delay, self.active, self.most_active = 0.0, 0, 0
+        self.let_go = threading.Event()  # cleared, it keeps requests under way
+        self.let_go.set()
 
     @property
     def texts(self) -> list[str]:
@@ -115,6 +119,18 @@ def cut_unseen(handler, body):
 
 def hang_up(handler, body):
     handler.close_connection = True
+
+
+def together(requests: int):
+    """An answer that waits until so many requests are under way at once, or for half a minute."""
+    met = threading.Barrier(requests, timeout=30)
+
+    def meet(handler, body):
+        with suppress(threading.BrokenBarrierError):
+            met.wait()
+        answer(handler, body)
+
+    return [meet] * requests
 
 
 def dawdle(handler, body):
