@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.finish import drawn, widened
+from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, widened
 from ea_jax.fitting.heads import POLISH, Judge, Shape, polished, query_layer, shaped, similarity_map
 from ea_jax.fitting.splits import Held
 from ea_jax.metrics import occurrences, skewness
@@ -99,24 +99,45 @@ def test_a_layer_is_trained_where_held_out_queries_gain_and_is_the_start_where_t
     assert kept is good
 
 
-def test_a_layer_is_drawn_towards_the_linear_one_only_as_far_as_it_costs_nothing():
+@pytest.fixture
+def layers():
+    """A layer of five features and a linear one of the first three of them, with their outputs, and noise."""
     rng = np.random.default_rng(0)
     layer, linear = (Affine(rng.normal(size=(k, 4)), rng.normal(size=4)) for k in (5, 3))
     asked = rng.normal(size=(200, 5)).astype(np.float32)
-    a, b = layer.apply(asked), linear.apply(asked[:, :3])
-    noise = 0.1 * rng.normal(size=200)
+    return layer, linear, asked, layer.apply(asked), linear.apply(asked[:, :3]), 0.1 * rng.normal(size=200)
 
-    def prefers(rows, wanted):
-        return noise - np.linalg.norm(rows - wanted, axis=1)
 
-    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: prefers(rows, a), safest=True)
+@pytest.mark.parametrize("drawing", [FAITHFUL, drawing_of(1000), drawing_of(10_000)], ids=["store", "few", "many"])
+def test_a_layer_is_not_drawn_towards_a_linear_one_that_costs_much(layers, drawing):
+    layer, linear, _, a, b, _ = layers
+    found, mix, outputs = drawn(layer, linear, a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)), drawing)
     np.testing.assert_array_equal(outputs, a)
     assert mix == (1, 0)
     np.testing.assert_allclose(found.kernel, layer.kernel)
-    assert drawn(layer, linear, a, b, lambda rows: noise, safest=False)[1] == (1, 0)
-    found, mix, outputs = drawn(layer, linear, a, b, lambda rows: noise, safest=True)  # noise: most linear
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(600, 0.9), (2100, 0.65), (10_000, 0.4)])
+def test_a_layer_is_drawn_towards_a_linear_one_that_costs_nothing(layers, pairs, share):
+    layer, linear, asked, a, b, noise = layers
+    found, mix, outputs = drawn(layer, linear, a, b, lambda _: 1 + noise, drawing_of(pairs))
     factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
-    assert mix == pytest.approx((0.6, 0.4 * factor))
-    wanted = 0.6 * layer.kernel + 0.4 * factor * widened(linear, 5).kernel
+    assert mix == pytest.approx((1 - share, share * factor))
+    wanted = (1 - share) * layer.kernel + share * factor * widened(linear, 5).kernel
     np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_of_few_pairs_a_linear_share_may_cost_a_tenth_of_the_rank_and_of_many_a_standard_error(layers):
+    layer, linear, _, a, b, noise = layers
+    whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
+
+    def costs(most):  # from the layer to the linear one, and far more than noise
+        return lambda y: 1 + 1e-3 * noise - most * np.linalg.norm(y - a) / whole
+
+    def own(most, pairs):
+        return drawn(layer, linear, a, b, costs(most), drawing_of(pairs))[1].own
+
+    assert own(0.05, 600) == pytest.approx(0.1)
+    assert own(0.25, 600) == pytest.approx(0.6)
+    assert own(0.05, 10_000) == 1

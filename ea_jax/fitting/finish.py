@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
 from ea_jax.fitting.splits import Kin, kin_of
@@ -22,7 +23,6 @@ LEAST_TRAINED, MOST_KNOWN = 2000, 0.5
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
 FLAT = Shape(0.7, 4.0)  # of the round map: where training a single matrix ends best, wherever it starts best
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 
 
 class Start(NamedTuple):
@@ -30,13 +30,6 @@ class Start(NamedTuple):
 
     kind: Kind
     shape: Shape | None
-
-
-class Mix(NamedTuple):
-    """Weights of a body's own layer and of a linear one in their average."""
-
-    own: float
-    linear: float
 
 
 class Bench(NamedTuple):
@@ -125,6 +118,7 @@ def finished(
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs = {}, {"store": Mix(0.0, 1.0)}, {}
     scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
+    drawing = {"store": FAITHFUL, "query": drawing_of(len(folds.x))}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
         kin = on.unseen if purpose == "store" else on.unseen.first(asks)
         unseen = _unseen_linear(plain[purpose], starts[purpose], folds, kin)
@@ -138,7 +132,7 @@ def finished(
             seen = _reshaping(own, body.covariance, folds, choice.shape).apply(seen)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
         out[purpose], mixes[purpose], outputs[purpose] = drawn(
-            own, plain[purpose], seen, unseen, scores[purpose], safest=purpose == "query"
+            own, plain[purpose], seen, unseen, scores[purpose], drawing[purpose]
         )
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
@@ -167,43 +161,6 @@ def _unseen(
     return Unseen(rows, outputs, linear.astype(np.float32), found)
 
 
-def drawn(
-    layer: Affine,
-    linear: Affine,
-    a: Float[np.ndarray, "q d_out"],
-    b: Float[np.ndarray, "q d_out"],
-    score: Callable[[np.ndarray], Float[np.ndarray, " q"]],
-    *,
-    safest: bool,
-) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the share that is best held out, or the safest one that is as good.
-
-    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
-
-    Args:
-        layer: Affine map of the features.
-        linear: Affine map of the inputs, which are the first features.
-        a: The layer's outputs for held-out rows.
-        b: The linear one's.
-        score: One number a row of outputs, or of the first of them; larger is better.
-        safest: Take the largest share whose cost is within its standard error.
-
-    Returns:
-        The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
-        average of the outputs.
-
-    Source: Breiman et al. 1984, section 3.4.3 (the one-standard-error rule), of paired differences.
-    """
-    factor = float(np.sqrt(np.mean(np.square(a)) / np.mean(np.square(b))))
-    found = {share: score((1 - share) * a + share * factor * b) for share in SHARES}
-    share = max(found, key=lambda one: found[one].mean())
-    if safest:
-        share = max(other for other, one in found.items() if _within_error(found[share] - one))
-    mix, wide = Mix(1 - share, share * factor), widened(linear, len(layer.kernel))
-    average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
-    return Affine(*average), mix, (mix.own * a + mix.linear * b).astype(np.float32)
-
-
 def _unseen_linear(layer: Affine, start: Start, folds: Folds, kin: Kin) -> Float32[np.ndarray, "b d_out"]:
     """Outputs of a layer that began as a linear fit, what that saw of the rows taken out again."""
     return (layer.apply(np.asarray(folds.x[kin.firsts], np.float32)) + _moved(start, folds, kin)).astype(np.float32)
@@ -221,16 +178,6 @@ def _reshaping(layer: Affine, c: Covariance, folds: Folds, shape: Shape) -> Affi
     """What makes the outputs of a layer's query form out of the layer's own."""
     own = c._replace(x_mean=c.y_mean, xx=layer.kernel.T @ c.xx @ layer.kernel, xy=layer.kernel.T @ c.xy)
     return query_layer(Affine(np.eye(len(c.yy)), np.zeros(len(c.yy))), own, folds.spectrum, shape)
-
-
-def _within_error(cost: Float[np.ndarray, " q"]) -> bool:
-    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
-
-
-def widened(linear: Affine, features: int) -> Affine:
-    """An affine map of the inputs as one of features that begin with them."""
-    unread = np.zeros((features - len(linear.kernel), linear.kernel.shape[1]))
-    return Affine(np.concatenate([linear.kernel, unread]), linear.bias)
 
 
 def stored(layer: Affine, body: Body, bits: int) -> Params:

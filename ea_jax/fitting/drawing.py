@@ -1,0 +1,107 @@
+"""A last layer drawn towards a linear one: far from what was fitted on, where no held-out row judges, that is safer."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ea_jax.fitting.search import LEAST_CHOSEN
+from ea_jax.solve import Affine
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
+BENT = 6000  # pairs, at which query vectors would do without a linear share
+GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
+
+Scores = Float[np.ndarray, " q"]
+
+
+class Mix(NamedTuple):
+    """Weights of a body's own layer and of a linear one in their average."""
+
+    own: float
+    linear: float
+
+
+class Drawing(NamedTuple):
+    """How a layer is drawn towards a linear one.
+
+    Attributes:
+        shares: Of the linear one: those that are tried.
+        allows: Whether scores are good enough beside the best ones; the largest share that is allowed is taken.
+    """
+
+    shares: Sequence[float]
+    allows: Callable[[Scores, Scores], bool]
+
+
+def costs_nothing(best: Scores, one: Scores) -> bool:
+    """Whether scores are as good as the best."""
+    return bool(one.mean() >= best.mean())
+
+
+def within_error(best: Scores, one: Scores) -> bool:
+    """Whether what scores fall short of the best is within one standard error of the paired differences.
+
+    Source: Breiman et al. 1984, section 3.4.3.
+    """
+    cost = best - one
+    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
+
+
+def within_a_tenth(best: Scores, one: Scores) -> bool:
+    """Whether scores fall short of the best by less than a tenth."""
+    return bool(one.mean() >= (1 - GIVEN) * best.mean())
+
+
+FAITHFUL = Drawing(SHARES, costs_nothing)
+
+
+def drawing_of(pairs: int) -> Drawing:
+    """For query vectors: of few pairs, the linear share that they call for, if it does not cost too much.
+
+    In the small corpora that few pairs make, the first is what would be among the first ten of a large one: they
+    favour the bent map, which finds more in the first ten, but less first.
+    """
+    if pairs < LEAST_CHOSEN:
+        return Drawing((*SHARES, 1 - pairs / BENT), within_a_tenth)
+    return Drawing(SHARES, within_error)
+
+
+def drawn(
+    layer: Affine,
+    linear: Affine,
+    a: Float[np.ndarray, "q d_out"],
+    b: Float[np.ndarray, "q d_out"],
+    score: Callable[[np.ndarray], Scores],
+    drawing: Drawing,
+) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
+    """A layer averaged with a linear one, by the largest share of it that held-out rows allow.
+
+    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
+
+    Args:
+        layer: Affine map of the features.
+        linear: Affine map of the inputs, which are the first features.
+        a: The layer's outputs for held-out rows.
+        b: The linear one's.
+        score: One number a row of outputs, or of the first of them; larger is better.
+        drawing: The shares that are tried, and what one may cost beside the best of them.
+
+    Returns:
+        The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
+        average of the outputs.
+    """
+    factor = float(np.sqrt(np.mean(np.square(a)) / np.mean(np.square(b))))
+    found = {share: score((1 - share) * a + share * factor * b) for share in drawing.shares}
+    best = max(found.values(), key=np.mean)
+    share = max(share for share, one in found.items() if drawing.allows(best, one))
+    mix, wide = Mix(1 - share, share * factor), widened(linear, len(layer.kernel))
+    average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
+    return Affine(*average), mix, (mix.own * a + mix.linear * b).astype(np.float32)
+
+
+def widened(linear: Affine, features: int) -> Affine:
+    """An affine map of the inputs as one of features that begin with them."""
+    unread = np.zeros((features - len(linear.kernel), linear.kernel.shape[1]))
+    return Affine(np.concatenate([linear.kernel, unread]), linear.bias)
