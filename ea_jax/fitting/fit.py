@@ -112,8 +112,8 @@ def fit(
 
     What is faithful (`store`) is chosen by the mean cosine, what ranks (`query`) by the mean reciprocal rank of the
     native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer is
-    a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on all
-    pairs, and its query layer trained by contrast for as long as held-out queries gain from it.
+    a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on
+    all pairs, and its query layer trained by contrast for as long as held-out queries gain from it.
 
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.
