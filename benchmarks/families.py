@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.families_plot import plot
-from benchmarks.families_report import AUTO, KEEP, OURS, RIVALS, bars, cells, read, table, to_json
+from benchmarks.families_report import AUTO, KEEP, OURS, RIVALS, bars, cells, read, to_json
+from benchmarks.families_table import table
 from benchmarks.machine import README, write_readme
 from benchmarks.tasks import ALL, SIZES, TASKS, Side, Size, Task, first_ten, load_task, scores
 

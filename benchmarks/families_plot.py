@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.families_report import AUTO, KEEP, LABELS, RIVALS, TABLED, Cells, settings, title
+from benchmarks.families_report import AUTO, KEEP, LABELS, RIVALS, Cells, settings
+from benchmarks.families_table import TABLED, title
 
 PLOTTED = (*TABLED, "oai-3-small--minilm", "minilm--oai-ada-002", "minilm--nomic", "minilm--wordllama--mixed")
 # Okabe and Ito's colours, which colour-blind readers can tell apart; rivals are dashed.
