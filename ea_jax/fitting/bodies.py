@@ -30,6 +30,7 @@ class Body(NamedTuple):
         covariance: Of its features and the targets.
         store: The faithful layer on its features; None where any affine map of the inputs will do.
         unseen: What that layer makes of some pairs, each as if it and its near-duplicates had not been fitted on.
+        moved: What leaving them out changes in its affine part alone.
     """
 
     family: str
@@ -38,11 +39,12 @@ class Body(NamedTuple):
     covariance: Covariance
     store: Affine | None
     unseen: Float32[np.ndarray, "n d_out"] | None
+    moved: Float[np.ndarray, "n d_out"] | None
 
 
 def linear_body(folds: Folds) -> Body:
     """The features are the inputs."""
-    return Body("linear", {}, {}, folds.covariance, None, None)
+    return Body("linear", {}, {}, folds.covariance, None, None, None)
 
 
 def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, unseen: Kin, seed: int) -> Body:
@@ -59,9 +61,10 @@ def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits:
     assert isinstance(folds.base.setting, float)
     hat, w = hat_of(radial, s, m, folds.base.setting, machine.penalty), w.astype(np.float32)
     both = _left_out(lambda rows: affine.apply(rows) + radial(rows) @ w, hat, folds, unseen)
-    plain = affine.apply(np.asarray(x[unseen.firsts], np.float32)) + linear_moved(folds.base, folds, unseen)
+    moved = linear_moved(folds.base, folds, unseen)
+    plain = affine.apply(np.asarray(x[unseen.firsts], np.float32)) + moved
     new = (plain + mixed_down(both - plain, metric, rank)).astype(np.float32)
-    return Body("kernel", features.sizes(), features.params(), c, store, new)
+    return Body("kernel", features.sizes(), features.params(), c, store, new, moved)
 
 
 def linear_moved(kind: Kind, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
@@ -109,4 +112,5 @@ def mlp_body(
     rank = shape_of(found, folds._replace(judges={k: judge}))
     body = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name != "out"}
     sizes = {"width": MLP_WIDTH, "depth": MLP_DEPTH}
-    return Body("mlp", sizes, body, c, store, store.apply(new)), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)
+    apart = store.apply(new), np.zeros((len(new), y.shape[1]))  # it has seen none of these rows
+    return Body("mlp", sizes, body, c, store, *apart), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)

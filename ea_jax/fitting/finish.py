@@ -153,9 +153,9 @@ def _unseen(
 ) -> Unseen:
     """Outputs of the faithful layer, and what its affine part alone says."""
     rows = on.unseen.firsts
-    if body.family == "linear":
+    if body.moved is None:
         return Unseen(rows, outputs, None, found)
-    moved = mix.linear * _moved(start, folds, on.unseen) + mix.own * _moved(Start(folds.base, None), folds, on.unseen)
+    moved = mix.linear * _moved(start, folds, on.unseen) + mix.own * body.moved
     affine = Affine(layer.kernel[: folds.x.shape[1]], layer.bias)
     linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + moved
     return Unseen(rows, outputs, linear.astype(np.float32), found)
