@@ -7,8 +7,8 @@ from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
-from ea_jax.fitting.search import LEAST_CHOSEN, SAFE_SHAPE, Folds, Machine, folds_of, safe
-from ea_jax.fitting.splits import FOLDS, Kin
+from ea_jax.fitting.search import SAFE_SHAPE, Folds, Machine, choose_kernel, choose_linear, folds_of, safe
+from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, Kin, held_out
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.solve import moments
@@ -43,6 +43,23 @@ def test_auto_bends_where_the_pairs_do():
     assert bent.family == "kernel"
     assert cosine(bent, x[300:], y[300:]) > cosine(straight, x[300:], y[300:]) + 0.02
     assert bent.report["store"]["cosine"] > bent.report["linear"]["cosine"]
+
+
+def test_a_kernel_machine_is_as_faithful_as_its_best_average_with_the_affine_map():
+    x, y = bent_pairs(200)
+    fold = np.arange(200) % FOLDS
+    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
+    folds = folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
+    linear = choose_linear(folds)
+    perfect = SimpleNamespace(solve=lambda c: SimpleNamespace(apply=lambda rows: y[found(x, rows)]))
+    alone, helped = (choose_kernel(folds, way, 0)[0] for way in (linear, linear._replace(store=perfect)))
+    assert linear.cosine < alone.cosine < helped.cosine - 0.01
+    assert alone._replace(cosine=0) == helped._replace(cosine=0)
+
+
+def found(x, rows):
+    """Where rows of x stand in it."""
+    return [int(np.flatnonzero((x == row).all(axis=1))[0]) for row in np.asarray(rows)]
 
 
 @pytest.mark.parametrize("rank", [3, 24])

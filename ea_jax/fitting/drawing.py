@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.fitting.search import LEAST_CHOSEN
+from ea_jax.fitting.splits import LEAST_CHOSEN
 from ea_jax.solve import Affine
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -92,13 +92,20 @@ def drawn(
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
         average of the outputs.
     """
-    factor = float(np.sqrt(np.mean(np.square(a)) / np.mean(np.square(b))))
-    found = {share: score((1 - share) * a + share * factor * b) for share in drawing.shares}
+    found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
     best = max(found.values(), key=np.mean)
     share = max(share for share, one in found.items() if drawing.allows(best, one))
-    mix, wide = Mix(1 - share, share * factor), widened(linear, len(layer.kernel))
+    (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
-    return Affine(*average), mix, (mix.own * a + mix.linear * b).astype(np.float32)
+    return Affine(*average), mix, outputs.astype(np.float32)
+
+
+def averaged(
+    a: Float[np.ndarray, "q d_out"], b: Float[np.ndarray, "q d_out"], share: float
+) -> tuple[Float[np.ndarray, "q d_out"], Mix]:
+    """Average of outputs, `share` of it the latter's, scaled to the length of the former; and the weights of both."""
+    mix = Mix(1 - share, share * float(np.sqrt(np.mean(np.square(a)) / np.mean(np.square(b)))))
+    return mix.own * a + mix.linear * b, mix
 
 
 def widened(linear: Affine, features: int) -> Affine:

@@ -145,7 +145,7 @@ def fit(
     elif family == "linear":
         body, choice = linear_body(folds), linear
     else:
-        other, curve = choose_kernel(folds, seed)
+        other, curve = choose_kernel(folds, linear, seed)
         choice = _better(linear, other) if family == "auto" else other
         machines = [kind for kind in (choice.store, choice.query) if isinstance(kind, Machine)]
         body = (

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn
+from ea_jax.fitting.drawing import SHARES, averaged
 from ea_jax.fitting.heads import PLAIN, SHAPES, Judge, Shape, shaped, whitenings
-from ea_jax.fitting.splits import FOLDS, Held
+from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, Held
 from ea_jax.kernel import Radial, Sums, sums, weights
 from ea_jax.solve import (
     Affine,
@@ -53,7 +54,6 @@ ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape ma
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
 QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
 ROUND, SAFE_SHAPE = Kind("ridge", 0.1), Shape(0.5, 4.0)
-LEAST_CHOSEN = 2200  # pairs; of fewer, held-out corpora are too small to show a hub, and what is safe is taken
 SAFEST = 1000  # pairs, up to which the penalty of that is one
 
 
@@ -154,8 +154,11 @@ def choose_linear(folds: Folds) -> Choice:
     return Choice(store, cosine[store], query, *shape[query], len(cosine) + len(shape))
 
 
-def choose_kernel(folds: Folds, seed: int) -> tuple[Choice, dict[float, float]]:
-    """The best kernel machine of at most 4,096 landmarks for both purposes, and its rank by the share of the pairs."""
+def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict[float, float]]:
+    """The best kernel machine of at most 4,096 landmarks for both purposes, and its rank by the share of the pairs.
+
+    It is as faithful as its best average with the best affine map, which is what it is finished as.
+    """
     if len(folds.x) >= MANY:
         folds = folds._replace(judges=dict(list(folds.judges.items())[:JUDGED]))
     most = LANDMARKS if len(folds.x) <= LARGE else FEWER
@@ -169,10 +172,14 @@ def choose_kernel(folds: Folds, seed: int) -> tuple[Choice, dict[float, float]]:
             others = [i for i in range(FOLDS) if i != k]
             for penalty, found in zip(KERNEL_PENALTIES, _outputs(folds, *parts[gamma], others, k), strict=True):
                 outputs.setdefault(Machine(gamma, penalty), {})[k] = found
-    cosine = {way: _cosine(found, folds) for way, found in outputs.items()}
     machine = max(outputs, key=lambda way: _rank(outputs[way], folds, PLAIN))
     shape = shape_of(outputs[machine], folds)
-    choice = Choice(machine, cosine[machine], machine, *shape, len(outputs))
+    plain = {k: linear.store.solve(folds.without(k)).apply(judge.held.x) for k, judge in folds.judges.items()}
+    cosine = max(
+        _cosine({k: averaged(out, plain[k], share)[0] for k, out in outputs[machine].items()}, folds)
+        for share in SHARES
+    )
+    choice = Choice(machine, cosine, machine, *shape, len(outputs))
     k = next(iter(folds.judges))
     curve = {}
     for used in (1, 2, FOLDS - 1):
