@@ -46,7 +46,8 @@ NEVER_WORSE = "auto is never worse than the best single row by more than the spr
 LEADS = f"our best family leads every rival by {LEAD} R@1 in domain from {LEAST_PAIRS:,} pairs"
 ACROSS = "our best family (in domain) loses to no rival across domains, beyond the spread"
 NEWS_FOUND = "AG News, all pairs, MiniLM to WordLlama: R@1 >= .48 and R@10 >= .84"
-ALONE = "of one seed, which has no spread: "
+SLIGHT = 0.01  # what stands for the spread where there is one seed
+ALONE = f"of one seed, {SLIGHT} standing for the spread: "
 
 CellKey = tuple[str, int | str, str]
 
@@ -105,9 +106,14 @@ def settings(found: Cells) -> dict[tuple[str, int | str], dict[str, Cell]]:
 
 
 def loses(cell: Cell, other: Cell, metric: str) -> bool:
-    """Whether a cell is below another one by more than the larger of their spreads."""
+    """Whether a cell is below another one by more than the larger of their spreads, or what stands for it."""
     ours, theirs = cell.stats[metric], other.stats[metric]
-    return theirs.mean - ours.mean > max(ours.spread, theirs.spread)
+    return theirs.mean - ours.mean > (SLIGHT if alone(cell, other) else max(ours.spread, theirs.spread))
+
+
+def alone(cell: Cell, other: Cell) -> bool:
+    """Whether both cells have one seed, and so no spread."""
+    return max(cell.seeds, other.seeds) == 1
 
 
 def best_of_ours(families: dict[str, Cell]) -> str | None:
@@ -132,9 +138,10 @@ def _comparisons(
     """Bar, and in words what failed if it did, of each comparison that one number of pairs of one task allows."""
 
     def judged(bar: str, ours: str, theirs: str, metric: str) -> tuple[str, str | Literal[False]]:
-        alone = max(families[ours].seeds, families[theirs].seeds) == 1
-        missed = loses(families[ours], families[theirs], metric)
-        return (ALONE if alone else "") + bar, missed and _told(setting, metric, families, ours, theirs)
+        cells = families[ours], families[theirs]
+        return (ALONE if alone(*cells) else "") + bar, loses(*cells, metric) and _told(
+            setting, metric, families, ours, theirs
+        )
 
     others = [f for f in families if f != AUTO]
     for metric in HELD if AUTO in families and others else ():
