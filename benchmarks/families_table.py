@@ -99,7 +99,7 @@ def _matrix(found: Cells, side: str) -> str:
     names = [size if isinstance(size, str) else f"{size:,}" for size in sizes]
     lines = [
         f"R@1 {SIDES[side]} of `auto` / of the best rival, by number of pairs (nothing where it has not been run):\n",
-        "| | pairs in all | " + " | ".join(names) + " | keep the source |",
+        "| | largest run | " + " | ".join(names) + " | keep the source |",
         "| --- |" + " ---: |" * (len(names) + 2),
     ]
     for task, pairs in tasks.items():

@@ -124,7 +124,7 @@ def test_the_last_tables_have_a_row_a_task_and_a_column_a_number_of_pairs():
         "| b to c | 3,000 |  |  | 0.300 / 0.300 |  |",
     ]
     assert across.splitlines() == [
-        "| | pairs in all | 500 | 2,000 | all | keep the source |",
+        "| | largest run | 500 | 2,000 | all | keep the source |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| a to b | 2,000 | 0.300 / 0.300 |  |  | 0.300 |",
         "| b to c | 3,000 |  |  | 0.300 / 0.200 |  |",
