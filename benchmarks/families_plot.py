@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.families_report import AUTO, KEEP, LABELS, RIVALS, Cells, settings
+from benchmarks.families_report import AUTO, KEEP, LABELS, RIVALS, Cells, largest_run, settings
 from benchmarks.families_table import TABLED, title
+from benchmarks.tasks import SIZES
 
 PLOTTED = (*TABLED, "oai-3-small--minilm", "minilm--oai-ada-002", "minilm--nomic", "minilm--wordllama--mixed")
-TICKS = (250, 500, 1000, 2000, 5000, 10_000, 20_000)
 # Okabe and Ito's colours, which colour-blind readers can tell apart; rivals are dashed.
 LINES = {
     "procrustes": ("#999999", "s"),
@@ -52,10 +52,9 @@ def plot(found: Cells, file: Path) -> None:
             axis.axhline(kept, color="#444444", ls=":", lw=1.2, label="keep the source model")
         axis.set(title=title(task), xscale="log", xlabel="pairs", ylabel="R@1 of the native top hit, in domain")
         axis.grid(alpha=0.25)
-        axis.set_xticks(TICKS, [f"{n:,}" for n in TICKS])
+        axis.set_xticks(SIZES, [f"{n:,}" for n in SIZES])
         axis.minorticks_off()
-        most = max((c.pairs for (t, _), f in by.items() if t == task for c in f.values()), default=TICKS[-1])
-        axis.set_xlim(TICKS[0] / 1.15, most * 1.15)
+        axis.set_xlim(SIZES[0] / 1.15, (largest_run(found, task) or SIZES[-1]) * 1.15)
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(file, dpi=100)

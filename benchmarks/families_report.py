@@ -88,6 +88,7 @@ def cells(rows: list[dict[str, Any]]) -> Cells:
 
 
 def in_order(size: int | str) -> float:
+    """What numbers of pairs are sorted by: all are the most."""
     return size if isinstance(size, int) else np.inf
 
 
@@ -103,6 +104,11 @@ def settings(found: Cells) -> dict[tuple[str, int | str], dict[str, Cell]]:
         if family != KEEP:
             by[task, size][family] = cell
     return dict(by)
+
+
+def largest_run(found: Cells, task: str) -> int:
+    """The most pairs that a family was fitted on."""
+    return max((cell.pairs for (name, _, family), cell in found.items() if name == task and family != KEEP), default=0)
 
 
 def loses(cell: Cell, other: Cell, metric: str) -> bool:

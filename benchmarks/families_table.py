@@ -15,6 +15,7 @@ from benchmarks.families_report import (
     Stat,
     bars,
     in_order,
+    largest_run,
     settings,
 )
 
@@ -25,8 +26,8 @@ def table(found: Cells) -> str:
     """The README's tables: two tasks in full, and every task by number of pairs."""
     parts = [_caption(found), _verdict(bars(found))]
     for task in TABLED:
-        most = max((cell.pairs for (name, _, _), cell in found.items() if name == task), default=0)
-        for size in [s for s in (2000, *((5000,) if most > 8000 else ()), "all") if (task, s) in settings(found)]:
+        sizes = (2000, *((5000,) if largest_run(found, task) > 8000 else ()), "all")
+        for size in [s for s in sizes if (task, s) in settings(found)]:
             parts.append(_setting_table(found, task, size))
     parts += [_matrix(found, side) for side in SIDES]
     return "\n\n".join(parts)
@@ -84,9 +85,6 @@ def _matrix(found: Cells, side: str) -> str:
     """R@1 of `auto` and of the best rival, every task by number of pairs."""
     by, key = settings(found), f"{side}.r1"
     sizes = sorted({size for _, size in by}, key=in_order)
-    tasks = {
-        task: max(cell.pairs for (name, _), f in by.items() if name == task for cell in f.values()) for task, _ in by
-    }
 
     def cell(task: str, size: int | str) -> str:
         families = by.get((task, size), {})
@@ -102,8 +100,8 @@ def _matrix(found: Cells, side: str) -> str:
         "| | largest run | " + " | ".join(names) + " | keep the source |",
         "| --- |" + " ---: |" * (len(names) + 2),
     ]
-    for task, pairs in tasks.items():
-        row = [title(task), f"{pairs:,}", *(cell(task, size) for size in sizes), kept(task)]
+    for task in dict.fromkeys(task for task, _ in by):
+        row = [title(task), f"{largest_run(found, task):,}", *(cell(task, size) for size in sizes), kept(task)]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 

@@ -121,8 +121,8 @@ def hang_up(handler, body):
     handler.close_connection = True
 
 
-def together(requests: int):
-    """An answer that waits until so many requests are under way at once, or for half a minute."""
+def together(requests: int) -> list:
+    """As many answers, which wait until so many requests are under way at once, or for half a minute."""
     met = threading.Barrier(requests, timeout=30)
 
     def meet(handler, body):

@@ -126,6 +126,7 @@ def test_a_layer_is_drawn_towards_a_linear_one_that_costs_nothing(layers, pairs,
     wanted = (1 - share) * layer.kernel + share * factor * widened(linear, 5).kernel
     np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)
+    assert drawn(layer, linear, a, b, lambda _: noise, FAITHFUL)[1] == (1, 0)
 
 
 def test_of_few_pairs_a_linear_share_may_cost_a_tenth_of_the_rank_and_of_many_a_standard_error(layers):

@@ -28,16 +28,11 @@ class Drawing(NamedTuple):
 
     Attributes:
         shares: Of the linear one: those that are tried.
-        allows: Whether scores are good enough beside the best ones; the largest share that is allowed is taken.
+        allows: Whether scores are good enough beside the best ones: the largest such share is taken. None for the best.
     """
 
     shares: Sequence[float]
-    allows: Callable[[Scores, Scores], bool]
-
-
-def costs_nothing(best: Scores, one: Scores) -> bool:
-    """Whether scores are as good as the best."""
-    return bool(one.mean() >= best.mean())
+    allows: Callable[[Scores, Scores], bool] | None
 
 
 def within_error(best: Scores, one: Scores) -> bool:
@@ -54,7 +49,7 @@ def within_a_tenth(best: Scores, one: Scores) -> bool:
     return bool(one.mean() >= (1 - GIVEN) * best.mean())
 
 
-FAITHFUL = Drawing(SHARES, costs_nothing)
+FAITHFUL = Drawing(SHARES, None)
 
 
 def drawing_of(pairs: int) -> Drawing:
@@ -76,7 +71,7 @@ def drawn(
     score: Callable[[np.ndarray], Scores],
     drawing: Drawing,
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the largest share of it that held-out rows allow.
+    """A layer averaged with a linear one, by the share that is best held out, or the largest that is good enough.
 
     Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
 
@@ -93,8 +88,10 @@ def drawn(
         average of the outputs.
     """
     found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
-    best = max(found.values(), key=np.mean)
-    share = max(share for share, one in found.items() if drawing.allows(best, one))
+    share = max(found, key=lambda share: found[share].mean())
+    if drawing.allows is not None:
+        best = found[share]
+        share = max(share for share, one in found.items() if drawing.allows(best, one))
     (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, outputs.astype(np.float32)

@@ -116,12 +116,14 @@ def finished(
     both = isinstance(choice.query, Kind)
     plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
-    out, mixes, outputs = {}, {"store": Mix(0.0, 1.0)}, {}
+    out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
     scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
     drawing = {"store": FAITHFUL, "query": drawing_of(len(folds.x))}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
         kin = on.unseen if purpose == "store" else on.unseen.first(asks)
-        unseen = _unseen_linear(plain[purpose], starts[purpose], folds, kin)
+        moved[purpose] = _moved(starts[purpose], folds, kin)
+        asked = np.asarray(folds.x[kin.firsts], np.float32)
+        unseen = (plain[purpose].apply(asked) + moved[purpose]).astype(np.float32)
         if isinstance(kind, Kind):
             out[purpose], outputs[purpose] = widened(plain[purpose], len(body.covariance.xx)), unseen
             continue
@@ -137,7 +139,7 @@ def finished(
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / scores["query"](outputs["query"]) <= FOUND
-    unseen = _unseen(body, out["store"], mixes["store"], starts["store"], folds, on, outputs["store"], found)
+    unseen = _unseen(body, out["store"], mixes["store"], moved["store"], folds, on, outputs["store"], found)
     return Layers(out, similarity, facts, unseen)
 
 
@@ -145,25 +147,19 @@ def _unseen(
     body: Body,
     layer: Affine,
     mix: Mix,
-    start: Start,
+    moved: Float[np.ndarray, "n d_out"],
     folds: Folds,
     on: Bench,
     outputs: Float32[np.ndarray, "n d_out"],
     found: Bool[np.ndarray, " q"],
 ) -> Unseen:
-    """Outputs of the faithful layer, and what its affine part alone says."""
+    """Outputs of the faithful layer, and what its affine part alone says; `moved` is of the linear map drawn to."""
     rows = on.unseen.firsts
     if body.moved is None:
         return Unseen(rows, outputs, None, found)
-    moved = mix.linear * _moved(start, folds, on.unseen) + mix.own * body.moved
     affine = Affine(layer.kernel[: folds.x.shape[1]], layer.bias)
-    linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + moved
+    linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + (mix.linear * moved + mix.own * body.moved)
     return Unseen(rows, outputs, linear.astype(np.float32), found)
-
-
-def _unseen_linear(layer: Affine, start: Start, folds: Folds, kin: Kin) -> Float32[np.ndarray, "b d_out"]:
-    """Outputs of a layer that began as a linear fit, what that saw of the rows taken out again."""
-    return (layer.apply(np.asarray(folds.x[kin.firsts], np.float32)) + _moved(start, folds, kin)).astype(np.float32)
 
 
 def _moved(start: Start, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
