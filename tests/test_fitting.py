@@ -7,6 +7,7 @@ from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
+from ea_jax.fitting.finish import bench
 from ea_jax.fitting.search import SAFE_SHAPE, Folds, Machine, choose_kernel, choose_linear, folds_of, safe
 from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, Kin, held_out
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
@@ -68,9 +69,23 @@ def test_what_a_kernel_machine_makes_of_rows_left_out_is_of_the_rank_that_it_is_
     fold = np.arange(200) % FOLDS
     folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
     kin = Kin(np.arange(60), np.ones(60, int))
-    body = kernel_body(folds, Machine(1.5, 0.3), 100, rank, 8, kin, 0)
+    body = kernel_body(folds, Machine(1.5, 0.3), 100, rank, 8, 0)
     plain = folds.base.solve(folds.covariance).apply(x[:60]) + linear_moved(folds.base, folds, kin)
-    assert np.linalg.matrix_rank(body.unseen - plain, tol=1e-3) == rank
+    assert np.linalg.matrix_rank(body.without(kin).outputs - plain, tol=1e-3) == rank
+
+
+def test_those_that_ask_judge_also_with_their_native_top_hit_left_out():
+    x, y = bent_pairs(400)
+    fold = np.arange(400) % FOLDS
+    folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
+    on = bench(folds, np.arange(400), 0, False, False, 0)
+    hit = found(y, on.corpus[(on.native @ on.corpus.T).argmax(axis=1)])
+    blocks = np.split(on.alone.rows, on.alone.starts[1:])
+    assert all({row, best} <= set(block) for row, best, block in zip(found(x, on.asked), hit, blocks, strict=True))
+
+    body = kernel_body(folds, Machine(1.5, 0.03), 400, 24, 8, 0)
+    known, unknown = (body.without(kin).outputs for kin in (on.unseen.first(len(hit)), on.alone))
+    assert np.mean(np.sum(known * y[hit], axis=1) - np.sum(unknown * y[hit], axis=1)) > 0.005
 
 
 @pytest.mark.slow

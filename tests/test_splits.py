@@ -74,6 +74,9 @@ def test_near_duplicates_in_either_space_are_a_rows_kin(monkeypatch):
     assert [part.sizes.tolist() for part in parts] == [[1], [4], [3]]
     assert np.concatenate([part.rows for part in parts]).tolist() == kin.rows.tolist()
     assert kin.first(2).rows.tolist() == kin.rows[:5].tolist()
+    wider = kin.first(2).beside(np.array([3, kin.rows[kin.starts[1] + 1]]))
+    assert wider.sizes.tolist() == [kin.sizes[0] + 1, kin.sizes[1]]
+    assert wider.rows.tolist() == [*kin.rows[: kin.sizes[0]], 3, *kin.rows[kin.sizes[0] : 5]]
 
 
 def test_of_many_near_duplicates_fifty_are_kin():

@@ -20,6 +20,18 @@ METRIC = 0.3
 MLP_WIDTH, MLP_DEPTH, EPOCHS = 512, 2, 20
 
 
+class Without(NamedTuple):
+    """What a body's faithful layer makes of rows that were left out with their blocks.
+
+    Attributes:
+        outputs: Not scaled to length one.
+        moved: What leaving them out changes in its affine part alone.
+    """
+
+    outputs: Float32[np.ndarray, "b d_out"]
+    moved: Float[np.ndarray, "b d_out"]
+
+
 class Body(NamedTuple):
     """All of a family's adapter but its last layer.
 
@@ -29,8 +41,7 @@ class Body(NamedTuple):
         params: As they are stored.
         covariance: Of its features and the targets.
         store: The faithful layer on its features; None where any affine map of the inputs will do.
-        unseen: What that layer makes of some pairs, each as if it and its near-duplicates had not been fitted on.
-        moved: What leaving them out changes in its affine part alone.
+        without: What that layer makes of the first row of each block, as if the block had not been fitted on.
     """
 
     family: str
@@ -38,16 +49,15 @@ class Body(NamedTuple):
     params: Params
     covariance: Covariance
     store: Affine | None
-    unseen: Float32[np.ndarray, "n d_out"] | None
-    moved: Float[np.ndarray, "n d_out"] | None
+    without: Callable[[Kin], Without] | None
 
 
 def linear_body(folds: Folds) -> Body:
     """The features are the inputs."""
-    return Body("linear", {}, {}, folds.covariance, None, None, None)
+    return Body("linear", {}, {}, folds.covariance, None, None)
 
 
-def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, unseen: Kin, seed: int) -> Body:
+def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, seed: int) -> Body:
     """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
     x, y, m = folds.x, folds.y, total(folds.moments)
     radial = Radial.around(cluster_centres(x, min(landmarks, len(x)), seed=seed), machine.gamma, x)
@@ -60,11 +70,14 @@ def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits:
     store = Affine(np.concatenate([affine.kernel, expand]), affine.bias)
     assert isinstance(folds.base.setting, float)
     hat, w = hat_of(radial, s, m, folds.base.setting, machine.penalty), w.astype(np.float32)
-    both = _left_out(lambda rows: affine.apply(rows) + radial(rows) @ w, hat, folds, unseen)
-    moved = linear_moved(folds.base, folds, unseen)
-    plain = affine.apply(np.asarray(x[unseen.firsts], np.float32)) + moved
-    new = (plain + mixed_down(both - plain, metric, rank)).astype(np.float32)
-    return Body("kernel", features.sizes(), features.params(), c, store, new, moved)
+
+    def without(kin: Kin) -> Without:
+        both = _left_out(lambda rows: affine.apply(rows) + radial(rows) @ w, hat, folds, kin)
+        moved = linear_moved(folds.base, folds, kin)
+        plain = affine.apply(np.asarray(x[kin.firsts], np.float32)) + moved
+        return Without((plain + mixed_down(both - plain, metric, rank)).astype(np.float32), moved)
+
+    return Body("kernel", features.sizes(), features.params(), c, store, without)
 
 
 def linear_moved(kind: Kind, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
@@ -89,12 +102,7 @@ def _left_out(
 
 
 def mlp_body(
-    folds: Folds,
-    judging: int,
-    sample: Int[np.ndarray, " n"],
-    unseen: Kin,
-    seed: int,
-    show_progress: bool,
+    folds: Folds, judging: int, sample: Int[np.ndarray, " n"], seed: int, show_progress: bool
 ) -> tuple[Body, Choice]:
     """The inputs, and the features of a network trained on all folds but the judging one, which chooses."""
     k, judge = judging, folds.judges[judging]
@@ -106,11 +114,16 @@ def mlp_body(
     params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
     read = jax.jit(lambda part: module.apply({"params": params}, part, features=True))
     store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
-    seen, new = (np.asarray(read(np.asarray(folds.x[at], np.float32))) for at in (sample, unseen.firsts))
-    c = covariance(moments(seen, np.asarray(folds.y[sample])))
+
+    def features(at: Int[np.ndarray, " k"]) -> Float32[np.ndarray, "k width"]:
+        return np.asarray(read(np.asarray(folds.x[at], np.float32)))
+
+    def without(kin: Kin) -> Without:  # of rows of the judging fold, which the network has not seen
+        return Without(store.apply(features(kin.firsts)), np.zeros((len(kin.sizes), y.shape[1])))
+
+    c = covariance(moments(features(sample), np.asarray(folds.y[sample])))
     found = {k: store.apply(np.asarray(read(judge.held.x)))}
     rank = shape_of(found, folds._replace(judges={k: judge}))
     body = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name != "out"}
     sizes = {"width": MLP_WIDTH, "depth": MLP_DEPTH}
-    apart = store.apply(new), np.zeros((len(new), y.shape[1]))  # it has seen none of these rows
-    return Body("mlp", sizes, body, c, store, *apart), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)
+    return Body("mlp", sizes, body, c, store, without), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)

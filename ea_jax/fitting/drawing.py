@@ -1,17 +1,14 @@
-"""A last layer drawn towards a linear one: far from what was fitted on, where no held-out row judges, that is safer."""
+"""A last layer drawn towards a linear one: a map that bends puts queries near to what it was fitted on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.fitting.splits import LEAST_CHOSEN
 from ea_jax.solve import Affine
 
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-BENT = 6000  # pairs, at which query vectors would do without a linear share
-GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
+SHARES = tuple(i / 10 for i in range(11))
 
 Scores = Float[np.ndarray, " q"]
 
@@ -23,57 +20,14 @@ class Mix(NamedTuple):
     linear: float
 
 
-class Drawing(NamedTuple):
-    """How a layer is drawn towards a linear one.
-
-    Attributes:
-        shares: Of the linear one: those that are tried.
-        allows: Whether scores are good enough beside the best ones: the largest such share is taken. None for the best.
-    """
-
-    shares: Sequence[float]
-    allows: Callable[[Scores, Scores], bool] | None
-
-
-def within_error(best: Scores, one: Scores) -> bool:
-    """Whether what scores fall short of the best is within one standard error of the paired differences.
-
-    Source: Breiman et al. 1984, section 3.4.3.
-    """
-    cost = best - one
-    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
-
-
-def within_a_tenth(best: Scores, one: Scores) -> bool:
-    """Whether scores fall short of the best by less than a tenth."""
-    return bool(one.mean() >= (1 - GIVEN) * best.mean())
-
-
-FAITHFUL = Drawing(SHARES, None)
-
-
-def drawing_of(pairs: int) -> Drawing:
-    """For query vectors: of few pairs, the linear share that they call for, if it does not cost too much.
-
-    In the small corpora that few pairs make, the first is what would be among the first ten of a large one: they
-    favour the bent map, which finds more in the first ten, but less first.
-    """
-    if pairs < LEAST_CHOSEN:
-        return Drawing((*SHARES, 1 - pairs / BENT), within_a_tenth)
-    return Drawing(SHARES, within_error)
-
-
 def drawn(
     layer: Affine,
     linear: Affine,
     a: Float[np.ndarray, "q d_out"],
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
-    drawing: Drawing,
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the share that is best held out, or the largest that is good enough.
-
-    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
+    """A layer averaged with a linear one, by the share that is best for rows held out.
 
     Args:
         layer: Affine map of the features.
@@ -81,17 +35,12 @@ def drawn(
         a: The layer's outputs for held-out rows.
         b: The linear one's.
         score: One number a row of outputs, or of the first of them; larger is better.
-        drawing: The shares that are tried, and what one may cost beside the best of them.
 
     Returns:
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
         average of the outputs.
     """
-    found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
-    share = max(found, key=lambda share: found[share].mean())
-    if drawing.allows is not None:
-        best = found[share]
-        share = max(share for share, one in found.items() if drawing.allows(best, one))
+    share = max(SHARES, key=lambda share: score(averaged(a, b, share)[0]).mean())
     (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, outputs.astype(np.float32)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, widened
+from ea_jax.fitting.drawing import Mix, drawn, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
 from ea_jax.fitting.splits import Kin, kin_of
@@ -43,6 +43,7 @@ class Bench(NamedTuple):
         corpus: Native vectors that they rank.
         unseen: Pairs whose outputs are wanted as if neither they nor their near-duplicates had been fitted on; those
             that judge first.
+        alone: Those that judge, each with its native top hit in the corpus beside it, if that was fitted on.
     """
 
     own: Float32[np.ndarray, "n d_in"]
@@ -51,6 +52,7 @@ class Bench(NamedTuple):
     native: Float32[np.ndarray, "q d_out"]
     corpus: Float32[np.ndarray, "c d_out"]
     unseen: Kin
+    alone: Kin
 
 
 class Unseen(NamedTuple):
@@ -93,10 +95,11 @@ def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bo
     kin = kin_of(folds.x, folds.y, sample[unseen])
     known = np.isin(sample[own], kin.first(len(asks)).rows)
     own = own if known.mean() > MOST_KNOWN else own[~known]
-    parts = own, asks, found[:: max(1, len(found) // CORPUS)]
-    y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in parts)
+    found = found[:: max(1, len(found) // CORPUS)]
+    y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
-    return Bench(x, y, asked, native, corpus, kin)
+    alone = kin.first(len(asks)).beside(sample[found[top_hit(native, corpus)]])
+    return Bench(x, y, asked, native, corpus, kin, alone)
 
 
 def finished(
@@ -110,55 +113,60 @@ def finished(
     seed: int,
     show_progress: bool,
 ) -> Layers:
-    """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
+    """Both last layers of a body. A layer that is not linear is drawn towards the best linear one.
+
+    It puts a query near to the rows that it was fitted on, and of a corpus that was fitted on in part, these come
+    before the others. A query therefore judges twice: once with its native top hit fitted on, once with that left out.
+    """
     c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
     both = isinstance(choice.query, Kind)
     plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
+    left = [body.without(kin) for kin in (on.unseen, on.alone)] if body.without else []
     scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
-    drawing = {"store": FAITHFUL, "query": drawing_of(len(folds.x))}
+    kins = {"store": [on.unseen], "query": [on.unseen.first(asks), on.alone]}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
-        kin = on.unseen if purpose == "store" else on.unseen.first(asks)
-        moved[purpose] = _moved(starts[purpose], folds, kin)
-        asked = np.asarray(folds.x[kin.firsts], np.float32)
-        unseen = (plain[purpose].apply(asked) + moved[purpose]).astype(np.float32)
+        moved[purpose] = np.concatenate([_moved(starts[purpose], folds, kin) for kin in kins[purpose]])
+        rows = np.concatenate([kin.firsts for kin in kins[purpose]])
+        straight = plain[purpose].apply(np.asarray(folds.x[rows], np.float32)) + moved[purpose]
+        outputs[purpose] = straight.astype(np.float32)
         if isinstance(kind, Kind):
-            out[purpose], outputs[purpose] = widened(plain[purpose], len(body.covariance.xx)), unseen
+            out[purpose] = widened(plain[purpose], len(body.covariance.xx))
             continue
         assert body.store is not None
-        assert body.unseen is not None
-        own, seen = body.store, body.unseen[: len(kin.sizes)]
+        own, bent = body.store, left[0].outputs
         if purpose == "query":
-            seen = _reshaping(own, body.covariance, folds, choice.shape).apply(seen)
+            bent = np.concatenate([bent[:asks], left[1].outputs])
+            bent = _reshaping(own, body.covariance, folds, choice.shape).apply(bent)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
         out[purpose], mixes[purpose], outputs[purpose] = drawn(
-            own, plain[purpose], seen, unseen, scores[purpose], drawing[purpose]
+            own, plain[purpose], bent, outputs[purpose], scores[purpose]
         )
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
+    outputs["query"] = outputs["query"][:asks]
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / scores["query"](outputs["query"]) <= FOUND
-    unseen = _unseen(body, out["store"], mixes["store"], moved["store"], folds, on, outputs["store"], found)
+    bends = mixes["store"].own * left[0].moved + mixes["store"].linear * moved["store"] if left else None
+    unseen = _unseen(out["store"], bends, folds, on, outputs["store"], found)
     return Layers(out, similarity, facts, unseen)
 
 
 def _unseen(
-    body: Body,
     layer: Affine,
-    mix: Mix,
-    moved: Float[np.ndarray, "n d_out"],
+    moved: Float[np.ndarray, "n d_out"] | None,
     folds: Folds,
     on: Bench,
     outputs: Float32[np.ndarray, "n d_out"],
     found: Bool[np.ndarray, " q"],
 ) -> Unseen:
-    """Outputs of the faithful layer, and what its affine part alone says; `moved` is of the linear map drawn to."""
+    """Outputs of the faithful layer, and what its affine part alone says; `moved` is what leaving out changes in it."""
     rows = on.unseen.firsts
-    if body.moved is None:
+    if moved is None:
         return Unseen(rows, outputs, None, found)
     affine = Affine(layer.kernel[: folds.x.shape[1]], layer.bias)
-    linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + (mix.linear * moved + mix.own * body.moved)
+    linear = affine.apply(np.asarray(folds.x[rows], np.float32)) + moved
     return Unseen(rows, outputs, linear.astype(np.float32), found)
 
 
@@ -212,5 +220,6 @@ def _cosines(outputs: Float[np.ndarray, "q d_out"], on: Bench) -> Float[np.ndarr
 
 
 def _reciprocal(on: Bench) -> Callable[[ArrayIn], Float[np.ndarray, " q"]]:
-    hit = top_hit(on.native, on.corpus)
-    return lambda outputs: 1 / np.asarray(rank_of(np.asarray(outputs, np.float32), on.corpus, hit))
+    """Scores of outputs of those that ask, once or one time after the other."""
+    hit = np.asarray(top_hit(on.native, on.corpus))
+    return lambda rows: 1 / np.asarray(rank_of(np.asarray(rows, np.float32), on.corpus, np.resize(hit, len(rows))))

@@ -111,9 +111,10 @@ def fit(
     """The best adapter that the pairs allow, for both purposes, with its quality part and a report.
 
     What is faithful (`store`) is chosen by the mean cosine, what ranks (`query`) by the mean reciprocal rank of the
-    native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer is
-    a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on
-    all pairs, and its query layer trained by contrast for as long as held-out queries gain from it.
+    native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer
+    has a safe shape instead, for small corpora show no hubs to choose it by. The winner is then fitted on all pairs. A
+    linear query layer is trained by contrast for as long as held-out queries gain from it. Any other one is averaged
+    with that, for a map that bends puts queries near to the rows that it was fitted on, before the rest of a corpus.
 
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.
@@ -141,7 +142,7 @@ def fit(
     network = family == "mlp"
     on = bench(folds, sample, judging, groups is not None or network, network, seed)
     if network:
-        body, choice = mlp_body(folds, judging, sample, on.unseen, seed, show_progress)
+        body, choice = mlp_body(folds, judging, sample, seed, show_progress)
     elif family == "linear":
         body, choice = linear_body(folds), linear
     else:
@@ -149,7 +150,7 @@ def fit(
         choice = _better(linear, other) if family == "auto" else other
         machines = [kind for kind in (choice.store, choice.query) if isinstance(kind, Machine)]
         body = (
-            kernel_body(folds, machines[0], budget.landmarks, budget.rank, budget.bits, on.unseen, seed)
+            kernel_body(folds, machines[0], budget.landmarks, budget.rank, budget.bits, seed)
             if machines
             else linear_body(folds)
         )

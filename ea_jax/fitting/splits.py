@@ -95,6 +95,12 @@ class Kin(NamedTuple):
         """The first blocks alone."""
         return Kin(self.rows[: self.sizes[:blocks].sum()], self.sizes[:blocks])
 
+    def beside(self, more: Int[np.ndarray, " b"]) -> "Kin":
+        """Each block with one more row at its end, unless that is in it."""
+        blocks = np.split(self.rows, self.starts[1:])
+        wider = [block if row in block else np.append(block, row) for block, row in zip(blocks, more, strict=True)]
+        return Kin(np.concatenate(wider), np.array([len(block) for block in wider]))
+
     def parts(self, most: int = BLOCK) -> Iterator["Kin"]:
         """The blocks in order, as many at a time as `most` rows hold."""
         ends, start = np.cumsum(self.sizes), 0
