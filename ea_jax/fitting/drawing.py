@@ -27,7 +27,7 @@ def drawn(
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the share that is best for rows held out.
+    """A layer averaged with a linear one, by the least share that is as good for rows held out as the best is.
 
     Args:
         layer: Affine map of the features.
@@ -40,10 +40,21 @@ def drawn(
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
         average of the outputs.
     """
-    share = max(SHARES, key=lambda share: score(averaged(a, b, share)[0]).mean())
+    found = {share: score(averaged(a, b, share)[0]) for share in SHARES}
+    best = max(found.values(), key=np.mean)
+    share = next(share for share, one in found.items() if within_error(best, one))
     (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, outputs.astype(np.float32)
+
+
+def within_error(best: Scores, one: Scores) -> bool:
+    """Whether what scores fall short of the best is within one standard error of the paired differences.
+
+    Source: Breiman et al. 1984, section 3.4.3.
+    """
+    cost = best - one
+    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
 
 
 def averaged(

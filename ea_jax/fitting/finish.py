@@ -220,6 +220,11 @@ def _cosines(outputs: Float[np.ndarray, "q d_out"], on: Bench) -> Float[np.ndarr
 
 
 def _reciprocal(on: Bench) -> Callable[[ArrayIn], Float[np.ndarray, " q"]]:
-    """Scores of outputs of those that ask, once or one time after the other."""
+    """A score for each that asks; the mean of several, where outputs of all follow upon outputs of all."""
     hit = np.asarray(top_hit(on.native, on.corpus))
-    return lambda rows: 1 / np.asarray(rank_of(np.asarray(rows, np.float32), on.corpus, np.resize(hit, len(rows))))
+
+    def score(rows: ArrayIn) -> Float[np.ndarray, " q"]:
+        rank = np.asarray(rank_of(np.asarray(rows, np.float32), on.corpus, np.resize(hit, len(rows))))
+        return np.mean(1 / rank.reshape(-1, len(hit)), axis=0)
+
+    return score
