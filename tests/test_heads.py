@@ -128,6 +128,10 @@ def test_a_layer_is_drawn_towards_a_linear_one_as_far_as_held_out_rows_gain(laye
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_first_of_shares_that_are_as_good_is_taken(layers):
+@pytest.mark.parametrize(("gain", "share"), [(0.0, 0), (0.5, 0), (2.0, 1)])
+def test_the_least_share_within_a_standard_error_of_the_best_is_taken(layers, gain, share):
     layer, linear, _, a, b = layers
-    assert drawn(layer, linear, a, b, lambda y: np.ones(len(y)))[1] == (1, 0)
+    noise = np.random.default_rng(1).normal(size=len(a))
+    noise = (noise - noise.mean()) / noise.std() + gain / np.sqrt(len(a))  # gain in standard errors
+    whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
+    assert drawn(layer, linear, a, b, lambda y: noise * np.linalg.norm(y - a) / whole)[1].own == 1 - share
