@@ -110,7 +110,7 @@ def layers():
 
 def test_a_layer_is_not_drawn_towards_a_linear_one_that_costs_anything(layers):
     layer, linear, _, a, b = layers
-    found, mix, outputs = drawn(layer, linear, a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)))
+    found, mix, outputs = drawn(layer, linear, a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)), 1.0)
     np.testing.assert_array_equal(outputs, a)
     assert mix == (1, 0)
     np.testing.assert_allclose(found.kernel, layer.kernel)
@@ -121,17 +121,18 @@ def test_a_layer_is_drawn_towards_a_linear_one_as_far_as_held_out_rows_gain(laye
     layer, linear, asked, a, b = layers
     factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
     best = (1 - share) * a + share * factor * b
-    found, mix, outputs = drawn(layer, linear, a, b, lambda y: -np.linalg.norm(y - best, axis=1))
+    found, mix, outputs = drawn(layer, linear, a, b, lambda y: -np.linalg.norm(y - best, axis=1), 0.0)
     assert mix == pytest.approx((1 - share, share * factor))
     wanted = (1 - share) * layer.kernel + share * factor * widened(linear, 5).kernel
     np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("gain", "share"), [(0.0, 0), (0.5, 0), (2.0, 1)])
-def test_the_least_share_within_a_standard_error_of_the_best_is_taken(layers, gain, share):
+@pytest.mark.parametrize(("gain", "errors", "share"), [(0.0, 0.0, 0), (0.5, 1.0, 0), (0.5, 0.0, 1), (2.0, 1.0, 1)])
+def test_the_least_share_within_the_standard_errors_of_the_best_is_taken(layers, gain, errors, share):
     layer, linear, _, a, b = layers
     noise = np.random.default_rng(1).normal(size=len(a))
     noise = (noise - noise.mean()) / noise.std() + gain / np.sqrt(len(a))  # gain in standard errors
     whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
-    assert drawn(layer, linear, a, b, lambda y: noise * np.linalg.norm(y - a) / whole)[1].own == 1 - share
+    score = (lambda y: noise * np.linalg.norm(y - a) / whole) if gain else (lambda y: np.ones(len(y)))
+    assert drawn(layer, linear, a, b, score, errors)[1].own == 1 - share

@@ -26,8 +26,9 @@ def drawn(
     a: Float[np.ndarray, "q d_out"],
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
+    errors: float,
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the least share that is as good for rows held out as the best is.
+    """A layer averaged with a linear one, by the share that is best for rows held out, or less if that is as good.
 
     Args:
         layer: Affine map of the features.
@@ -35,6 +36,7 @@ def drawn(
         a: The layer's outputs for held-out rows.
         b: The linear one's.
         score: One number a row of outputs, or of the first of them; larger is better.
+        errors: Standard errors within which the least share is as good as the best one.
 
     Returns:
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
@@ -42,19 +44,19 @@ def drawn(
     """
     found = {share: score(averaged(a, b, share)[0]) for share in SHARES}
     best = max(found.values(), key=np.mean)
-    share = next(share for share, one in found.items() if within_error(best, one))
+    share = next(share for share, one in found.items() if within(errors, best, one))
     (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, outputs.astype(np.float32)
 
 
-def within_error(best: Scores, one: Scores) -> bool:
-    """Whether what scores fall short of the best is within one standard error of the paired differences.
+def within(errors: float, best: Scores, one: Scores) -> bool:
+    """Whether what scores fall short of the best is within some standard errors of the paired differences.
 
-    Source: Breiman et al. 1984, section 3.4.3.
+    Source: Breiman et al. 1984, section 3.4.3, for one standard error.
     """
     cost = best - one
-    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
+    return bool(cost.mean() <= errors * cost.std() / np.sqrt(len(cost)))
 
 
 def averaged(

@@ -12,7 +12,7 @@ from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.drawing import Mix, drawn, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
-from ea_jax.fitting.splits import Kin, kin_of
+from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
@@ -119,6 +119,7 @@ def finished(
     before the others. A query therefore judges twice: once with its native top hit fitted on, once with that left out.
     """
     c, asks = folds.covariance, len(on.asked)
+    errors = float(len(folds.x) >= LEAST_CHOSEN)  # of few pairs the error is too large to go by
     plain = {"store": linear.store.solve(c)}
     both = isinstance(choice.query, Kind)
     plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
@@ -142,7 +143,7 @@ def finished(
             bent = _reshaping(own, body.covariance, folds, choice.shape).apply(bent)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
         out[purpose], mixes[purpose], outputs[purpose] = drawn(
-            own, plain[purpose], bent, outputs[purpose], scores[purpose]
+            own, plain[purpose], bent, outputs[purpose], scores[purpose], errors
         )
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     outputs["query"] = outputs["query"][:asks]
