@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.drawing import drawn, widened
+from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, widened
 from ea_jax.fitting.heads import POLISH, Judge, Shape, polished, query_layer, shaped, similarity_map
 from ea_jax.fitting.splits import Held
 from ea_jax.metrics import occurrences, skewness
@@ -101,38 +101,50 @@ def test_a_layer_is_trained_where_held_out_queries_gain_and_is_the_start_where_t
 
 @pytest.fixture
 def layers():
-    """A layer of five features and a linear one of the first three of them, with their outputs."""
+    """A layer of five features and a linear one of the first three of them, with their outputs, and noise."""
     rng = np.random.default_rng(0)
     layer, linear = (Affine(rng.normal(size=(k, 4)), rng.normal(size=4)) for k in (5, 3))
     asked = rng.normal(size=(200, 5)).astype(np.float32)
-    return layer, linear, asked, layer.apply(asked), linear.apply(asked[:, :3])
+    return layer, linear, asked, layer.apply(asked), linear.apply(asked[:, :3]), 0.1 * rng.normal(size=200)
 
 
-def test_a_layer_is_not_drawn_towards_a_linear_one_that_costs_anything(layers):
-    layer, linear, _, a, b = layers
-    found, mix, outputs = drawn(layer, linear, a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)), 1.0)
+@pytest.mark.parametrize("drawing", [FAITHFUL, drawing_of(1000), drawing_of(10_000)], ids=["store", "few", "many"])
+def test_a_layer_is_not_drawn_towards_a_linear_one_that_costs_much(layers, drawing):
+    layer, linear, _, a, b, _ = layers
+    found, mix, outputs = drawn(layer, linear, a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)), drawing)
     np.testing.assert_array_equal(outputs, a)
     assert mix == (1, 0)
     np.testing.assert_allclose(found.kernel, layer.kernel)
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0])
-def test_a_layer_is_drawn_towards_a_linear_one_as_far_as_held_out_rows_gain(layers, share):
-    layer, linear, asked, a, b = layers
+def test_many_pairs_are_drawn_towards_a_linear_layer_that_costs_nothing_and_few_are_not(layers):
+    layer, linear, asked, a, b, noise = layers
+    found, mix, outputs = drawn(layer, linear, a, b, lambda _: 1 + noise, drawing_of(10_000))
     factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
-    best = (1 - share) * a + share * factor * b
-    found, mix, outputs = drawn(layer, linear, a, b, lambda y: -np.linalg.norm(y - best, axis=1), 0.0)
-    assert mix == pytest.approx((1 - share, share * factor))
-    wanted = (1 - share) * layer.kernel + share * factor * widened(linear, 5).kernel
+    assert mix == pytest.approx((0.6, 0.4 * factor))
+    wanted = 0.6 * layer.kernel + 0.4 * factor * widened(linear, 5).kernel
     np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)
+    for drawing in (FAITHFUL, drawing_of(2000)):
+        assert drawn(layer, linear, a, b, lambda _: noise, drawing)[1] == (1, 0)
 
 
-@pytest.mark.parametrize(("gain", "errors", "share"), [(0.0, 0.0, 0), (0.5, 1.0, 0), (0.5, 0.0, 1), (2.0, 1.0, 1)])
-def test_the_least_share_within_the_standard_errors_of_the_best_is_taken(layers, gain, errors, share):
-    layer, linear, _, a, b = layers
-    noise = np.random.default_rng(1).normal(size=len(a))
-    noise = (noise - noise.mean()) / noise.std() + gain / np.sqrt(len(a))  # gain in standard errors
+@pytest.mark.parametrize("share", [0.3, 0.9, 1.0])
+def test_few_pairs_are_drawn_towards_a_linear_layer_as_far_as_held_out_rows_gain(layers, share):
+    layer, linear, _, a, b, _ = layers
+    factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
+    best = (1 - share) * a + share * factor * b
+    mix = drawn(layer, linear, a, b, lambda y: -np.linalg.norm(y - best, axis=1), drawing_of(2000))[1]
+    assert mix == pytest.approx((1 - share, share * factor))
+
+
+def test_of_many_pairs_a_linear_share_may_cost_a_standard_error(layers):
+    layer, linear, _, a, b, noise = layers
     whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
-    score = (lambda y: noise * np.linalg.norm(y - a) / whole) if gain else (lambda y: np.ones(len(y)))
-    assert drawn(layer, linear, a, b, score, errors)[1].own == 1 - share
+
+    def own(cost):  # in standard errors, from the layer to the linear one
+        costs = cost / np.sqrt(len(a)) + (noise - noise.mean()) / noise.std()
+        return drawn(layer, linear, a, b, lambda y: -costs * np.linalg.norm(y - a) / whole, drawing_of(10_000))[1].own
+
+    assert own(0.5) == pytest.approx(0.6)
+    assert own(2.0) == 1

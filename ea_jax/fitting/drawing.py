@@ -1,14 +1,16 @@
-"""A last layer drawn towards a linear one: a map that bends puts queries near to what it was fitted on."""
+"""A last layer drawn towards a linear one: far from what was fitted on, where no held-out row judges, that is safer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from ea_jax.fitting.splits import LEAST_CHOSEN
 from ea_jax.solve import Affine
 
-SHARES = tuple(i / 10 for i in range(11))
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
+EVERY = tuple(i / 10 for i in range(11))
 
 Scores = Float[np.ndarray, " q"]
 
@@ -20,15 +22,46 @@ class Mix(NamedTuple):
     linear: float
 
 
+class Drawing(NamedTuple):
+    """How a layer is drawn towards a linear one.
+
+    Attributes:
+        shares: Of the linear one: those that are tried.
+        allows: Whether scores are good enough beside the best ones: the largest such share is taken. None for the best.
+    """
+
+    shares: Sequence[float]
+    allows: Callable[[Scores, Scores], bool] | None
+
+
+def within_error(best: Scores, one: Scores) -> bool:
+    """Whether what scores fall short of the best is within one standard error of the paired differences.
+
+    Source: Breiman et al. 1984, section 3.4.3.
+    """
+    cost = best - one
+    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
+
+
+FAITHFUL = Drawing(SHARES, None)
+
+
+def drawing_of(pairs: int) -> Drawing:
+    """For query vectors: of few pairs the best of all shares, of many the largest that costs next to nothing."""
+    return Drawing(EVERY, None) if pairs < LEAST_CHOSEN else Drawing(SHARES, within_error)
+
+
 def drawn(
     layer: Affine,
     linear: Affine,
     a: Float[np.ndarray, "q d_out"],
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
-    errors: float,
+    drawing: Drawing,
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the share that is best for rows held out, or less if that is as good.
+    """A layer averaged with a linear one, by the share that is best held out, or the largest that is good enough.
+
+    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
 
     Args:
         layer: Affine map of the features.
@@ -36,27 +69,20 @@ def drawn(
         a: The layer's outputs for held-out rows.
         b: The linear one's.
         score: One number a row of outputs, or of the first of them; larger is better.
-        errors: Standard errors within which the least share is as good as the best one.
+        drawing: The shares that are tried, and what one may cost beside the best of them.
 
     Returns:
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
         average of the outputs.
     """
-    found = {share: score(averaged(a, b, share)[0]) for share in SHARES}
-    best = max(found.values(), key=np.mean)
-    share = next(share for share, one in found.items() if within(errors, best, one))
+    found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
+    share = max(found, key=lambda share: found[share].mean())
+    if drawing.allows is not None:
+        best = found[share]
+        share = max(share for share, one in found.items() if drawing.allows(best, one))
     (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, outputs.astype(np.float32)
-
-
-def within(errors: float, best: Scores, one: Scores) -> bool:
-    """Whether what scores fall short of the best is within some standard errors of the paired differences.
-
-    Source: Breiman et al. 1984, section 3.4.3, for one standard error.
-    """
-    cost = best - one
-    return bool(cost.mean() <= errors * cost.std() / np.sqrt(len(cost)))
 
 
 def averaged(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import Mix, drawn, widened
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
@@ -43,7 +43,7 @@ class Bench(NamedTuple):
         corpus: Native vectors that they rank.
         unseen: Pairs whose outputs are wanted as if neither they nor their near-duplicates had been fitted on; those
             that judge first.
-        alone: Those that judge, each with its native top hit in the corpus beside it, if that was fitted on.
+        hits: Row numbers of the native top hits in the corpus, of those that judge.
     """
 
     own: Float32[np.ndarray, "n d_in"]
@@ -52,7 +52,7 @@ class Bench(NamedTuple):
     native: Float32[np.ndarray, "q d_out"]
     corpus: Float32[np.ndarray, "c d_out"]
     unseen: Kin
-    alone: Kin
+    hits: Int[np.ndarray, " q"]
 
 
 class Unseen(NamedTuple):
@@ -98,8 +98,7 @@ def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bo
     found = found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
-    alone = kin.first(len(asks)).beside(sample[found[top_hit(native, corpus)]])
-    return Bench(x, y, asked, native, corpus, kin, alone)
+    return Bench(x, y, asked, native, corpus, kin, sample[found[top_hit(native, corpus)]])
 
 
 def finished(
@@ -115,41 +114,45 @@ def finished(
 ) -> Layers:
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one.
 
-    It puts a query near to the rows that it was fitted on, and of a corpus that was fitted on in part, these come
-    before the others. A query therefore judges twice: once with its native top hit fitted on, once with that left out.
+    A map that bends puts a query near to the rows that it was fitted on. Few pairs are a small part of the corpus that
+    will be searched, where these come before the others: a query then judges twice, once with its native top hit fitted
+    on, once with that left out of what bends.
     """
     c, asks = folds.covariance, len(on.asked)
-    errors = float(len(folds.x) >= LEAST_CHOSEN)  # of few pairs the error is too large to go by
     plain = {"store": linear.store.solve(c)}
     both = isinstance(choice.query, Kind)
     plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
-    left = [body.without(kin) for kin in (on.unseen, on.alone)] if body.without else []
+    left = body.without(on.unseen) if body.without else None
     scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
-    kins = {"store": [on.unseen], "query": [on.unseen.first(asks), on.alone]}
+    drawing = {"store": FAITHFUL, "query": drawing_of(len(folds.x))}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
-        moved[purpose] = np.concatenate([_moved(starts[purpose], folds, kin) for kin in kins[purpose]])
-        rows = np.concatenate([kin.firsts for kin in kins[purpose]])
-        straight = plain[purpose].apply(np.asarray(folds.x[rows], np.float32)) + moved[purpose]
+        kin = on.unseen if purpose == "store" else on.unseen.first(asks)
+        moved[purpose] = _moved(starts[purpose], folds, kin)
+        straight = plain[purpose].apply(np.asarray(folds.x[kin.firsts], np.float32)) + moved[purpose]
         outputs[purpose] = straight.astype(np.float32)
         if isinstance(kind, Kind):
             out[purpose] = widened(plain[purpose], len(body.covariance.xx))
             continue
         assert body.store is not None
-        own, bent = body.store, left[0].outputs
+        assert body.without is not None
+        assert left is not None
+        own, bent = body.store, left.outputs[: len(kin.sizes)]
         if purpose == "query":
-            bent = np.concatenate([bent[:asks], left[1].outputs])
+            if len(folds.x) < LEAST_CHOSEN:
+                bent = np.concatenate([bent, body.without(kin.beside(on.hits)).outputs])
             bent = _reshaping(own, body.covariance, folds, choice.shape).apply(bent)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
+        straight = np.resize(outputs[purpose], bent.shape)
         out[purpose], mixes[purpose], outputs[purpose] = drawn(
-            own, plain[purpose], bent, outputs[purpose], scores[purpose], errors
+            own, plain[purpose], bent, straight, scores[purpose], drawing[purpose]
         )
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     outputs["query"] = outputs["query"][:asks]
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / scores["query"](outputs["query"]) <= FOUND
-    bends = mixes["store"].own * left[0].moved + mixes["store"].linear * moved["store"] if left else None
+    bends = mixes["store"].own * left.moved + mixes["store"].linear * moved["store"] if left else None
     unseen = _unseen(out["store"], bends, folds, on, outputs["store"], found)
     return Layers(out, similarity, facts, unseen)
 
