@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, widened
+from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, more_than, share_of, widened
 from ea_jax.fitting.heads import POLISH, Judge, Shape, polished, query_layer, shaped, similarity_map
 from ea_jax.fitting.splits import Held
 from ea_jax.metrics import occurrences, skewness
@@ -111,40 +111,42 @@ def layers():
 @pytest.mark.parametrize("drawing", [FAITHFUL, drawing_of(1000), drawing_of(10_000)], ids=["store", "few", "many"])
 def test_a_layer_is_not_drawn_towards_a_linear_one_that_costs_much(layers, drawing):
     layer, linear, _, a, b, _ = layers
-    found, mix, outputs = drawn(layer, linear, a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)), drawing)
+    share = share_of(a, b, lambda y: np.exp(-10 * np.linalg.norm(y - a, axis=1)), drawing)
+    assert share == 0
+    found, mix, outputs = drawn(layer, linear, a, b, share)
     np.testing.assert_array_equal(outputs, a)
     assert mix == (1, 0)
     np.testing.assert_allclose(found.kernel, layer.kernel)
 
 
-def test_many_pairs_are_drawn_towards_a_linear_layer_that_costs_nothing_and_few_are_not(layers):
+@pytest.mark.parametrize(("pairs", "share"), [(600, 0.9), (2100, 0.65), (10_000, 0.4)])
+def test_a_layer_is_drawn_towards_a_linear_one_that_costs_nothing(layers, pairs, share):
     layer, linear, asked, a, b, noise = layers
-    found, mix, outputs = drawn(layer, linear, a, b, lambda _: 1 + noise, drawing_of(10_000))
+    assert share_of(a, b, lambda _: 1 + noise, drawing_of(pairs)) == pytest.approx(share)
+    assert share_of(a, b, lambda _: noise, FAITHFUL) == 0
+    found, mix, outputs = drawn(layer, linear, a, b, share)
     factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
-    assert mix == pytest.approx((0.6, 0.4 * factor))
-    wanted = 0.6 * layer.kernel + 0.4 * factor * widened(linear, 5).kernel
+    assert mix == pytest.approx((1 - share, share * factor))
+    wanted = (1 - share) * layer.kernel + share * factor * widened(linear, 5).kernel
     np.testing.assert_allclose(found.kernel, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.apply(asked), outputs, rtol=1e-4, atol=1e-4)
-    for drawing in (FAITHFUL, drawing_of(2000)):
-        assert drawn(layer, linear, a, b, lambda _: noise, drawing)[1] == (1, 0)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 1.0])
-def test_few_pairs_are_drawn_towards_a_linear_layer_as_far_as_held_out_rows_gain(layers, share):
-    layer, linear, _, a, b, _ = layers
-    factor = np.sqrt(np.mean(a**2) / np.mean(b**2))
-    best = (1 - share) * a + share * factor * b
-    mix = drawn(layer, linear, a, b, lambda y: -np.linalg.norm(y - best, axis=1), drawing_of(2000))[1]
-    assert mix == pytest.approx((1 - share, share * factor))
-
-
-def test_of_many_pairs_a_linear_share_may_cost_a_standard_error(layers):
-    layer, linear, _, a, b, noise = layers
+def test_of_few_pairs_a_linear_share_may_cost_a_tenth_of_the_rank_and_of_many_a_standard_error(layers):
+    _, _, _, a, b, noise = layers
     whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
 
-    def own(cost):  # in standard errors, from the layer to the linear one
-        costs = cost / np.sqrt(len(a)) + (noise - noise.mean()) / noise.std()
-        return drawn(layer, linear, a, b, lambda y: -costs * np.linalg.norm(y - a) / whole, drawing_of(10_000))[1].own
+    def share(most, pairs):  # costs from the layer to the linear one, and far more than noise
+        return share_of(a, b, lambda y: 1 + 1e-3 * noise - most * np.linalg.norm(y - a) / whole, drawing_of(pairs))
 
-    assert own(0.5) == pytest.approx(0.6)
-    assert own(2.0) == 1
+    assert share(0.05, 600) == pytest.approx(0.9)
+    assert share(0.25, 600) == pytest.approx(0.4)
+    assert share(0.05, 10_000) == 0
+
+
+@pytest.mark.parametrize(("gain", "share"), [(-3.0, 0.65), (0.0, 0.65), (1.5, 0.65), (3.0, 1.0)])
+def test_a_larger_share_has_to_gain_two_standard_errors(layers, gain, share):
+    _, _, _, a, b, noise = layers
+    slope = (noise - noise.mean()) / noise.std() + gain / np.sqrt(len(a))  # gain in standard errors
+    whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
+    assert more_than(0.65, a, b, lambda y: slope * np.linalg.norm(y - a) / whole) == share

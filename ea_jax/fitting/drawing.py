@@ -10,7 +10,9 @@ from ea_jax.fitting.splits import LEAST_CHOSEN
 from ea_jax.solve import Affine
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-EVERY = tuple(i / 10 for i in range(11))
+BENT = 6000  # pairs, at which query vectors would do without a linear share
+GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
+STEPS, SURE = 10, 2.0  # by which larger shares than that are tried, and standard errors that they have to gain
 
 Scores = Float[np.ndarray, " q"]
 
@@ -34,21 +36,69 @@ class Drawing(NamedTuple):
     allows: Callable[[Scores, Scores], bool] | None
 
 
-def within_error(best: Scores, one: Scores) -> bool:
-    """Whether what scores fall short of the best is within one standard error of the paired differences.
+def within_error(best: Scores, one: Scores, errors: float = 1.0) -> bool:
+    """Whether what scores fall short of the best is within some standard errors of the paired differences.
 
-    Source: Breiman et al. 1984, section 3.4.3.
+    Source: Breiman et al. 1984, section 3.4.3, for one standard error.
     """
     cost = best - one
-    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
+    return bool(cost.mean() <= errors * cost.std() / np.sqrt(len(cost)))
+
+
+def within_a_tenth(best: Scores, one: Scores) -> bool:
+    """Whether scores fall short of the best by less than a tenth."""
+    return bool(one.mean() >= (1 - GIVEN) * best.mean())
 
 
 FAITHFUL = Drawing(SHARES, None)
 
 
 def drawing_of(pairs: int) -> Drawing:
-    """For query vectors: of few pairs the best of all shares, of many the largest that costs next to nothing."""
-    return Drawing(EVERY, None) if pairs < LEAST_CHOSEN else Drawing(SHARES, within_error)
+    """For query vectors: of few pairs, the linear share that they call for, if it does not cost too much.
+
+    In the small corpora that few pairs make, the first is what would be among the first ten of a large one: they
+    favour the bent map, which finds more in the first ten, but less first.
+    """
+    if pairs < LEAST_CHOSEN:
+        return Drawing((*SHARES, 1 - pairs / BENT), within_a_tenth)
+    return Drawing(SHARES, within_error)
+
+
+def share_of(
+    a: Float[np.ndarray, "q d_out"],
+    b: Float[np.ndarray, "q d_out"],
+    score: Callable[[np.ndarray], Scores],
+    drawing: Drawing,
+) -> float:
+    """The linear share that is best held out, or the largest that is good enough.
+
+    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
+
+    Args:
+        a: A layer's outputs for held-out rows.
+        b: The linear one's.
+        score: One number a row of outputs, or of the first of them; larger is better.
+        drawing: The shares that are tried, and what one may cost beside the best of them.
+    """
+    found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
+    share = max(found, key=lambda share: found[share].mean())
+    if drawing.allows is None:
+        return share
+    best = found[share]
+    return max(share for share, one in found.items() if drawing.allows(best, one))
+
+
+def more_than(
+    least: float,
+    a: Float[np.ndarray, "q d_out"],
+    b: Float[np.ndarray, "q d_out"],
+    score: Callable[[np.ndarray], Scores],
+) -> float:
+    """The best of larger shares, if it is better than the least by two standard errors; else the least."""
+    shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
+    found = {share: score(averaged(a, b, share)[0]) for share in shares}
+    best = max(found, key=lambda share: found[share].mean())
+    return least if within_error(found[best], found[least], SURE) else best
 
 
 def drawn(
@@ -56,30 +106,14 @@ def drawn(
     linear: Affine,
     a: Float[np.ndarray, "q d_out"],
     b: Float[np.ndarray, "q d_out"],
-    score: Callable[[np.ndarray], Scores],
-    drawing: Drawing,
+    share: float,
 ) -> tuple[Affine, Mix, Float[np.ndarray, "q d_out"]]:
-    """A layer averaged with a linear one, by the share that is best held out, or the largest that is good enough.
-
-    Far from what was fitted on, where held-out rows cannot judge, the linear map ranks better.
-
-    Args:
-        layer: Affine map of the features.
-        linear: Affine map of the inputs, which are the first features.
-        a: The layer's outputs for held-out rows.
-        b: The linear one's.
-        score: One number a row of outputs, or of the first of them; larger is better.
-        drawing: The shares that are tried, and what one may cost beside the best of them.
+    """A layer of features averaged with a linear one of the inputs, which are the first features, by its share.
 
     Returns:
         The average, the weights of both, the linear layer's outputs being first scaled to the other's length, and the
-        average of the outputs.
+        average of the outputs a and b of both.
     """
-    found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
-    share = max(found, key=lambda share: found[share].mean())
-    if drawing.allows is not None:
-        best = found[share]
-        share = max(share for share, one in found.items() if drawing.allows(best, one))
     (outputs, mix), wide = averaged(a, b, share), widened(linear, len(layer.kernel))
     average = [mix.own * p + mix.linear * q for p, q in zip(layer, wide, strict=True)]
     return Affine(*average), mix, outputs.astype(np.float32)

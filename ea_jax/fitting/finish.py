@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, widened
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, more_than, share_of, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
-from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
+from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, Machine
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
@@ -112,12 +112,7 @@ def finished(
     seed: int,
     show_progress: bool,
 ) -> Layers:
-    """Both last layers of a body. A layer that is not linear is drawn towards the best linear one.
-
-    A map that bends puts a query near to the rows that it was fitted on. Few pairs are a small part of the corpus that
-    will be searched, where these come before the others: a query then judges twice, once with its native top hit fitted
-    on, once with that left out of what bends.
-    """
+    """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
     c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
     both = isinstance(choice.query, Kind)
@@ -136,25 +131,44 @@ def finished(
             out[purpose] = widened(plain[purpose], len(body.covariance.xx))
             continue
         assert body.store is not None
-        assert body.without is not None
         assert left is not None
         own, bent = body.store, left.outputs[: len(kin.sizes)]
         if purpose == "query":
-            if len(folds.x) < LEAST_CHOSEN:
-                bent = np.concatenate([bent, body.without(kin.beside(on.hits)).outputs])
             bent = _reshaping(own, body.covariance, folds, choice.shape).apply(bent)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
-        straight = np.resize(outputs[purpose], bent.shape)
-        out[purpose], mixes[purpose], outputs[purpose] = drawn(
-            own, plain[purpose], bent, straight, scores[purpose], drawing[purpose]
-        )
+        share = share_of(bent, outputs[purpose], scores[purpose], drawing[purpose])
+        if purpose == "query" and isinstance(kind, Machine) and len(folds.x) < LEAST_CHOSEN:
+            share = _of_few(share, body, choice.shape, folds, on, bent, outputs[purpose], scores[purpose])
+        out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
-    outputs["query"] = outputs["query"][:asks]
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / scores["query"](outputs["query"]) <= FOUND
     bends = mixes["store"].own * left.moved + mixes["store"].linear * moved["store"] if left else None
     unseen = _unseen(out["store"], bends, folds, on, outputs["store"], found)
     return Layers(out, similarity, facts, unseen)
+
+
+def _of_few(
+    least: float,
+    body: Body,
+    shape: Shape,
+    folds: Folds,
+    on: Bench,
+    bent: Float[np.ndarray, "q d_out"],
+    straight: Float[np.ndarray, "q d_out"],
+    score: Callable[[ArrayIn], Float[np.ndarray, " q"]],
+) -> float:
+    """The linear share of a kernel machine's query layer that few pairs call for, or more.
+
+    The machine puts a query near to the rows that it was fitted on. Few pairs are a small part of the corpus that will
+    be searched, where these come before the others: a query judges larger shares twice, once with its native top hit
+    fitted on, once with that left out of the machine.
+    """
+    assert body.store is not None
+    assert body.without is not None
+    alone = body.without(on.unseen.first(len(on.hits)).beside(on.hits)).outputs
+    alone = _reshaping(body.store, body.covariance, folds, shape).apply(alone)
+    return more_than(least, np.concatenate([bent, alone]), np.tile(straight, (2, 1)), score)
 
 
 def _unseen(

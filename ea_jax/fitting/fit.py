@@ -111,10 +111,10 @@ def fit(
     """The best adapter that the pairs allow, for both purposes, with its quality part and a report.
 
     What is faithful (`store`) is chosen by the mean cosine, what ranks (`query`) by the mean reciprocal rank of the
-    native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer
-    has a safe shape instead, for small corpora show no hubs to choose it by. The winner is then fitted on all pairs. A
-    linear query layer is trained by contrast for as long as held-out queries gain from it. Any other one is averaged
-    with that, for a map that bends puts queries near to the rows that it was fitted on, before the rest of a corpus.
+    native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer is
+    a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on
+    all pairs. A linear query layer is trained by contrast for as long as held-out queries gain from it, and any other
+    one averaged with that.
 
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.
@@ -198,9 +198,12 @@ def _most_diverse(groups: Sequence[str] | None, fold: Int[np.ndarray, " n"]) -> 
 
 
 def _better(a: Choice, b: Choice) -> Choice:
-    """For each purpose, the one with the better held-out score."""
+    """For each purpose, the one with the better held-out score; beside a kernel machine there is none but its own.
+
+    A machine's query layer is averaged with the linear one, by a share that may be all of it.
+    """
     store = max(a, b, key=lambda c: c.cosine)
-    query = max(a, b, key=lambda c: c.rank)
+    query = b if isinstance(store.store, Machine) else max(a, b, key=lambda c: c.rank)
     return Choice(store.store, store.cosine, query.query, query.shape, query.rank, a.tried + b.tried)
 
 
