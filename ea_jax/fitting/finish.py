@@ -115,7 +115,8 @@ def finished(
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
     c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
-    both = isinstance(choice.query, Kind)
+    few = len(folds.x) < LEAST_CHOSEN and isinstance(choice.query, Machine)
+    both = few or isinstance(choice.query, Kind)  # where the linear layer may be all of it
     plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
@@ -137,7 +138,7 @@ def finished(
             bent = _reshaping(own, body.covariance, folds, choice.shape).apply(bent)
             own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
         share = share_of(bent, outputs[purpose], scores[purpose], drawing[purpose])
-        if purpose == "query" and isinstance(kind, Machine) and len(folds.x) < LEAST_CHOSEN:
+        if purpose == "query" and few:
             share = _of_few(share, body, choice.shape, folds, on, bent, outputs[purpose], scores[purpose])
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
