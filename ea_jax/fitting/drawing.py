@@ -12,7 +12,7 @@ from ea_jax.solve import Affine
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
-STEPS, SURE = 10, 2.0  # by which larger shares than that are tried, and standard errors that they have to gain
+STEPS = 10  # by which larger shares than that are tried
 
 Scores = Float[np.ndarray, " q"]
 
@@ -36,13 +36,13 @@ class Drawing(NamedTuple):
     allows: Callable[[Scores, Scores], bool] | None
 
 
-def within_error(best: Scores, one: Scores, errors: float = 1.0) -> bool:
-    """Whether what scores fall short of the best is within some standard errors of the paired differences.
+def within_error(best: Scores, one: Scores) -> bool:
+    """Whether what scores fall short of the best is within one standard error of the paired differences.
 
-    Source: Breiman et al. 1984, section 3.4.3, for one standard error.
+    Source: Breiman et al. 1984, section 3.4.3.
     """
     cost = best - one
-    return bool(cost.mean() <= errors * cost.std() / np.sqrt(len(cost)))
+    return bool(cost.mean() <= cost.std() / np.sqrt(len(cost)))
 
 
 def within_a_tenth(best: Scores, one: Scores) -> bool:
@@ -94,11 +94,11 @@ def more_than(
     b: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
 ) -> float:
-    """The best of larger shares, if it is better than the least by two standard errors; else the least."""
+    """The best of larger shares, if the least falls short of it by more than a tenth; else the least."""
     shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
     found = {share: score(averaged(a, b, share)[0]) for share in shares}
     best = max(found, key=lambda share: found[share].mean())
-    return least if within_error(found[best], found[least], SURE) else best
+    return least if within_a_tenth(found[best], found[least]) else best
 
 
 def drawn(
