@@ -80,12 +80,10 @@ def share_of(
         score: One number a row of outputs, or of the first of them; larger is better.
         drawing: The shares that are tried, and what one may cost beside the best of them.
     """
-    found = {share: score(averaged(a, b, share)[0]) for share in drawing.shares}
-    share = max(found, key=lambda share: found[share].mean())
+    found, best = _scored(a, b, drawing.shares, score)
     if drawing.allows is None:
-        return share
-    best = found[share]
-    return max(share for share, one in found.items() if drawing.allows(best, one))
+        return best
+    return max(share for share, one in found.items() if drawing.allows(found[best], one))
 
 
 def more_than(
@@ -96,9 +94,19 @@ def more_than(
 ) -> float:
     """The best of larger shares, if the least falls short of it by more than a tenth; else the least."""
     shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
-    found = {share: score(averaged(a, b, share)[0]) for share in shares}
-    best = max(found, key=lambda share: found[share].mean())
+    found, best = _scored(a, b, shares, score)
     return least if within_a_tenth(found[best], found[least]) else best
+
+
+def _scored(
+    a: Float[np.ndarray, "q d_out"],
+    b: Float[np.ndarray, "q d_out"],
+    shares: Sequence[float],
+    score: Callable[[np.ndarray], Scores],
+) -> tuple[dict[float, Float[np.ndarray, " s"]], float]:
+    """Scores of averages of outputs by the linear share, and the share whose mean score is best."""
+    found = {share: score(averaged(a, b, share)[0]) for share in shares}
+    return found, max(found, key=lambda share: found[share].mean())
 
 
 def drawn(

@@ -43,7 +43,8 @@ class Bench(NamedTuple):
         corpus: Native vectors that they rank.
         unseen: Pairs whose outputs are wanted as if neither they nor their near-duplicates had been fitted on; those
             that judge first.
-        hits: Row numbers of the native top hits in the corpus, of those that judge.
+        found: Row numbers of the corpus.
+        hit: Where in the corpus the native top hit of each that judges is.
     """
 
     own: Float32[np.ndarray, "n d_in"]
@@ -52,7 +53,8 @@ class Bench(NamedTuple):
     native: Float32[np.ndarray, "q d_out"]
     corpus: Float32[np.ndarray, "c d_out"]
     unseen: Kin
-    hits: Int[np.ndarray, " q"]
+    found: Int[np.ndarray, " c"]
+    hit: Int[np.ndarray, " q"]
 
 
 class Unseen(NamedTuple):
@@ -98,7 +100,7 @@ def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bo
     found = found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
-    return Bench(x, y, asked, native, corpus, kin, sample[found[top_hit(native, corpus)]])
+    return Bench(x, y, asked, native, corpus, kin, sample[found], np.asarray(top_hit(native, corpus)))
 
 
 def finished(
@@ -133,13 +135,14 @@ def finished(
             continue
         assert body.store is not None
         assert left is not None
-        own, bent = body.store, left.outputs[: len(kin.sizes)]
+        own, bent, reshaped = body.store, left.outputs[: len(kin.sizes)], None
         if purpose == "query":
-            bent = _reshaping(own, body.covariance, folds, choice.shape).apply(bent)
-            own = query_layer(own, body.covariance, folds.spectrum, choice.shape)
+            reshaped = _reshaping(own, body.covariance, folds, choice.shape)
+            bent, own = reshaped.apply(bent), query_layer(own, body.covariance, folds.spectrum, choice.shape)
         share = share_of(bent, outputs[purpose], scores[purpose], drawing[purpose])
-        if purpose == "query" and few:
-            share = _of_few(share, body, choice.shape, folds, on, bent, outputs[purpose], scores[purpose])
+        if reshaped is not None and few:
+            alone = reshaped.apply(_alone(body, on))
+            share = more_than(share, np.concatenate([bent, alone]), np.tile(outputs[purpose], (2, 1)), scores[purpose])
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
@@ -149,27 +152,14 @@ def finished(
     return Layers(out, similarity, facts, unseen)
 
 
-def _of_few(
-    least: float,
-    body: Body,
-    shape: Shape,
-    folds: Folds,
-    on: Bench,
-    bent: Float[np.ndarray, "q d_out"],
-    straight: Float[np.ndarray, "q d_out"],
-    score: Callable[[ArrayIn], Float[np.ndarray, " q"]],
-) -> float:
-    """The linear share of a kernel machine's query layer that few pairs call for, or more.
+def _alone(body: Body, on: Bench) -> Float32[np.ndarray, "q d_out"]:
+    """What a kernel machine makes of those that ask if it has not seen their native top hits either.
 
-    The machine puts a query near to the rows that it was fitted on. Few pairs are a small part of the corpus that will
-    be searched, where these come before the others: a query judges larger shares twice, once with its native top hit
-    fitted on, once with that left out of the machine.
+    It puts a query near to the rows that it was fitted on. Few pairs are a small part of the corpus that will be
+    searched, where these come before the others, which does not show while the top hit is one of them.
     """
-    assert body.store is not None
     assert body.without is not None
-    alone = body.without(on.unseen.first(len(on.hits)).beside(on.hits)).outputs
-    alone = _reshaping(body.store, body.covariance, folds, shape).apply(alone)
-    return more_than(least, np.concatenate([bent, alone]), np.tile(straight, (2, 1)), score)
+    return body.without(on.unseen.first(len(on.hit)).beside(on.found[on.hit])).outputs
 
 
 def _unseen(
@@ -239,11 +229,5 @@ def _cosines(outputs: Float[np.ndarray, "q d_out"], on: Bench) -> Float[np.ndarr
 
 
 def _reciprocal(on: Bench) -> Callable[[ArrayIn], Float[np.ndarray, " q"]]:
-    """A score for each that asks; the mean of several, where outputs of all follow upon outputs of all."""
-    hit = np.asarray(top_hit(on.native, on.corpus))
-
-    def score(rows: ArrayIn) -> Float[np.ndarray, " q"]:
-        rank = np.asarray(rank_of(np.asarray(rows, np.float32), on.corpus, np.resize(hit, len(rows))))
-        return np.mean(1 / rank.reshape(-1, len(hit)), axis=0)
-
-    return score
+    """A score for each row of outputs of those that ask, once or one time after the other."""
+    return lambda rows: 1 / np.asarray(rank_of(np.asarray(rows, np.float32), on.corpus, np.resize(on.hit, len(rows))))

@@ -197,14 +197,14 @@ def _most_diverse(groups: Sequence[str] | None, fold: Int[np.ndarray, " n"]) -> 
     return int(np.argmax([len(np.unique(np.asarray(groups)[fold == k])) for k in range(FOLDS)]))
 
 
-def _better(a: Choice, b: Choice) -> Choice:
+def _better(linear: Choice, kernel: Choice) -> Choice:
     """For each purpose, the one with the better held-out score; beside a kernel machine there is none but its own.
 
     A machine's query layer is averaged with the linear one, by a share that may be all of it.
     """
-    store = max(a, b, key=lambda c: c.cosine)
-    query = b if isinstance(store.store, Machine) else max(a, b, key=lambda c: c.rank)
-    return Choice(store.store, store.cosine, query.query, query.shape, query.rank, a.tried + b.tried)
+    store = max(linear, kernel, key=lambda c: c.cosine)
+    query = kernel if store is kernel else max(linear, kernel, key=lambda c: c.rank)
+    return Choice(store.store, store.cosine, query.query, query.shape, query.rank, linear.tried + kernel.tried)
 
 
 def _report(
