@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from ea_jax.encoder import Encoder
 from ea_jax.entries import save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch
-from ea_jax.fitting import DEFAULT, Budget, Family, Foreign, fit
+from ea_jax.fitting import CORPUS_SIZE, DEFAULT, Budget, Family, Foreign, fit
 from ea_jax.fitting.splits import near_duplicates
 from ea_jax.heldout import KS, HeldOut, held_out_figures
 from ea_jax.junk import junk_texts
@@ -38,6 +38,7 @@ def fit_entry(
     family: Family = "auto",
     budget: Budget = DEFAULT,
     prompt: str | None = None,
+    corpus_size: int = CORPUS_SIZE,
     tests: Mapping[str, Path],
     near: float,
     description: str,
@@ -57,6 +58,7 @@ def fit_entry(
         family: Of adapters, as `fit` takes it.
         budget: How large the adapter may be.
         prompt: Name of the prefix that the source encoder puts before each text; its default prompt if None.
+        corpus_size: Rows of the native corpus that queries will search, as `fit` takes it.
         tests: Files (or folders) of test pairs by name, with a column `query`.
         near: Cosine to a test query, in either space, from which a training pair is left out.
         description: What the pairs were, for people.
@@ -91,7 +93,15 @@ def fit_entry(
         x, y = (_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
         foreign = _foreign(train.text, encoder, seed)
         fitted = fit(
-            x, y, family=family, budget=budget, groups=groups, foreign=foreign, seed=seed, show_progress=show_progress
+            x,
+            y,
+            family=family,
+            budget=budget,
+            groups=groups,
+            foreign=foreign,
+            corpus_size=corpus_size,
+            seed=seed,
+            show_progress=show_progress,
         )
     for line in fitted.report["advice"]:
         say(line)

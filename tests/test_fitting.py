@@ -78,7 +78,7 @@ def test_the_native_top_hits_of_those_that_ask_can_be_left_out_with_them():
     x, y = bent_pairs(400)
     fold = np.arange(400) % FOLDS
     folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
-    on = bench(folds, np.arange(400), 0, False, False, 0)
+    on = bench(folds, np.arange(400), 0, grouped=False, network=False, corpus_size=4000, seed=0)
     hits = on.found[on.hit]
     assert hits.tolist() == found(y, on.corpus[(on.native @ on.corpus.T).argmax(axis=1)])
     body, asks = kernel_body(folds, Machine(1.5, 0.03), 400, 24, 8, 0), on.unseen.first(len(hits))

@@ -33,6 +33,9 @@ def fit(
     rank: Annotated[int, typer.Option(min=1, help="Features that they are mixed down to, at the most.")] = 512,
     bits: Annotated[int, typer.Option(min=3, max=8, help="Of a stored weight, about.")] = 6,
     prompt: Annotated[str | None, typer.Option(help="Prefix of the texts, by its name in the source model.")] = None,
+    corpus_size: Annotated[
+        int, typer.Option(min=1, help="Rows that queries will search, the pairs among them.")
+    ] = 20_000,
     test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs; may be repeated.")] = None,
     near: Annotated[float, typer.Option(help="Cosine to a test row from which a pair is left out.")] = 0.95,
     about: Annotated[str, typer.Option(help="A sentence on the pairs, for the card.")] = "",
@@ -65,6 +68,7 @@ def fit(
         family=family.value,
         budget=Budget(landmarks, rank, bits),
         prompt=prompt,
+        corpus_size=corpus_size,
         tests=named,
         near=near,
         description=about,

@@ -12,7 +12,8 @@ from ea_jax.solve import Affine
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
-STEPS = 10  # by which larger shares than that are tried
+STEPS = 10  # by which larger shares than those are tried
+CORPUS_SIZE = 20_000  # rows of the native corpus that queries will search, where nothing is said of it
 
 Scores = Float[np.ndarray, " q"]
 
@@ -86,16 +87,39 @@ def share_of(
     return max(share for share, one in found.items() if drawing.allows(found[best], one))
 
 
-def more_than(
+def unfitted(pairs: int, corpus_size: int) -> float:
+    """Share of the native corpus that a fit has not seen; the pairs are a part of it, or all."""
+    return 1 - pairs / max(pairs, corpus_size)
+
+
+def raised(
     least: float,
-    a: Float[np.ndarray, "q d_out"],
-    b: Float[np.ndarray, "q d_out"],
+    outputs: Float[np.ndarray, "2 q d_out"],
+    linear: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
+    unknown: float,
+    pairs: int,
 ) -> float:
-    """The best of larger shares, if the least falls short of it by more than a tenth; else the least."""
+    """The linear share for queries whose native top hit was fitted on, or a larger one if often it was not.
+
+    Of few pairs it is the best one, if the least falls short of it by more than a tenth; of many, the smallest one
+    within one standard error of the best.
+
+    Args:
+        least: The share for native top hits that were fitted on.
+        outputs: A kernel machine's outputs for held-out rows, and what they were if it had not seen these hits.
+        linear: The linear layer's.
+        score: One number a row of outputs, once for all held-out rows and once more; larger is better.
+        unknown: How often the native top hit was not fitted on.
+        pairs: How many pairs were fitted on.
+    """
     shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
-    found, best = _scored(a, b, shares, score)
-    return least if within_a_tenth(found[best], found[least]) else best
+    weights = np.array([1 - unknown, unknown])
+    a, b = np.concatenate(list(outputs)), np.tile(linear, (2, 1))
+    found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
+    if pairs < LEAST_CHOSEN:
+        return least if within_a_tenth(found[best], found[least]) else best
+    return min(share for share, one in found.items() if within_error(found[best], one))
 
 
 def _scored(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, more_than, share_of, widened
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, raised, share_of, unfitted, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, Machine
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
@@ -45,6 +45,7 @@ class Bench(NamedTuple):
             that judge first.
         found: Row numbers of the corpus.
         hit: Where in the corpus the native top hit of each that judges is.
+        unknown: Share of the corpus that will be searched that was not fitted on.
     """
 
     own: Float32[np.ndarray, "n d_in"]
@@ -55,6 +56,7 @@ class Bench(NamedTuple):
     unseen: Kin
     found: Int[np.ndarray, " c"]
     hit: Int[np.ndarray, " q"]
+    unknown: float
 
 
 class Unseen(NamedTuple):
@@ -82,7 +84,16 @@ class Layers(NamedTuple):
     unseen: Unseen
 
 
-def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bool, network: bool, seed: int) -> Bench:
+def bench(
+    folds: Folds,
+    sample: Int[np.ndarray, " n"],
+    judging: int,
+    *,
+    grouped: bool,
+    network: bool,
+    corpus_size: int,
+    seed: int,
+) -> Bench:
     """Of the sampled rows, at most 2,000 and a quarter ask, if grouped all of one fold; others are trained on.
 
     A network has seen all folds but the judging one, so that only of its rows there are outputs unseen.
@@ -100,7 +111,8 @@ def bench(folds: Folds, sample: Int[np.ndarray, " n"], judging: int, grouped: bo
     found = found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
-    return Bench(x, y, asked, native, corpus, kin, sample[found], np.asarray(top_hit(native, corpus)))
+    hit, unknown = np.asarray(top_hit(native, corpus)), unfitted(len(folds.x), corpus_size)
+    return Bench(x, y, asked, native, corpus, kin, sample[found], hit, unknown)
 
 
 def finished(
@@ -140,9 +152,9 @@ def finished(
             reshaped = _reshaping(own, body.covariance, folds, choice.shape)
             bent, own = reshaped.apply(bent), query_layer(own, body.covariance, folds.spectrum, choice.shape)
         share = share_of(bent, outputs[purpose], scores[purpose], drawing[purpose])
-        if reshaped is not None and few:
-            alone = reshaped.apply(_alone(body, on))
-            share = more_than(share, np.concatenate([bent, alone]), np.tile(outputs[purpose], (2, 1)), scores[purpose])
+        if reshaped is not None and isinstance(kind, Machine) and on.unknown:
+            both = np.stack([bent, reshaped.apply(_alone(body, on))])
+            share = raised(share, both, outputs[purpose], scores[purpose], on.unknown, len(folds.x))
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
@@ -155,8 +167,8 @@ def finished(
 def _alone(body: Body, on: Bench) -> Float32[np.ndarray, "q d_out"]:
     """What a kernel machine makes of those that ask if it has not seen their native top hits either.
 
-    It puts a query near to the rows that it was fitted on. Few pairs are a small part of the corpus that will be
-    searched, where these come before the others, which does not show while the top hit is one of them.
+    It puts a query near to the rows that it was fitted on. Where these are a part of the corpus that will be searched,
+    they come before the others, which does not show while the top hit is one of them.
     """
     assert body.without is not None
     return body.without(on.unseen.first(len(on.hit)).beside(on.found[on.hit])).outputs

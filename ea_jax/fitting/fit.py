@@ -12,6 +12,7 @@ from ea_jax.arrays import ArrayIn, Params, leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting.bodies import kernel_body, linear_body, mlp_body
 from ea_jax.fitting.confidence import Foreign, fit_quality
+from ea_jax.fitting.drawing import CORPUS_SIZE
 from ea_jax.fitting.finish import bench, finished, stored
 from ea_jax.fitting.heads import POLISH
 from ea_jax.fitting.search import Choice, Folds, Kind, Machine, choose_kernel, choose_linear, folds_of
@@ -105,6 +106,7 @@ def fit(
     groups: Sequence[str] | None = None,
     domains: Sequence[str] | None = None,
     foreign: Foreign | None = None,
+    corpus_size: int = CORPUS_SIZE,
     seed: int = 0,
     show_progress: bool = False,
 ) -> Fitted:
@@ -126,13 +128,15 @@ def fit(
             not: its percentiles are of domains held out. The groups if None.
         foreign: Source embeddings of junk, and of ordinary texts unlike the pairs: the confidence learns to tell them
             apart. Without them it knows junk by its distance alone.
+        corpus_size: Rows of the native corpus that queries will search, the pairs among them. A kernel machine puts
+            queries near to what it was fitted on: the less of the corpus that is, the more linear the query layer.
         seed: Of all sampling; one seed gives one result.
         show_progress: Draw bars on stderr.
 
     Raises:
-        BadInput: x and y have different lengths, there are too few pairs, or the family is unknown.
+        BadInput: x and y have different lengths, there are too few pairs, or another argument is not what it must be.
     """
-    _check(x, y, groups, family)
+    _check(x, y, groups, family, corpus_size)
     fold = group_folds(groups, len(x))
     folds = _cut(x, y, fold, seed)
     judging = _most_diverse(groups, fold)
@@ -140,7 +144,15 @@ def fit(
     linear = choose_linear(folds)
     curve: dict[float, float] = {}
     network = family == "mlp"
-    on = bench(folds, sample, judging, groups is not None or network, network, seed)
+    on = bench(
+        folds,
+        sample,
+        judging,
+        grouped=groups is not None or network,
+        network=network,
+        corpus_size=corpus_size,
+        seed=seed,
+    )
     if network:
         body, choice = mlp_body(folds, judging, sample, seed, show_progress)
     elif family == "linear":
@@ -158,7 +170,7 @@ def fit(
     params = body.params | {"out": {name: stored(layer, body, budget.bits) for name, layer in layers.out.items()}}
     domain_fold = group_folds(domains, len(x)) if domains is not None else fold
     quality = fit_quality(x, y, domain_fold, layers.unseen, foreign, seed=seed) | {"similarity": layers.similarity}
-    report = _report(folds, groups, linear, choice, curve) | layers.facts
+    report = _report(folds, groups, linear, choice, curve) | layers.facts | {"corpus_size": corpus_size}
     return Fitted(body.family, body.sizes, params, quality, report | {"advice": advice(report)})
 
 
@@ -176,13 +188,15 @@ def advice(report: dict[str, Any]) -> list[str]:
     return told
 
 
-def _check(x: Any, y: Any, groups: Any, family: str) -> None:
+def _check(x: Any, y: Any, groups: Any, family: str, corpus_size: int) -> None:
     if len(x) != len(y) or (groups is not None and len(groups) != len(x)):
         raise BadInput(f"x has {len(x)} rows and y {len(y)}; pairs (and their groups) must be row-aligned.")
     if len(x) < LEAST_PAIRS:
         raise BadInput(f"There are {len(x)} pairs; a fit needs {LEAST_PAIRS} at the least, and thousands to be good.")
     if family not in FAMILIES:
         raise BadInput(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
+    if corpus_size < 1:
+        raise BadInput(f"corpus_size is {corpus_size}; it is the number of rows that queries will search.")
 
 
 def _cut(x: ArrayIn, y: ArrayIn, fold: Int[np.ndarray, " n"], seed: int) -> Folds:
