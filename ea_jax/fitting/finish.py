@@ -19,7 +19,7 @@ from ea_jax.packing import packed, rounded
 from ea_jax.solve import Affine, Covariance
 from ea_jax.train import Held, Training
 
-LEAST_TRAINED, MOST_KNOWN = 2000, 0.5
+MOST_KNOWN = 0.5
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
 FLAT = Shape(0.7, 4.0)  # of the round map: where training a single matrix ends best, wherever it starts best
@@ -129,9 +129,8 @@ def finished(
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
     c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
-    few = len(folds.x) < LEAST_CHOSEN and isinstance(choice.query, Machine)
-    both = few or isinstance(choice.query, Kind)  # where the linear layer may be all of it
-    plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
+    alone = isinstance(choice.query, Kind)  # the linear layer is all of it
+    plain["query"], start, facts = _trained_linear(linear, folds, on, training, alone, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
     left = body.without(on.unseen) if body.without else None
@@ -213,7 +212,7 @@ def stored(layer: Affine, body: Body, bits: int) -> Params:
 
 
 def _trained_linear(
-    linear: Choice, folds: Folds, on: Bench, training: Training | None, both: bool, seed: int, show_progress: bool
+    linear: Choice, folds: Folds, on: Bench, training: Training | None, alone: bool, seed: int, show_progress: bool
 ) -> tuple[Affine, Start, dict[str, Any]]:
     """The best single matrix for queries, where it began and what was done."""
     c = folds.covariance
@@ -223,13 +222,13 @@ def _trained_linear(
         assert start.shape is not None
         return query_layer(start.kind.solve(c), c, folds.spectrum, start.shape)
 
-    if training is None or len(folds.x) < LEAST_TRAINED:
+    if training is None or len(folds.x) < LEAST_CHOSEN:
         return solved(chosen), chosen, {}
     training = replace(training, batch=min(training.batch, max(256, len(on.own) // 4)))
     held = Held(on.asked, on.native, on.corpus)
     tried = [
         (start, *polished(solved(start), on.own, on.y, held, training, seed=seed, show_progress=show_progress))
-        for start in ((chosen, flat) if both else (flat,))
+        for start in ((chosen, flat) if alone else (flat,))
     ]
     start, layer, trained = max(tried, key=lambda one: max(score for _, score in one[2].judged))
     told = {"steps": trained.best, "reciprocal_rank": [round(s, 4) for _, s in trained.judged]}
