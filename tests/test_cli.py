@@ -210,14 +210,14 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     out_root = toy_files / "out"
     code, out, err = ea(
         "fit", str(toy_files / "train.parquet"), *FIT, "--out", str(out_root),
-        "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999",
+        "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999", "--corpus-size", "900",
     )  # fmt: skip
     assert code == 0, err
     assert out.strip() == str(out_root / "toy-a--toy-b--mine")
     assert "20 pairs left out as near-duplicates" in err
     monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
     info = json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1])
-    assert info["training"]["pairs"] == 280
+    assert (info["training"]["pairs"], info["training"]["corpus_size"]) == (280, 900)
     assert info["metrics"]["held"]["store"]["cosine"] > 0.9
     card = (out_root / "toy-a--toy-b--mine" / "card.md").read_text()
     assert card.startswith("---\n")

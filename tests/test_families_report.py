@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.families import same_as_auto
 from benchmarks.families_report import KEEP, NEWS, Stat, bars, cells, read, settings, to_json
 from benchmarks.families_table import table
 
@@ -41,6 +42,15 @@ def test_a_line_that_is_there_twice_counts_once_and_the_last_one_holds(tmp_path)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [row["in.r1"] for row in read(file)] == [0.2]
     assert read(tmp_path / "none.jsonl") == []
+
+
+def test_a_family_that_auto_took_whole_is_not_fitted_again():
+    auto = line("a--b", 2000, 0, "auto", in_r1=0.4)
+    figures = {key: value for key, value in auto.items() if key not in ("task", "size", "seed", "family")}
+    assert same_as_auto(auto | {"took": ["kernel", "kernel"]}, "kernel") == figures
+    assert same_as_auto(auto | {"took": ["kernel", "ridge"]}, "kernel") is None
+    assert same_as_auto(auto, "kernel") is None
+    assert same_as_auto(None, "kernel") is None
 
 
 def test_cells_are_in_order_of_task_and_pairs():

@@ -79,6 +79,7 @@ def test_the_native_top_hits_of_those_that_ask_can_be_left_out_with_them():
     fold = np.arange(400) % FOLDS
     folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
     on = bench(folds, np.arange(400), 0, grouped=False, network=False, corpus_size=4000, seed=0)
+    assert on.unknown == 0.9
     hits = on.found[on.hit]
     assert hits.tolist() == found(y, on.corpus[(on.native @ on.corpus.T).argmax(axis=1)])
     body, asks = kernel_body(folds, Machine(1.5, 0.03), 400, 24, 8, 0), on.unseen.first(len(hits))
@@ -185,6 +186,11 @@ def test_pairs_that_cannot_be_fitted_are_refused(x, y, groups, told):
 def test_an_unknown_family_is_refused():
     with pytest.raises(BadInput, match="family is 'cubic'"):
         fit.__wrapped__(*toy_pairs(), family="cubic")
+
+
+def test_a_corpus_has_rows():
+    with pytest.raises(BadInput, match="corpus_size is 0; it is the number of rows that queries will search"):
+        fit(*toy_pairs(), corpus_size=0)
 
 
 def test_evaluate_gives_the_figures_of_a_plain_loop():
