@@ -7,6 +7,7 @@ from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
+from ea_jax.fitting.drawing import overtaken
 from ea_jax.fitting.finish import bench
 from ea_jax.fitting.search import SAFE_SHAPE, Folds, Machine, choose_kernel, choose_linear, folds_of, safe
 from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, Kin, held_out
@@ -79,7 +80,7 @@ def test_the_native_top_hits_of_those_that_ask_can_be_left_out_with_them():
     fold = np.arange(400) % FOLDS
     folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
     on = bench(folds, np.arange(400), 0, grouped=False, network=False, corpus_size=4000, seed=0)
-    assert on.unknown == 0.9
+    assert on.overtaken == overtaken(400, 4000)
     hits = on.found[on.hit]
     assert hits.tolist() == found(y, on.corpus[(on.native @ on.corpus.T).argmax(axis=1)])
     body, asks = kernel_body(folds, Machine(1.5, 0.03), 400, 24, 8, 0), on.unseen.first(len(hits))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, raised, share_of, unfitted, widened
+from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, overtaken, raised, share_of, widened
 from ea_jax.fitting.heads import POLISH, Judge, Shape, polished, query_layer, shaped, similarity_map
 from ea_jax.fitting.splits import Held
 from ea_jax.metrics import occurrences, skewness
@@ -144,14 +144,17 @@ def test_of_few_pairs_a_linear_share_may_cost_a_tenth_of_the_rank_and_of_many_a_
     assert share(0.05, 10_000) == 0
 
 
-@pytest.mark.parametrize(("pairs", "corpus_size", "share"), [(100, 400, 0.75), (400, 400, 0), (400, 100, 0)])
-def test_what_of_a_corpus_was_not_fitted_on(pairs, corpus_size, share):
-    assert unfitted(pairs, corpus_size) == share
+def test_a_hit_is_overtaken_where_it_was_not_fitted_on_and_one_of_five_rivals_was():
+    assert overtaken(400, 400) == overtaken(400, 100) == 0
+    assert overtaken(1, 10**9) == pytest.approx(0, abs=1e-6)
+    rng = np.random.default_rng(0)
+    fitted = rng.random((100_000, 6)) < 0.25
+    assert overtaken(100, 400) == pytest.approx(np.mean(~fitted[:, 0] & fitted[:, 1:].any(axis=1)), abs=0.01)
 
 
 @pytest.fixture
 def rank(layers):
-    """Scores that fall by a fifth from the layer to the linear one, and rise by a gain where the top hit is unknown."""
+    """Scores that fall by a fifth from the layer to the linear one, and rise by a gain where the top hit was left out."""
     _, _, _, a, b, noise = layers
     whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
 
@@ -165,7 +168,7 @@ def rank(layers):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "gain", "unknown", "share"),
+    ("pairs", "gain", "alone", "share"),
     [
         (1500, 0.2, 1.0, 0.75),
         (1500, 1.0, 1.0, 1.0),
@@ -174,10 +177,10 @@ def rank(layers):
         (5000, 0.2, 0.4, 0.1),
     ],
 )
-def test_top_hits_that_were_not_fitted_on_raise_the_share(layers, rank, pairs, gain, unknown, share):
+def test_top_hits_that_were_not_fitted_on_raise_the_share(layers, rank, pairs, gain, alone, share):
     _, _, _, a, b, _ = layers
     least = 0.75 if pairs == 1500 else 0.1
-    assert raised(least, np.stack([a, a]), b, rank(gain), unknown, pairs) == share
+    assert raised(least, np.stack([a, a]), b, rank(gain), alone, pairs) == share
 
 
 def test_of_many_pairs_the_share_is_the_smallest_within_a_standard_error_of_the_best(layers):

@@ -13,6 +13,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
 STEPS = 10  # by which larger shares than those are tried
+RIVALS = 5  # rows of a corpus that are next to its best one
 CORPUS_SIZE = 20_000  # rows of the native corpus that queries will search, where nothing is said of it
 
 Scores = Float[np.ndarray, " q"]
@@ -87,9 +88,13 @@ def share_of(
     return max(share for share, one in found.items() if drawing.allows(found[best], one))
 
 
-def unfitted(pairs: int, corpus_size: int) -> float:
-    """Share of the native corpus that a fit has not seen; the pairs are a part of it, or all."""
-    return 1 - pairs / max(pairs, corpus_size)
+def overtaken(pairs: int, corpus_size: int) -> float:
+    """How often the native top hit was not fitted on while one of its nearest rivals was: p (1 - p^5).
+
+    p is the share of the corpus that was not fitted on; the pairs are a part of the corpus, or all of it.
+    """
+    p = 1 - pairs / max(pairs, corpus_size)
+    return p * (1 - p**RIVALS)
 
 
 def raised(
@@ -97,24 +102,24 @@ def raised(
     outputs: Float[np.ndarray, "2 q d_out"],
     linear: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
-    unknown: float,
+    alone: float,
     pairs: int,
 ) -> float:
-    """The linear share for queries whose native top hit was fitted on, or a larger one if often it was not.
+    """The linear share for queries whose native top hit is on a par with its rivals, or more if often it is not.
 
     Of few pairs it is the best one, if the least falls short of it by more than a tenth; of many, the smallest one
     within one standard error of the best.
 
     Args:
-        least: The share for native top hits that were fitted on.
-        outputs: A kernel machine's outputs for held-out rows, and what they were if it had not seen these hits.
+        least: The share where hits and rivals were both fitted on.
+        outputs: A kernel machine's outputs for held-out rows, and what they were if it had not seen those hits.
         linear: The linear layer's.
         score: One number a row of outputs, once for all held-out rows and once more; larger is better.
-        unknown: How often the native top hit was not fitted on.
+        alone: How often the native top hit was not fitted on and a rival was.
         pairs: How many pairs were fitted on.
     """
     shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
-    weights = np.array([1 - unknown, unknown])
+    weights = np.array([1 - alone, alone])
     a, b = np.concatenate(list(outputs)), np.tile(linear, (2, 1))
     found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
     if pairs < LEAST_CHOSEN:

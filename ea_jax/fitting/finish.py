@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, raised, share_of, unfitted, widened
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, Machine
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
@@ -45,7 +45,7 @@ class Bench(NamedTuple):
             that judge first.
         found: Row numbers of the corpus.
         hit: Where in the corpus the native top hit of each that judges is.
-        unknown: Share of the corpus that will be searched that was not fitted on.
+        overtaken: How often a native top hit will not have been fitted on where one of its rivals was.
     """
 
     own: Float32[np.ndarray, "n d_in"]
@@ -56,7 +56,7 @@ class Bench(NamedTuple):
     unseen: Kin
     found: Int[np.ndarray, " c"]
     hit: Int[np.ndarray, " q"]
-    unknown: float
+    overtaken: float
 
 
 class Unseen(NamedTuple):
@@ -111,8 +111,8 @@ def bench(
     found = found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
-    hit, unknown = np.asarray(top_hit(native, corpus)), unfitted(len(folds.x), corpus_size)
-    return Bench(x, y, asked, native, corpus, kin, sample[found], hit, unknown)
+    hit = np.asarray(top_hit(native, corpus))
+    return Bench(x, y, asked, native, corpus, kin, sample[found], hit, overtaken(len(folds.x), corpus_size))
 
 
 def finished(
@@ -151,9 +151,9 @@ def finished(
             reshaped = _reshaping(own, body.covariance, folds, choice.shape)
             bent, own = reshaped.apply(bent), query_layer(own, body.covariance, folds.spectrum, choice.shape)
         share = share_of(bent, outputs[purpose], scores[purpose], drawing[purpose])
-        if reshaped is not None and isinstance(kind, Machine) and on.unknown:
+        if reshaped is not None and isinstance(kind, Machine) and on.overtaken:
             both = np.stack([bent, reshaped.apply(_alone(body, on))])
-            share = raised(share, both, outputs[purpose], scores[purpose], on.unknown, len(folds.x))
+            share = raised(share, both, outputs[purpose], scores[purpose], on.overtaken, len(folds.x))
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
