@@ -154,7 +154,7 @@ def test_a_hit_is_overtaken_where_it_was_not_fitted_on_and_one_of_five_rivals_wa
 
 @pytest.fixture
 def rank(layers):
-    """Scores that fall by a fifth from the layer to the linear one, and rise by a gain where the top hit was left out."""
+    """Scores that fall by a fifth from the layer to the linear one, and rise by a gain where the hit was left out."""
     _, _, _, a, b, noise = layers
     whole = np.linalg.norm(b * np.sqrt(np.mean(a**2) / np.mean(b**2)) - a)
 

@@ -129,7 +129,7 @@ def fit(
         foreign: Source embeddings of junk, and of ordinary texts unlike the pairs: the confidence learns to tell them
             apart. Without them it knows junk by its distance alone.
         corpus_size: Rows of the native corpus that queries will search, the pairs among them. A kernel machine puts
-            queries near to what it was fitted on: the less of the corpus that is, the more linear the query layer.
+            queries near to what it was fitted on, before the rest of the corpus; a linear layer does not.
         seed: Of all sampling; one seed gives one result.
         show_progress: Draw bars on stderr.
 
