@@ -9,8 +9,8 @@ from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
 from ea_jax.fitting.drawing import overtaken
 from ea_jax.fitting.finish import bench
-from ea_jax.fitting.search import SAFE_SHAPE, Folds, Machine, choose_kernel, choose_linear, folds_of, safe
-from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, Kin, held_out
+from ea_jax.fitting.search import LEAST_BENT, SAFE_SHAPE, Folds, Machine, choose_kernel, choose_linear, folds_of, safe
+from ea_jax.fitting.splits import FOLDS, Kin, held_out
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.solve import moments
@@ -156,8 +156,8 @@ def test_the_report_names_what_was_tried_and_chosen(fitted):
 
 def test_the_query_layer_of_few_pairs_is_the_safe_one_and_not_chosen_by_corpora_that_show_no_hubs(fitted):
     assert (fitted.report["query"]["exponent"], fitted.report["query"]["length"]) == SAFE_SHAPE
-    folds = SimpleNamespace(x=np.zeros((LEAST_CHOSEN, 8)))
-    assert Folds.base.fget(folds) != Folds.base.fget(SimpleNamespace(x=folds.x[1:])) == safe(LEAST_CHOSEN - 1)
+    folds = SimpleNamespace(x=np.zeros((LEAST_BENT, 8)))
+    assert Folds.base.fget(folds) != Folds.base.fget(SimpleNamespace(x=folds.x[1:])) == safe(LEAST_BENT - 1)
 
 
 def test_percentiles_are_of_rows_that_the_statistics_have_not_seen():

@@ -54,7 +54,8 @@ ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape ma
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
 QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
 ROUND, SAFE_SHAPE = Kind("ridge", 0.1), Shape(0.5, 4.0)
-SAFEST = 1000  # pairs, up to which the penalty of that is one
+SAFEST = 1000  # pairs, up to which the penalty of a safe map is one
+LEAST_BENT = 2200  # pairs, from which the affine part of a kernel machine is the round map
 
 
 def safe(pairs: int) -> Kind:
@@ -108,7 +109,7 @@ class Folds(NamedTuple):
     @property
     def base(self) -> Kind:
         """The affine map that a kernel machine bends."""
-        return ROUND if len(self.x) >= LEAST_CHOSEN else safe(len(self.x))
+        return ROUND if len(self.x) >= LEAST_BENT else safe(len(self.x))
 
     def without(self, k: int) -> Covariance:
         """Covariance of all folds but one."""
