@@ -2,8 +2,8 @@
 
     python -m benchmarks.registry ../shared/data build registry [NAME...]
 
-Each is fitted on the training sources of its task (benchmarks/tasks.py) and judged on rows and on sources that it has
-not seen. An entry that is there already is made anew only where it is named.
+Each is fitted on the training sources of its task (benchmarks/tasks.py), which are the corpus in domain, and judged on
+rows and on sources that it has not seen. An entry that is there already is made anew only where it is named.
 """
 
 import gzip
@@ -77,7 +77,15 @@ def make(task: str, flavor: str, data: Path, build: Path, out: Path) -> None:
     budget = SMALL if flavor == "small" else BUDGETS.get(name_of(task), LARGE)
     began = time.monotonic()
     known = foreign(data, build, source.alias)
-    fitted = fit(made.x, made.y, family=family, budget=budget, domains=made.groups.tolist(), foreign=known)
+    fitted = fit(
+        made.x,
+        made.y,
+        family=family,
+        budget=budget,
+        domains=made.groups.tolist(),
+        foreign=known,
+        corpus_size=len(made.x),
+    )
     metrics = {
         name: held_out_figures(made.sides[side].test, {p: fitted.apply(made.sides[side].test.x, p) for p in PURPOSES})
         for name, side in {"in-domain": "in", "across": "across"}.items()
