@@ -1,0 +1,146 @@
+"""`ea-jax fit`, from files of pairs to an entry that loads."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ea_jax.loading import load
+from ea_jax.places import BUNDLED
+from ea_jax.tables import Pairs, write_pairs
+from tests.conftest import TOY_SPACES, toy_pairs
+
+
+@pytest.fixture
+def toy_files(tmp_path, monkeypatch):
+    """Training and test pairs of the toy spaces, and a registry that knows the spaces."""
+    x, y = toy_pairs(400)
+    y = y + 0
+    group = [f"g{i % 9}" for i in range(300)]
+    write_pairs(tmp_path / "train.parquet", Pairs(x=x[:300], y=y[:300], group=group))
+    write_pairs(tmp_path / "test.parquet", Pairs(x=x[280:], y=y[280:], query=np.arange(120) < 40))
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "spaces.toml").write_text(TOY_SPACES)
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(tmp_path / "spaces"))
+    return tmp_path
+
+
+FIT = ("--source", "toy-a", "--target", "toy-b", "--flavor", "mine")
+
+
+def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, monkeypatch):
+    out_root = toy_files / "out"
+    code, out, err = ea(
+        "fit", str(toy_files / "train.parquet"), *FIT, "--out", str(out_root),
+        "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999", "--corpus-size", "900",
+    )  # fmt: skip
+    assert code == 0, err
+    assert out.strip() == str(out_root / "toy-a--toy-b--mine")
+    assert "20 pairs left out as near-duplicates" in err
+    monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
+    info = json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1])
+    assert (info["training"]["pairs"], info["training"]["corpus_size"]) == (280, 900)
+    assert info["metrics"]["held"]["store"]["cosine"] > 0.9
+    card = (out_root / "toy-a--toy-b--mine" / "card.md").read_text()
+    assert card.startswith("---\n")
+    assert "\nlibrary_name: ea_jax\n" in card
+    assert f"{info['metrics']['held']['query']['recall@1']:.3f}" in card
+    adapt = load("toy-a", "toy-b")
+    assert adapt.spec.d_out == 12
+
+
+def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_files, monkeypatch):
+    x, y = toy_pairs(400)
+    folder = toy_files / "arrays"
+    folder.mkdir()
+    np.save(folder / "x.npy", x[:300])
+    np.save(folder / "y.npy", y[:300].astype(np.float64))
+    np.save(folder / "group.npy", np.asarray([f"g{i % 9}" for i in range(300)]))
+    sizes = ("--landmarks", "32", "--rank", "8", "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999")
+    infos = []
+    for pairs in (folder, toy_files / "train.parquet"):
+        out_root = toy_files / f"out-{pairs.stem}"
+        code, out, err = ea("fit", str(pairs), *FIT, *sizes, "--out", str(out_root))
+        assert code == 0, err
+        assert "20 pairs left out as near-duplicates" in err
+        assert [file.name for file in out_root.iterdir()] == [out.strip().rpartition("/")[2]]
+        assert not list(toy_files.glob(".fit-*"))
+        monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
+        infos.append(json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1]) | {"path": "", "found": ""})
+    assert infos[0] == infos[1]
+
+
+def test_fit_embeds_the_texts_of_a_folder(ea, minilm, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    texts = [f"text number {i}" for i in range(60)]
+    np.save(tmp_path / "pairs" / "y.npy", np.eye(60, 1536, dtype=np.float16))
+    (tmp_path / "pairs" / "text.txt").write_text("\n".join(texts))
+    code, _, err = ea(
+        "fit", str(tmp_path / "pairs"), "--source", "minilm", "--target", "oai-3-small", "--family", "linear",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "60 pairs read" in err
+    assert (tmp_path / "out" / "minilm--oai-3-small--large" / "entry.toml").exists()
+
+
+def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    space = next(s for s in (BUNDLED / "spaces.toml").read_text().split("[[space]]") if 'aliases = ["minilm"' in s)
+    (out / "spaces.toml").write_text(f'[[space]]{space}prompts = {{ query = "query: " }}\n')
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(out))
+    texts = [f"text number {i}" for i in range(60)]
+    write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=np.eye(60, 1536, dtype=np.float32)))
+    asked = ("fit", str(tmp_path / "pairs.parquet"), "--target", "oai-3-small", "--family", "linear", "--out", str(out))
+    for source, prompt, told in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "leave it out")]:
+        code, _, err = ea(*asked, "--source", source, "--prompt", prompt)
+        assert code == 1
+        assert told in err
+    assert ea(*asked, "--source", "minilm", "--prompt", "query")[0] == 0
+    info = json.loads(ea("info", "minilm--oai-3-small--large", "--json")[1])
+    assert info["encoder"]["prefix"] == "query: "
+    assert info["encoder"]["fingerprint"] != minilm.spec.facts()["fingerprint"]
+    code, found, err = ea("embed", *asked[2:4], "--source", "minilm", "--flavor", "large", "--text", "hello")
+    assert code == 0, err
+    adapt = load("minilm", "oai-3-small", flavor="large", root=out)
+    wanted = np.asarray(adapt(adapt.params, minilm(["query: hello"])))
+    np.testing.assert_allclose(json.loads(found)[0]["embedding"], wanted[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x has width 5, but toy/source has width 8"),
+        (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector has not length one"),
+        (lambda p: Pairs(text=["a"] * len(p.y), y=p.y), "has no column x, and toy/source does not run here"),
+        (lambda p: Pairs(x=p.x[:9], y=p.y[:9]), "There are 9 pairs"),
+    ],
+)
+def test_pairs_that_are_not_of_the_spaces_are_refused_and_nothing_is_written(ea, toy_files, change, told):
+    x, y = toy_pairs(100)
+    write_pairs(toy_files / "bad.parquet", change(Pairs(x=x, y=y)))
+    code, out, err = ea("fit", str(toy_files / "bad.parquet"), *FIT, "--out", str(toy_files / "out"))
+    assert (code, out) == (1, "")
+    assert told in err
+    assert not (toy_files / "out").exists()
+    assert not list(toy_files.glob(".fit-*"))
+
+
+def test_test_files_have_to_say_which_rows_ask(ea, toy_files):
+    train = str(toy_files / "train.parquet")
+    for test, told in [(f"a={train}", "needs the column query"), ("nonsense", "is not NAME=FILE")]:
+        code, out, err = ea("fit", train, *FIT, "--out", str(toy_files / "out"), "--test", test)
+        assert (code, out) == (1, "")
+        assert told in err
+
+
+def test_vectors_that_the_encoder_did_not_make_are_found_out(ea, minilm, tmp_path):
+    x, y = (np.eye(60, d, dtype=np.float32) for d in (384, 1536))
+    write_pairs(tmp_path / "wrong.parquet", Pairs(x=x, y=y, text=[f"text {i}" for i in range(60)]))
+    code, out, err = ea(
+        "fit", str(tmp_path / "wrong.parquet"), "--source", "minilm", "--target", "oai-3-small", "--out", str(tmp_path)
+    )
+    assert (code, out) == (1, "")
+    assert "column x is not what sentence-transformers/all-MiniLM-L6-v2 makes of column text" in err
