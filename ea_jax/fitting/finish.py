@@ -129,13 +129,11 @@ def finished(
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
     c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
-    alone = isinstance(choice.query, Kind)  # the linear layer is all of it
-    plain["query"], start, facts = _trained_linear(linear, folds, on, training, alone, seed, show_progress)
+    both = isinstance(choice.query, Kind)  # the linear layer is all of it
+    plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
     left = body.without(on.unseen) if body.without else None
-    scores = {"store": lambda rows: _cosines(rows[:asks], on), "query": _reciprocal(on)}
-    drawing = {"store": FAITHFUL, "query": drawing_of(len(folds.x))}
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
         kin = on.unseen if purpose == "store" else on.unseen.first(asks)
         moved[purpose] = _moved(starts[purpose], folds, kin)
@@ -146,21 +144,35 @@ def finished(
             continue
         assert body.store is not None
         assert left is not None
-        own, bent, reshaped = body.store, left.outputs[: len(kin.sizes)], None
-        if purpose == "query":
+        own, bent = body.store, left.outputs[: len(kin.sizes)]
+        if purpose == "store":
+            share = share_of(bent, outputs[purpose], lambda rows: _cosines(rows[:asks], on), FAITHFUL)
+        else:
             reshaped = _reshaping(own, body.covariance, folds, choice.shape)
             bent, own = reshaped.apply(bent), query_layer(own, body.covariance, folds.spectrum, choice.shape)
-        share = share_of(bent, outputs[purpose], scores[purpose], drawing[purpose])
-        if reshaped is not None and isinstance(kind, Machine) and on.overtaken:
-            both = np.stack([bent, reshaped.apply(_alone(body, on))])
-            share = raised(share, both, outputs[purpose], scores[purpose], on.overtaken, len(folds.x))
+            alone = reshaped.apply(_alone(body, on)) if isinstance(kind, Machine) and on.overtaken else None
+            share = _query_share(bent, alone, outputs[purpose], on, len(folds.x))
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
-    found = 1 / scores["query"](outputs["query"]) <= FOUND
+    found = 1 / _reciprocal(on)(outputs["query"]) <= FOUND
     bends = mixes["store"].own * left.moved + mixes["store"].linear * moved["store"] if left else None
     unseen = _unseen(out["store"], bends, folds, on, outputs["store"], found)
     return Layers(out, similarity, facts, unseen)
+
+
+def _query_share(
+    bent: Float[np.ndarray, "q d_out"],
+    alone: Float[np.ndarray, "q d_out"] | None,
+    linear: Float[np.ndarray, "q d_out"],
+    on: Bench,
+    pairs: int,
+) -> float:
+    """The linear share of a query layer, raised for top hits that were not fitted on if there is what tells of them."""
+    share = share_of(bent, linear, _reciprocal(on), drawing_of(pairs))
+    if alone is None:
+        return share
+    return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), on.overtaken, pairs)
 
 
 def _alone(body: Body, on: Bench) -> Float32[np.ndarray, "q d_out"]:
@@ -212,7 +224,7 @@ def stored(layer: Affine, body: Body, bits: int) -> Params:
 
 
 def _trained_linear(
-    linear: Choice, folds: Folds, on: Bench, training: Training | None, alone: bool, seed: int, show_progress: bool
+    linear: Choice, folds: Folds, on: Bench, training: Training | None, both: bool, seed: int, show_progress: bool
 ) -> tuple[Affine, Start, dict[str, Any]]:
     """The best single matrix for queries, where it began and what was done."""
     c = folds.covariance
@@ -228,7 +240,7 @@ def _trained_linear(
     held = Held(on.asked, on.native, on.corpus)
     tried = [
         (start, *polished(solved(start), on.own, on.y, held, training, seed=seed, show_progress=show_progress))
-        for start in ((chosen, flat) if alone else (flat,))
+        for start in ((chosen, flat) if both else (flat,))
     ]
     start, layer, trained = max(tried, key=lambda one: max(score for _, score in one[2].judged))
     told = {"steps": trained.best, "reciprocal_rank": [round(s, 4) for _, s in trained.judged]}
