@@ -1,11 +1,14 @@
 """`ea-jax fit`, from files of pairs to an entry that loads."""
 
+import inspect
 import json
 import os
 
 import numpy as np
 import pytest
 
+from ea_jax.cli.fit import fit as command
+from ea_jax.fitting import CORPUS_SIZE
 from ea_jax.loading import load
 from ea_jax.places import BUNDLED
 from ea_jax.tables import Pairs, write_pairs
@@ -126,6 +129,10 @@ def test_pairs_that_are_not_of_the_spaces_are_refused_and_nothing_is_written(ea,
     assert told in err
     assert not (toy_files / "out").exists()
     assert not list(toy_files.glob(".fit-*"))
+
+
+def test_a_corpus_is_taken_to_be_as_large_as_fit_takes_it():
+    assert inspect.signature(command).parameters["corpus_size"].default == CORPUS_SIZE
 
 
 def test_test_files_have_to_say_which_rows_ask(ea, toy_files):
