@@ -52,7 +52,7 @@ def plot(found: Cells, file: Path) -> None:
             axis.axhline(kept, color="#444444", ls=":", lw=1.2, label="keep the source model")
         axis.set(title=title(task), xscale="log", xlabel="pairs", ylabel="R@1 of the native top hit, in domain")
         axis.grid(alpha=0.25)
-        axis.set_xticks(SIZES, [f"{n:,}" for n in SIZES])
+        axis.set_xticks(SIZES, [f"{n:,}" if n < 10_000 else f"{n // 1000}k" for n in SIZES])
         axis.minorticks_off()
         axis.set_xlim(SIZES[0] / 1.15, (largest_run(found, task) or SIZES[-1]) * 1.15)
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
