@@ -120,7 +120,7 @@ def raised(
     """
     shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
     weights = np.array([1 - alone, alone])
-    a, b = np.concatenate(list(outputs)), np.tile(linear, (2, 1))
+    a, b = outputs.reshape(-1, outputs.shape[-1]), np.tile(linear, (2, 1))
     found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
     if pairs < LEAST_CHOSEN:
         return least if within_a_tenth(found[best], found[least]) else best
