@@ -39,7 +39,7 @@ RECALLS = (1, 5, 10)
 Apply = Callable[[np.ndarray], np.ndarray]
 Key = tuple[str, Size, int, str]
 Figures = dict[str, Any]
-TOOK = "took"  # what `auto` chose for the two purposes
+TOOK = "took"  # which kinds of fit ours is for the two purposes
 
 
 def retrieval(outputs: np.ndarray, side: Side, corpus: np.ndarray) -> dict[str, float]:
@@ -114,7 +114,7 @@ def fit_and_judge(task: Task, size: Size, seed: int, family: str) -> Figures:
         took = [fitted.report[purpose]["kind"] for purpose in ("store", "query")]
         store, query = (partial(fitted.apply, purpose=purpose) for purpose in ("store", "query"))
     return {
-        **({TOOK: took} if family == AUTO else {}),
+        TOOK: took,
         "pairs": len(rows),
         **judge(task, store, query),
         "seconds": seconds,
@@ -124,8 +124,8 @@ def fit_and_judge(task: Task, size: Size, seed: int, family: str) -> Figures:
 
 
 def same_as_auto(auto: Figures | None, family: str) -> Figures | None:
-    """The figures of `auto`, if what it took is the whole of another family's fit."""
-    if auto is None or auto.get(TOOK) != [family] * 2:
+    """The figures of `auto`, if it is the very fit of another of our families; a rival has a kind's name alone."""
+    if auto is None or family not in OURS or auto.get(TOOK) != [family] * 2:
         return None
     return {k: v for k, v in auto.items() if k not in ("task", "size", "seed", "family", "left_out", TOOK)}
 

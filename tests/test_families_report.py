@@ -49,6 +49,7 @@ def test_a_family_that_auto_took_whole_is_not_fitted_again():
     figures = {key: value for key, value in auto.items() if key not in ("task", "size", "seed", "family")}
     assert same_as_auto(auto | {"took": ["kernel", "kernel"]}, "kernel") == figures
     assert same_as_auto(auto | {"took": ["kernel", "ridge"]}, "kernel") is None
+    assert same_as_auto(auto | {"took": ["ridge", "ridge"]}, "ridge") is None
     assert same_as_auto(auto, "kernel") is None
     assert same_as_auto(None, "kernel") is None
 
