@@ -75,7 +75,7 @@ class Training:
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name, value in (("rate", self.rate), ("temperature", self.terms.temperature)):
             _require(value > 0, f"{name} is {value}; it must be above 0.")
-        _require(any(self.terms[:3]), "Every term of the loss has weight 0; give one of them weight.")
+        _require(any(self.terms[:4]), "Every term of the loss has weight 0; give one of them weight.")
 
 
 # For about 5,000 pairs, 20 epochs of them; the measured choice for an MLP of width 512 and depth 2.

@@ -9,7 +9,17 @@ from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
 from ea_jax.fitting.drawing import overtaken
 from ea_jax.fitting.finish import bench
-from ea_jax.fitting.search import LEAST_BENT, SAFE_SHAPE, Folds, Machine, choose_kernel, choose_linear, folds_of, safe
+from ea_jax.fitting.search import (
+    LEAST_BENT,
+    SAFE_SHAPE,
+    Folds,
+    Machine,
+    choose_kernel,
+    choose_linear,
+    folds_of,
+    most_faithful,
+    safe,
+)
 from ea_jax.fitting.splits import FOLDS, Kin, held_out
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
@@ -57,6 +67,21 @@ def test_a_kernel_machine_is_as_faithful_as_its_best_average_with_the_affine_map
     alone, helped = (choose_kernel(folds, way, 0)[0] for way in (linear, linear._replace(store=perfect)))
     assert linear.cosine < alone.cosine < helped.cosine - 0.01
     assert alone._replace(cosine=0) == helped._replace(cosine=0)
+
+
+def test_of_machines_that_rank_alike_themost_faithful_is_taken():
+    """Shrunk about the mean, outputs rank as they did, but they are less faithful; and noise ranks worse."""
+    x, y = bent_pairs(200)
+    fold = np.arange(200) % FOLDS
+    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
+    folds = folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
+    mean, rng = folds.covariance.y_mean, np.random.default_rng(0)
+    native = {k: judge.held.y for k, judge in folds.judges.items()}
+    shrunk = {k: (mean + 0.1 * (rows - mean)).astype(np.float32) for k, rows in native.items()}
+    noisy = {k: (rows + 0.05 * rng.normal(size=rows.shape)).astype(np.float32) for k, rows in native.items()}
+    best, less, worse = (Machine(gamma, 0.1) for gamma in (1.0, 2.0, 3.0))
+    for outputs in ({less: shrunk, best: native}, {best: native, less: shrunk}, {less: shrunk, worse: noisy}):
+        assert most_faithful(outputs, folds) == (best if best in outputs else less)
 
 
 def found(x, rows):

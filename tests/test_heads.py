@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, overtaken, raised, share_of, widened
-from ea_jax.fitting.heads import POLISH, Judge, Shape, polished, query_layer, shaped, similarity_map
+from ea_jax.fitting.heads import (
+    PERPLEXITY,
+    POLISH,
+    Judge,
+    Shape,
+    polished,
+    query_layer,
+    shaped,
+    similarity_map,
+    temperature_of,
+)
 from ea_jax.fitting.splits import Held
 from ea_jax.metrics import occurrences, skewness
 from ea_jax.solve import Affine, covariance, moments, ridge, target_spectrum, whitening
@@ -44,7 +54,7 @@ def test_a_judge_ranks_the_corpus_as_a_plain_loop_does():
         score = queries.astype(np.float64) @ corpus.T
         return np.mean(1 / (1 + (score > score[np.arange(30), hit][:, None]).sum(1)))
 
-    assert judge.rank(5 * out) == pytest.approx(reciprocal(out, parts[3]), rel=1e-5)
+    assert judge.ranks(5 * out).mean() == pytest.approx(reciprocal(out, parts[3]), rel=1e-5)
     assert judge.keep_source() == pytest.approx(reciprocal(parts[0], parts[2]), rel=1e-5)
     assert judge.cosine(5 * out) == pytest.approx(np.sum(out * parts[1], axis=1).mean(), rel=1e-5)
 
@@ -99,6 +109,19 @@ def test_a_layer_is_trained_where_held_out_queries_gain_and_is_the_start_where_t
     assert kept is good
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0])
+def test_at_its_temperature_ten_neighbours_weigh_however_near_all_rows_are(spread):
+    rng = np.random.default_rng(0)
+    y = np.eye(1, 12) + spread * rng.normal(size=(600, 12))
+    y = (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
+    score = y @ y.T / temperature_of(y)
+    np.fill_diagonal(score, -np.inf)
+    p = np.exp(score - score.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    perplexity = np.exp(-np.sum(p * np.log(np.maximum(p, 1e-30)), axis=1))
+    assert np.median(perplexity) == pytest.approx(PERPLEXITY, rel=0.05)
+
+
 @pytest.fixture
 def layers():
     """A layer of five features and a linear one of the first three of them, with their outputs, and noise."""
@@ -119,7 +142,7 @@ def test_a_layer_is_not_drawn_towards_a_linear_one_that_costs_much(layers, drawi
     np.testing.assert_allclose(found.kernel, layer.kernel)
 
 
-@pytest.mark.parametrize(("pairs", "share"), [(600, 0.9), (1500, 0.75), (10_000, 0.4)])
+@pytest.mark.parametrize(("pairs", "share"), [(600, 0.9), (1500, 0.75), (10_000, 0.9)])
 def test_a_layer_is_drawn_towards_a_linear_one_that_costs_nothing(layers, pairs, share):
     layer, linear, asked, a, b, noise = layers
     assert share_of(a, b, lambda _: 1 + noise, drawing_of(pairs)) == pytest.approx(share)

@@ -1,9 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax.losses import contrastive_loss, cosine_loss, relational_loss
+from ea_jax.losses import contrastive_loss, cosine_loss, neighbour_loss, relational_loss
 from tests.conftest import unit_rows
 
 
@@ -37,6 +39,31 @@ def test_the_contrastive_loss_is_numpys(temperature):
     )
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0])
+def test_the_neighbour_loss_is_numpys(temperature):
+    def others(row, i):
+        weight = np.exp((row - row.max()) / temperature)
+        weight[i] = 0
+        return weight / weight.sum()
+
+    o, t = (a.astype(np.float64) for a in rows())
+    wanted = 0
+    for i in range(7):
+        p, q = others(t[i] @ t.T, i), others(o[i] @ t.T, i)
+        wanted += sum(p[j] * np.log(p[j] / q[j]) for j in range(7) if j != i) / 7
+    np.testing.assert_allclose(neighbour_loss(*rows(), temperature), wanted, rtol=2e-5)
+
+
+def test_the_neighbour_loss_asks_for_no_more_than_the_ranking_of_the_others():
+    """A row's own target does not count: outputs that are off by what no other target sees lose nothing."""
+    o, t = rows()
+    assert abs(neighbour_loss(t, t, 0.05)) < 1e-6
+    wide = np.concatenate([t, np.zeros_like(t)], axis=1)
+    off = np.concatenate([t, np.ones_like(t)], axis=1)  # along what no target has
+    assert abs(neighbour_loss(off, wide, 0.05)) < 1e-6
+    assert neighbour_loss(o, t, 0.05) > 0.1
+
+
 def test_the_ends_of_each_range_are_reached():
     o = np.eye(6, dtype=np.float32)
     assert cosine_loss(o, o) == relational_loss(o, o) == 0
@@ -56,13 +83,17 @@ def test_a_rotation_of_all_outputs_does_not_change_the_relational_loss():
 def test_the_order_of_pairs_does_not_change_a_loss():
     o, t = rows()
     order = np.random.default_rng(1).permutation(7)
-    for loss in (cosine_loss, relational_loss, lambda a, b: contrastive_loss(a, b, 0.05)):
+    for loss in (
+        cosine_loss,
+        relational_loss,
+        *(partial(f, temperature=0.05) for f in (contrastive_loss, neighbour_loss)),
+    ):
         np.testing.assert_allclose(loss(o[order], t[order]), loss(o, t), rtol=1e-6)
 
 
 def test_one_pair_alone_has_finite_losses_and_gradients():
     o, t = (jnp.asarray(a[:1]) for a in rows())
-    for loss in (relational_loss, lambda a, b: contrastive_loss(a, b, 0.05)):
+    for loss in (relational_loss, *(partial(f, temperature=0.05) for f in (contrastive_loss, neighbour_loss))):
         value, gradient = jax.value_and_grad(loss)(o, t)
         assert value == 0
         assert np.all(np.asarray(gradient) == 0)

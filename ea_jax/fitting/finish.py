@@ -1,7 +1,6 @@
-"""The last layers of a chosen body: a linear one trained by contrast, and the body's own drawn towards it."""
+"""The last layers of a chosen body: a linear one trained on neighbours, and the body's own drawn towards it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,8 +128,7 @@ def finished(
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
     c, asks = folds.covariance, len(on.asked)
     plain = {"store": linear.store.solve(c)}
-    both = isinstance(choice.query, Kind)  # the linear layer is all of it
-    plain["query"], start, facts = _trained_linear(linear, folds, on, training, both, seed, show_progress)
+    plain["query"], start, facts = _trained_linear(linear, folds, on, training, seed, show_progress)
     starts = {"store": Start(linear.store, None), "query": start}
     out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
     left = body.without(on.unseen) if body.without else None
@@ -224,27 +222,20 @@ def stored(layer: Affine, body: Body, bits: int) -> Params:
 
 
 def _trained_linear(
-    linear: Choice, folds: Folds, on: Bench, training: Training | None, both: bool, seed: int, show_progress: bool
+    linear: Choice, folds: Folds, on: Bench, training: Training | None, seed: int, show_progress: bool
 ) -> tuple[Affine, Start, dict[str, Any]]:
     """The best single matrix for queries, where it began and what was done."""
-    c = folds.covariance
-    chosen, flat = Start(linear.query, linear.shape), Start(ROUND, FLAT)
 
-    def solved(start: Start) -> Affine:
-        assert start.shape is not None
-        return query_layer(start.kind.solve(c), c, folds.spectrum, start.shape)
+    def solved(kind: Kind, shape: Shape) -> Affine:
+        return query_layer(kind.solve(folds.covariance), folds.covariance, folds.spectrum, shape)
 
     if training is None or len(folds.x) < LEAST_CHOSEN:
-        return solved(chosen), chosen, {}
-    training = replace(training, batch=min(training.batch, max(256, len(on.own) // 4)))
+        return solved(linear.query, linear.shape), Start(linear.query, linear.shape), {}
     held = Held(on.asked, on.native, on.corpus)
-    tried = [
-        (start, *polished(solved(start), on.own, on.y, held, training, seed=seed, show_progress=show_progress))
-        for start in ((chosen, flat) if both else (flat,))
-    ]
-    start, layer, trained = max(tried, key=lambda one: max(score for _, score in one[2].judged))
-    told = {"steps": trained.best, "reciprocal_rank": [round(s, 4) for _, s in trained.judged]}
-    return layer, start, {"polish": told}
+    start = solved(ROUND, FLAT)
+    layer, trained = polished(start, on.own, on.y, held, training, seed=seed, show_progress=show_progress)
+    told = {"steps": trained.best, "reciprocal_rank": [round(score, 4) for _, score in trained.judged]}
+    return layer, Start(ROUND, FLAT), {"polish": told}
 
 
 def _cosines(outputs: Float[np.ndarray, "q d_out"], on: Bench) -> Float[np.ndarray, " q"]:

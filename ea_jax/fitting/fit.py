@@ -42,7 +42,7 @@ class Budget:
         landmarks: Radial functions of the kernel family, at the most.
         rank: Features that they are mixed down to, at the most.
         bits: Of a stored weight, about; at most 8.
-        polish: Training of the query layer; None for the closed form alone.
+        polish: Training of the query layer, at a temperature that the pairs decide; None for the closed form alone.
     """
 
     landmarks: int = 8192
@@ -115,8 +115,8 @@ def fit(
     What is faithful (`store`) is chosen by the mean cosine, what ranks (`query`) by the mean reciprocal rank of the
     native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer is
     a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on
-    all pairs. A linear query layer is trained by contrast for as long as held-out queries gain from it, and any other
-    one averaged with that.
+    all pairs. A linear query layer is trained to have the neighbours that native vectors have, for as long as held-out
+    queries gain from it, and any other one averaged with that.
 
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.

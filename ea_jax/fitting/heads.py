@@ -1,14 +1,18 @@
 """The last layer of an adapter for each purpose: an affine map of its features, faithful or made for ranking.
 
 Regression shrinks towards the mean and the leading directions of the target, which makes hubs: native rows near to
-every query. A query vector is therefore whitened in part, stretched about the mean, and trained by contrast.
+every query. A query vector is therefore whitened in part, stretched about the mean, and trained to see the neighbours
+that its native vector sees.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
 from scipy.optimize import isotonic_regression
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.splits import Held
@@ -26,14 +30,17 @@ LENGTHS = (1.0, 2.0, 4.0)
 POLISH = Training(
     steps=160,
     batch=2048,
-    rate=5e-4,
+    rate=1e-3,
     decay=0.0,
     warmup=0.05,
-    terms=Terms(cosine=0.0, contrastive=1.0, temperature=0.02),
+    terms=Terms(cosine=0.0, contrastive=0.5, neighbour=0.5),
     average=0.97,
     every=40,
     patience=2,
 )
+PERPLEXITY = 10  # neighbours that weigh in a batch
+TEMPERATURES = np.geomspace(1e-3, 1, 31)
+SAMPLE = 512
 
 
 class Shape(NamedTuple):
@@ -58,9 +65,9 @@ class Judge:
         """Mean cosine to the native vectors; larger is better."""
         return float(mean_cosine(unit(np.asarray(outputs, np.float32)), self.held.y))
 
-    def rank(self, outputs: Float[ArrayIn, "q d_out"]) -> float:
-        """Mean reciprocal rank of the native top hit; larger is better."""
-        return float(reciprocal_rank(rank_of(np.asarray(outputs, np.float32), self.held.corpus, self.hit)))
+    def ranks(self, outputs: Float[ArrayIn, "q d_out"]) -> Float[np.ndarray, " q"]:
+        """Reciprocal ranks of the native top hits; larger is better."""
+        return 1 / np.asarray(rank_of(np.asarray(outputs, np.float32), self.held.corpus, self.hit))
 
     def keep_source(self) -> float:
         """The same of source embeddings that rank the corpus of source embeddings."""
@@ -96,20 +103,21 @@ def polished(
     seed: int,
     show_progress: bool = False,
 ) -> tuple[Affine, Trained]:
-    """The query layer trained to tell each pair's own target from the others; the start, if that ranks better.
+    """The query layer trained on who is near to whom in the target space; the start, if that ranks better.
 
     Args:
         start: The layer in closed form.
         features: Rows that are trained on; out of sample, as far as the features were fitted to the pairs.
         y: Their native vectors.
         judged: Queries (as features), their native vectors, and a native corpus: none of them is trained on.
-        training: Steps, rate and temperature.
+        training: Steps and rate; the temperature is that at which ten neighbours weigh in a batch.
         seed: Of the order of the rows.
         show_progress: Draw a bar on stderr.
 
-    Source: van den Oord et al. 2018, arXiv:1807.03748; the temperature weighs hard negatives, Wang and Liu 2021,
-    arXiv:2012.09740.
+    Source: Hinton and Roweis 2002 (see `neighbour_loss`).
     """
+    some = np.asarray(y[:: max(1, len(y) // training.batch)], np.float32)
+    training = replace(training, terms=training.terms._replace(temperature=temperature_of(some)))
     module = Linear(start.kernel.shape[1], True)
     out = {"kernel": start.kernel.astype(np.float32), "bias": start.bias.astype(np.float32)}
     trained = train(module, {"out": out}, features, y, judged, training, seed=seed, show_progress=show_progress)
@@ -117,6 +125,19 @@ def polished(
         return start, trained
     kernel, bias = (np.asarray(trained.params["out"][name], np.float64) for name in ("kernel", "bias"))
     return Affine(kernel, bias), trained
+
+
+def temperature_of(y: Float[np.ndarray, "n d_out"]) -> float:
+    """Temperature at which the neighbours of a row, by `p_ij = softmax_j (y_i . y_j / T)`, have the wanted perplexity.
+
+    The median over some rows of `exp(-sum_j p_ij log p_ij)`, between temperatures on a grid.
+
+    Source: van der Maaten and Hinton 2008, JMLR 9, with one temperature for all rows.
+    """
+    score = y[:SAMPLE] @ y.T
+    np.fill_diagonal(score, -np.inf)
+    found = [np.median(np.exp(entropy(softmax(score / t, axis=1), axis=1))) for t in TEMPERATURES]
+    return float(np.exp(np.interp(np.log(PERPLEXITY), np.log(found), np.log(TEMPERATURES))))
 
 
 def similarity_map(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn
-from ea_jax.fitting.drawing import SHARES, averaged
+from ea_jax.fitting.drawing import SHARES, averaged, within_error
 from ea_jax.fitting.heads import PLAIN, SHAPES, Judge, Shape, shaped, whitenings
 from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, Held
 from ea_jax.kernel import Radial, Sums, sums, weights
@@ -125,11 +125,15 @@ def _cosine(found: dict[int, np.ndarray], folds: Folds) -> float:
     return float(np.mean([judge.cosine(found[k]) for k, judge in folds.judges.items()]))
 
 
-def _rank(found: dict[int, np.ndarray], folds: Folds, shape: Shape) -> float:
-    def one(k: int, judge: Judge) -> float:
-        return judge.rank(shaped(found[k], folds.covariance, folds.flat[shape.exponent], shape.length))
+def _ranks(found: dict[int, np.ndarray], folds: Folds, shape: Shape) -> Float[np.ndarray, " q"]:
+    def one(k: int, judge: Judge) -> Float[np.ndarray, " q"]:
+        return judge.ranks(shaped(found[k], folds.covariance, folds.flat[shape.exponent], shape.length))
 
-    return float(np.mean([one(k, judge) for k, judge in folds.judges.items()]))
+    return np.concatenate([one(k, judge) for k, judge in folds.judges.items()])
+
+
+def _rank(found: dict[int, np.ndarray], folds: Folds, shape: Shape) -> float:
+    return float(_ranks(found, folds, shape).mean())
 
 
 def shape_of(found: dict[int, np.ndarray], folds: Folds) -> tuple[Shape, float]:
@@ -164,7 +168,7 @@ def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict
         folds = folds._replace(judges=dict(list(folds.judges.items())[:JUDGED]))
     most = LANDMARKS if len(folds.x) <= LARGE else FEWER
     centres = cluster_centres(folds.x, min(most, len(folds.x)), seed=seed)
-    outputs: dict[Any, dict[int, np.ndarray]] = {}
+    outputs: dict[Machine, dict[int, np.ndarray]] = {}
     parts: dict[float, tuple[Radial, list[Sums]]] = {}
     for gamma in GAMMAS:
         radial = Radial.around(centres, gamma, folds.x)
@@ -173,7 +177,7 @@ def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict
             others = [i for i in range(FOLDS) if i != k]
             for penalty, found in zip(KERNEL_PENALTIES, _outputs(folds, *parts[gamma], others, k), strict=True):
                 outputs.setdefault(Machine(gamma, penalty), {})[k] = found
-    machine = max(outputs, key=lambda way: _rank(outputs[way], folds, PLAIN))
+    machine = most_faithful(outputs, folds)
     shape = shape_of(outputs[machine], folds)
     plain = {k: linear.store.solve(folds.without(k)).apply(judge.held.x) for k, judge in folds.judges.items()}
     cosine = max(
@@ -188,6 +192,13 @@ def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict
         (out,) = _outputs(folds, *parts[machine.gamma], some, k, (machine.penalty,))
         curve[used / FOLDS] = _rank({k: out}, folds._replace(judges={k: folds.judges[k]}), choice.shape)
     return choice, curve
+
+
+def most_faithful(outputs: dict[Machine, dict[int, np.ndarray]], folds: Folds) -> Machine:
+    """Of the machines that rank within one standard error of the best, the one with the largest mean cosine."""
+    ranks = {way: _ranks(found, folds, PLAIN) for way, found in outputs.items()}
+    best = max(ranks.values(), key=np.mean)
+    return max((way for way in outputs if within_error(best, ranks[way])), key=lambda way: _cosine(outputs[way], folds))
 
 
 def _outputs(
