@@ -8,6 +8,8 @@ import pytest
 from ea_jax.losses import contrastive_loss, cosine_loss, neighbour_loss, relational_loss
 from tests.conftest import unit_rows
 
+SOFT = tuple(partial(loss, temperature=0.05) for loss in (contrastive_loss, neighbour_loss))
+
 
 def rows():
     rng = np.random.default_rng(0)
@@ -83,17 +85,13 @@ def test_a_rotation_of_all_outputs_does_not_change_the_relational_loss():
 def test_the_order_of_pairs_does_not_change_a_loss():
     o, t = rows()
     order = np.random.default_rng(1).permutation(7)
-    for loss in (
-        cosine_loss,
-        relational_loss,
-        *(partial(f, temperature=0.05) for f in (contrastive_loss, neighbour_loss)),
-    ):
+    for loss in (cosine_loss, relational_loss, *SOFT):
         np.testing.assert_allclose(loss(o[order], t[order]), loss(o, t), rtol=1e-6)
 
 
 def test_one_pair_alone_has_finite_losses_and_gradients():
     o, t = (jnp.asarray(a[:1]) for a in rows())
-    for loss in (relational_loss, *(partial(f, temperature=0.05) for f in (contrastive_loss, neighbour_loss))):
+    for loss in (relational_loss, *SOFT):
         value, gradient = jax.value_and_grad(loss)(o, t)
         assert value == 0
         assert np.all(np.asarray(gradient) == 0)

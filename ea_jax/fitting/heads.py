@@ -39,8 +39,8 @@ POLISH = Training(
     patience=2,
 )
 PERPLEXITY = 10  # neighbours that weigh in a batch
-TEMPERATURES = np.geomspace(1e-3, 1, 31)
-SAMPLE = 512
+TEMPERATURES = np.geomspace(1e-3, 1, 31)  # between which that of the perplexity is found
+SAMPLE = 512  # rows whose perplexity is taken
 
 
 class Shape(NamedTuple):
@@ -114,7 +114,8 @@ def polished(
         seed: Of the order of the rows.
         show_progress: Draw a bar on stderr.
 
-    Source: Hinton and Roweis 2002 (see `neighbour_loss`).
+    Source: van den Oord et al. 2018 and Hinton and Roweis 2002 (see `contrastive_loss` and `neighbour_loss`), in equal
+    parts.
     """
     some = np.asarray(y[:: max(1, len(y) // training.batch)], np.float32)
     training = replace(training, terms=training.terms._replace(temperature=temperature_of(some)))

@@ -126,6 +126,8 @@ def _cosine(found: dict[int, np.ndarray], folds: Folds) -> float:
 
 
 def _ranks(found: dict[int, np.ndarray], folds: Folds, shape: Shape) -> Float[np.ndarray, " q"]:
+    """Reciprocal ranks of the held-out queries of all folds, by what was found for each fold."""
+
     def one(k: int, judge: Judge) -> Float[np.ndarray, " q"]:
         return judge.ranks(shaped(found[k], folds.covariance, folds.flat[shape.exponent], shape.length))
 
