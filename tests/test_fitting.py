@@ -17,12 +17,15 @@ from ea_jax.fitting.search import (
     choose_kernel,
     choose_linear,
     folds_of,
+    landmarks_apart,
     most_faithful,
     safe,
 )
 from ea_jax.fitting.splits import FOLDS, Kin, held_out
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
+from ea_jax.kernel import KernelMap, Radial
+from ea_jax.packing import Grid
 from ea_jax.solve import moments
 from tests.conftest import toy_pairs, unit_rows
 
@@ -95,7 +98,7 @@ def test_what_a_kernel_machine_makes_of_rows_left_out_is_of_the_rank_that_it_is_
     fold = np.arange(200) % FOLDS
     folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
     kin = Kin(np.arange(60), np.ones(60, int))
-    body = kernel_body(folds, Machine(1.5, 0.3), 100, rank, 8, 0)
+    body = kernel_body(folds, Machine(1.5, 0.3), kin, 100, rank, 8, 0)
     plain = folds.base.solve(folds.covariance).apply(x[:60]) + linear_moved(folds.base, folds, kin)
     assert np.linalg.matrix_rank(body.without(kin).outputs - plain, tol=1e-3) == rank
 
@@ -104,13 +107,46 @@ def test_the_native_top_hits_of_those_that_ask_can_be_left_out_with_them():
     x, y = bent_pairs(400)
     fold = np.arange(400) % FOLDS
     folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
-    on = bench(folds, np.arange(400), 0, grouped=False, network=False, corpus_size=4000, seed=0)
+    on = bench(folds, np.arange(400), 0, grouped=False, network=False, landmarks=400, corpus_size=4000, seed=0)
     assert on.overtaken == overtaken(400, 4000)
     hits = on.found[on.hit]
     assert hits.tolist() == found(y, on.corpus[(on.native @ on.corpus.T).argmax(axis=1)])
-    body, asks = kernel_body(folds, Machine(1.5, 0.03), 400, 24, 8, 0), on.unseen.first(len(hits))
+    body = kernel_body(folds, Machine(1.5, 0.03), on.unseen, 400, 24, 8, 0)
+    asks = on.unseen.first(len(hits))
     known, unknown = (body.without(kin).outputs for kin in (asks, asks.beside(hits)))
     assert np.mean(np.sum((known - unknown) * y[hits], axis=1)) > 0.005
+
+
+def test_few_landmarks_are_of_rows_that_do_not_judge_and_many_are_of_all():
+    x, judging = unit_rows(np.random.default_rng(0), 60, 6), np.arange(0, 60, 2)
+    few, more, most = (landmarks_apart(x, landmarks, judging, 0) for landmarks in (30, 31, 60))
+    assert sorted(np.argmax(few @ x.T, axis=1)) == list(range(1, 60, 2))
+    assert len(more) == 31
+    assert sorted(np.argmax(most @ x.T, axis=1)) == list(range(60))
+
+
+def test_rows_left_out_look_like_rows_to_come_though_landmarks_are_few():
+    """Where landmarks were made of them, what bends their outputs is longer than it will be, left out or not."""
+    rng = np.random.default_rng(0)
+    x = unit_rows(rng, 1600, 24)
+    y = np.tanh(8 * x @ rng.normal(size=(24, 24)))
+    y, new, x = (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)[:800], x[800:], x[:800]
+    fold = np.arange(800) % FOLDS
+    folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
+    kin = Kin(np.arange(400), np.ones(400, int))
+    affine = folds.base.solve(folds.covariance)
+
+    def longer(apart):
+        body = kernel_body(folds, Machine(1.5, 0.03), apart, 300, 24, 8, 0)
+        p = body.params
+        radial = Radial(p["landmarks"], p["scale"], float(p["gamma"][0]), p["centre"])
+        bent = body.store.apply(KernelMap(radial, Grid(p["mix"], p["step"]))(new)) - affine.apply(new)
+        left = body.without(kin)
+        own = left.outputs - affine.apply(x[:400]) - left.moved
+        return np.sqrt(np.mean(np.square(own)) / np.mean(np.square(bent)))
+
+    assert abs(longer(kin) - 1) < 0.03
+    assert longer(kin.first(0)) > 1.1
 
 
 @pytest.mark.slow

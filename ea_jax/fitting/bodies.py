@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import Params
-from ea_jax.fitting.search import Choice, Folds, Kind, Machine, shape_of, total
+from ea_jax.fitting.search import Choice, Folds, Kind, Machine, landmarks_apart, shape_of, total
 from ea_jax.fitting.splits import Kin
 from ea_jax.kernel import Radial, hat_of, mixed, mixed_down, sums, weights
 from ea_jax.mlp import mlp_start
-from ea_jax.solve import Affine, Covariance, Hat, cluster_centres, covariance, left_out, moments, ridge_hat, whitening
+from ea_jax.solve import Affine, Covariance, Hat, covariance, left_out, moments, ridge_hat, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
 METRIC = 0.3
@@ -57,10 +57,10 @@ def linear_body(folds: Folds) -> Body:
     return Body("linear", {}, {}, folds.covariance, None, None)
 
 
-def kernel_body(folds: Folds, machine: Machine, landmarks: int, rank: int, bits: int, seed: int) -> Body:
+def kernel_body(folds: Folds, machine: Machine, unseen: Kin, landmarks: int, rank: int, bits: int, seed: int) -> Body:
     """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
     x, y, m = folds.x, folds.y, total(folds.moments)
-    radial = Radial.around(cluster_centres(x, min(landmarks, len(x)), seed=seed), machine.gamma, x)
+    radial = Radial.around(landmarks_apart(x, min(landmarks, len(x)), unseen.rows, seed), machine.gamma, x)
     s = sums(radial, x, y)
     affine = folds.base.solve(covariance(m))
     (w,) = weights(s, radial.among, affine, (machine.penalty,))

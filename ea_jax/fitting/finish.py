@@ -10,7 +10,7 @@ from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
 from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
-from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, Machine
+from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, Machine, are_few
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
@@ -90,12 +90,14 @@ def bench(
     *,
     grouped: bool,
     network: bool,
+    landmarks: int,
     corpus_size: int,
     seed: int,
 ) -> Bench:
     """Of the sampled rows, at most 2,000 and a quarter ask, if grouped all of one fold; others are trained on.
 
-    A network has seen all folds but the judging one, so that only of its rows there are outputs unseen.
+    A network has seen all folds but the judging one, so that only of its rows there are outputs unseen. Of few
+    landmarks none may be made of what is to be unseen, which is then at most half of the rows.
     """
     order = np.random.default_rng([seed, judging]).permutation(len(sample))
     inside = folds.fold[sample[order]] == judging if grouped else np.arange(len(order)) < len(order) // 2
@@ -103,7 +105,8 @@ def bench(
     own = order[~inside] if grouped else np.setdiff1d(order, asks)
     found = np.union1d(others, own)
     rest = others if network else order[~np.isin(order, asks)]
-    unseen = np.concatenate([asks, rest])[:RESIDUALS]
+    most = len(order) // 2 if are_few(landmarks, len(folds.x)) else len(order)
+    unseen = np.concatenate([asks, rest])[: min(RESIDUALS, most)]
     kin = kin_of(folds.x, folds.y, sample[unseen])
     known = np.isin(sample[own], kin.first(len(asks)).rows)
     own = own if known.mean() > MOST_KNOWN else own[~known]

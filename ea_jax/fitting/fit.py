@@ -150,6 +150,7 @@ def fit(
         judging,
         grouped=groups is not None or network,
         network=network,
+        landmarks=budget.landmarks if family in ("auto", "kernel") else len(x),
         corpus_size=corpus_size,
         seed=seed,
     )
@@ -162,7 +163,7 @@ def fit(
         choice = _better(linear, other) if family == "auto" else other
         machines = [kind for kind in (choice.store, choice.query) if isinstance(kind, Machine)]
         body = (
-            kernel_body(folds, machines[0], budget.landmarks, budget.rank, budget.bits, seed)
+            kernel_body(folds, machines[0], on.unseen, budget.landmarks, budget.rank, budget.bits, seed)
             if machines
             else linear_body(folds)
         )

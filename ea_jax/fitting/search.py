@@ -169,7 +169,8 @@ def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict
     if len(folds.x) >= MANY:
         folds = folds._replace(judges=dict(list(folds.judges.items())[:JUDGED]))
     most = LANDMARKS if len(folds.x) <= LARGE else FEWER
-    centres = cluster_centres(folds.x, min(most, len(folds.x)), seed=seed)
+    asked = np.concatenate([judge.held.rows[: len(judge.held.x)] for judge in folds.judges.values()])
+    centres = landmarks_apart(folds.x, min(most, len(folds.x)), asked, seed)
     outputs: dict[Machine, dict[int, np.ndarray]] = {}
     parts: dict[float, tuple[Radial, list[Sums]]] = {}
     for gamma in GAMMAS:
@@ -194,6 +195,23 @@ def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict
         (out,) = _outputs(folds, *parts[machine.gamma], some, k, (machine.penalty,))
         curve[used / FOLDS] = _rank({k: out}, folds._replace(judges={k: folds.judges[k]}), choice.shape)
     return choice, curve
+
+
+def are_few(landmarks: int, pairs: int) -> bool:
+    """Whether landmarks lie so far apart that it shows in a row's output whether one of them was made of it."""
+    return 2 * landmarks <= pairs
+
+
+def landmarks_apart(
+    x: Float[ArrayIn, "n d_in"], landmarks: int, judging: Int[np.ndarray, " k"], seed: int
+) -> Float[ArrayIn, "m d_in"]:
+    """Cluster centres of the rows; where they are few, of those that do not judge, if these are enough.
+
+    Rows to come have no landmark of their own. One that had looks better fitted than they will be, left out or not.
+    """
+    rest = np.setdiff1d(np.arange(len(x)), judging)
+    apart = are_few(landmarks, len(x)) and len(rest) >= landmarks
+    return cluster_centres(x[rest] if apart else x, landmarks, seed=seed)
 
 
 def most_faithful(outputs: dict[Machine, dict[int, np.ndarray]], folds: Folds) -> Machine:
