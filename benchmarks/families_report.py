@@ -47,6 +47,7 @@ LEADS = f"our best family leads every rival by {LEAD} R@1 in domain from {LEAST_
 ACROSS = "our best family (in domain) loses to no rival across domains, beyond the spread"
 NEWS_FOUND = "AG News, all pairs, MiniLM to WordLlama: R@1 >= .48 and R@10 >= .84"
 SLIGHT = 0.01  # what stands for the spread where there is one seed
+PLACES = 6  # of a difference: no comparison fails by the last bits of a number
 ALONE = f"of one seed, {SLIGHT} standing for the spread: "
 
 CellKey = tuple[str, int | str, str]
@@ -114,7 +115,8 @@ def largest_run(found: Cells, task: str) -> int:
 def loses(cell: Cell, other: Cell, metric: str) -> bool:
     """Whether a cell is below another one by more than the larger of their spreads, or what stands for it."""
     ours, theirs = cell.stats[metric], other.stats[metric]
-    return theirs.mean - ours.mean > (SLIGHT if alone(cell, other) else max(ours.spread, theirs.spread))
+    behind = round(theirs.mean - ours.mean, PLACES)
+    return behind > (SLIGHT if alone(cell, other) else max(ours.spread, theirs.spread))
 
 
 def alone(cell: Cell, other: Cell) -> bool:

@@ -150,3 +150,11 @@ def test_the_json_has_a_line_a_cell_in_the_order_of_its_columns():
     assert row["in.r1"] == [0.375, 0.25]
     assert (row["task"], row["family"], row["seeds"], row["parameters"]) == ("a--b", "ridge", 2, [123500.0, 0.0])
     assert "processor" in read_back["machine"]
+
+
+def test_no_comparison_fails_by_the_last_bits_of_a_number():
+    ours, theirs, beyond = 0.2283, 0.2383, 0.2384
+    assert theirs - ours > 0.01
+    for value, fails in ((theirs, 0), (beyond, 1)):
+        rows = [line("a--b", 500, 0, family, 500, in_r1=r1) for family, r1 in (("auto", ours), ("linear", value))]
+        assert len(failed(rows)[4]) == fails
