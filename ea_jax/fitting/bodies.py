@@ -58,7 +58,10 @@ def linear_body(folds: Folds) -> Body:
 
 
 def kernel_body(folds: Folds, machine: Machine, unseen: Kin, landmarks: int, rank: int, bits: int, seed: int) -> Body:
-    """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs."""
+    """The inputs, and radial functions around cluster centres mixed down to a rank; fitted on all pairs.
+
+    Few centres are made of none of the `unseen` rows, whose outputs are wanted as if they had not been fitted on.
+    """
     x, y, m = folds.x, folds.y, total(folds.moments)
     radial = Radial.around(landmarks_apart(x, min(landmarks, len(x)), unseen.rows, seed), machine.gamma, x)
     s = sums(radial, x, y)

@@ -105,8 +105,8 @@ def bench(
     own = order[~inside] if grouped else np.setdiff1d(order, asks)
     found = np.union1d(others, own)
     rest = others if network else order[~np.isin(order, asks)]
-    most = len(order) // 2 if are_few(landmarks, len(folds.x)) else len(order)
-    unseen = np.concatenate([asks, rest])[: min(RESIDUALS, most)]
+    most = min(RESIDUALS, len(order) // 2) if are_few(landmarks, len(folds.x)) else RESIDUALS
+    unseen = np.concatenate([asks, rest])[:most]
     kin = kin_of(folds.x, folds.y, sample[unseen])
     known = np.isin(sample[own], kin.first(len(asks)).rows)
     own = own if known.mean() > MOST_KNOWN else own[~known]
