@@ -28,7 +28,7 @@ from ea_jax.registry import Space, find_space
 SMALL = Budget(bits=7)
 FEW = Budget(landmarks=768, rank=128)
 BUDGETS = {
-    "minilm--oai-3-small": Budget(landmarks=10_240, rank=1024),
+    "minilm--oai-3-small": Budget(landmarks=12_288, rank=768),
     "oai-3-small--minilm": Budget(landmarks=1280, rank=256),
     "minilm--wordllama": Budget(landmarks=4096, rank=256),
     "wordllama--minilm": Budget(landmarks=4096, rank=256),

@@ -67,7 +67,7 @@ def test_a_kernel_machine_is_as_faithful_as_its_best_average_with_the_affine_map
     folds = folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
     linear = choose_linear(folds)
     perfect = SimpleNamespace(solve=lambda c: SimpleNamespace(apply=lambda rows: y[found(x, rows)]))
-    alone, helped = (choose_kernel(folds, way, 0)[0] for way in (linear, linear._replace(store=perfect)))
+    alone, helped = (choose_kernel(folds, way, 400, 0)[0] for way in (linear, linear._replace(store=perfect)))
     assert linear.cosine < alone.cosine < helped.cosine - 0.01
     assert alone._replace(cosine=0) == helped._replace(cosine=0)
 

@@ -159,7 +159,7 @@ def fit(
     elif family == "linear":
         body, choice = linear_body(folds), linear
     else:
-        other, curve = choose_kernel(folds, linear, seed)
+        other, curve = choose_kernel(folds, linear, budget.landmarks, seed)
         choice = _better(linear, other) if family == "auto" else other
         machines = [kind for kind in (choice.store, choice.query) if isinstance(kind, Machine)]
         body = (

@@ -29,7 +29,8 @@ PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 RANK = 64
 GAMMAS = (0.3, 0.7, 1.5)
 KERNEL_PENALTIES = (0.03, 0.1, 0.3)
-LANDMARKS, FEWER, LARGE = 4096, 2048, 8192  # of the search; the fewer where there are more pairs than that
+LANDMARKS, FEWER, LARGE = 4096, 2048, 8192  # of the search; of more pairs than that, the fewer at the least,
+QUARTER = 4  # and this part of those that the fit will have
 MANY, JUDGED = 2000, 3  # pairs from which three folds judge kernel machines
 
 
@@ -161,14 +162,15 @@ def choose_linear(folds: Folds) -> Choice:
     return Choice(store, cosine[store], query, *shape[query], len(cosine) + len(shape))
 
 
-def choose_kernel(folds: Folds, linear: Choice, seed: int) -> tuple[Choice, dict[float, float]]:
-    """The best kernel machine of at most 4,096 landmarks for both purposes, and its rank by the share of the pairs.
+def choose_kernel(folds: Folds, linear: Choice, landmarks: int, seed: int) -> tuple[Choice, dict[float, float]]:
+    """The best kernel machine for both purposes, and its rank by the share of the pairs.
 
+    It is looked for with 4,096 landmarks, of many pairs with a quarter of the `landmarks` that the fit will have.
     It is as faithful as its best average with the best affine map, which is what it is finished as.
     """
     if len(folds.x) >= MANY:
         folds = folds._replace(judges=dict(list(folds.judges.items())[:JUDGED]))
-    most = LANDMARKS if len(folds.x) <= LARGE else FEWER
+    most = LANDMARKS if len(folds.x) <= LARGE else max(FEWER, landmarks // QUARTER)
     asked = np.concatenate([judge.held.rows[: len(judge.held.x)] for judge in folds.judges.values()])
     centres = landmarks_apart(folds.x, min(most, len(folds.x)), asked, seed)
     outputs: dict[Machine, dict[int, np.ndarray]] = {}
