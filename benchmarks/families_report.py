@@ -160,7 +160,7 @@ def _comparisons(
     for rival in [f for f in RIVALS if f in families]:
         yield judged(ACROSS, best, rival, "across.r1")
         if families[best].pairs >= LEAST_PAIRS:
-            missed = families[best].stats["in.r1"].mean - families[rival].stats["in.r1"].mean < LEAD
+            missed = round(families[best].stats["in.r1"].mean - families[rival].stats["in.r1"].mean, PLACES) < LEAD
             yield LEADS, missed and _told(setting, "in.r1", families, best, rival)
 
 
