@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,7 +89,7 @@ def fit_entry(
         train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
         say(f"{len(train.y):,} pairs read")
         kept = far_from_tests(train, test_sets, near)
-        groups = [g for g, keep in zip(train.group, kept, strict=True) if keep] if train.group else None
+        groups, domains = (list(compress(names, kept)) if names else None for names in (train.group, train.domain))
         say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
         x, y = (_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
         foreign = _foreign(train.text, encoder, seed)
@@ -98,6 +99,7 @@ def fit_entry(
             family=family,
             budget=budget,
             groups=groups,
+            domains=domains,
             foreign=foreign,
             corpus_size=corpus_size,
             seed=seed,

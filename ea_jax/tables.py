@@ -1,4 +1,4 @@
-"""Pairs in files: parquet or (gzipped) NDJSON with the columns text, x, y, group and query, or a folder of arrays."""
+"""Pairs in files: parquet or (gzipped) NDJSON with the columns text, x, y, group, domain and query, or a folder."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,14 +15,13 @@ from pyarrow import json, parquet
 
 from ea_jax.errors import BadInput
 
-COLUMNS = ("text", "x", "y", "group", "query")
-VECTORS = ("x", "y")
+COLUMNS = ("text", "x", "y", "group", "domain", "query")
+VECTORS, NAMES = ("x", "y"), ("group", "domain")
 BATCH = 1024  # rows
 BLOCK = 1 << 23  # bytes
 ARRAYS = {  # of a folder: kinds of dtype, dimensions, what they are called
-    "x": ("f", 2, "floats, a row a vector"),
-    "y": ("f", 2, "floats, a row a vector"),
-    "group": ("Uiu", 1, "strings or integers, one a row"),
+    **dict.fromkeys(VECTORS, ("f", 2, "floats, a row a vector")),
+    **dict.fromkeys(NAMES, ("Uiu", 1, "strings or integers, one a row")),
     "query": ("b", 1, "booleans, one a row"),
 }
 
@@ -36,6 +35,7 @@ class Pairs:
         x: Source embeddings.
         text: What was embedded.
         group: What must not straddle a split: a document, a repository, a customer.
+        domain: Where each pair came from, which a split may share: a collection, a website.
         query: Of a test set: the rows that ask. The others are the corpus.
     """
 
@@ -43,6 +43,7 @@ class Pairs:
     x: Float[np.ndarray, "n d_in"] | None = None
     text: list[str] | None = None
     group: list[str] | None = None
+    domain: list[str] | None = None
     query: Bool[np.ndarray, " n"] | None = None
 
 
@@ -81,7 +82,7 @@ def read_pairs(paths: Sequence[Path], scratch: Path | None = None) -> Pairs:
     """Read pairs from files of the same columns, in the order given, or from one folder of arrays.
 
     A folder holds `y.npy` and `x.npy` (a row a vector; memory-mapped) or `text.txt` (a text a line), all row-aligned,
-    and may hold `group.npy` (strings or integers) and `query.npy` (booleans).
+    and may hold `group.npy` and `domain.npy` (strings or integers) and `query.npy` (booleans).
 
     Args:
         paths: .parquet, .jsonl, .ndjson and .jsonl.gz files, or one folder.
@@ -101,11 +102,10 @@ def read_pairs(paths: Sequence[Path], scratch: Path | None = None) -> Pairs:
 
 def write_pairs(path: Path, pairs: Pairs) -> None:
     """Write pairs as parquet with the columns that `read_pairs` reads."""
-    columns = {name: getattr(pairs, name) for name in COLUMNS}
     arrays = {
         name: pa.FixedSizeListArray.from_arrays(column.ravel(), column.shape[1]) if name in VECTORS else column
-        for name, column in columns.items()
-        if column is not None
+        for name in COLUMNS
+        if (column := getattr(pairs, name)) is not None
     }
     parquet.write_table(pa.table(arrays), path)
 
@@ -220,7 +220,7 @@ def _column(column: pa.Array, name: str, where: str, row: int, width: int) -> An
         raise BadInput(f"{where}, row {row}: the value is null.")
     if name in VECTORS:
         return _vectors(column, where, row, width)
-    wanted = {"text": pa.types.is_string, "group": pa.types.is_string, "query": pa.types.is_boolean}[name]
+    wanted = pa.types.is_boolean if name == "query" else pa.types.is_string
     if not wanted(column.type):
         raise BadInput(f"{where} holds {column.type}; it must hold {wanted.__name__.removeprefix('is_')}s.")
     return column.to_pylist()
@@ -266,8 +266,8 @@ def _read_folder(folder: Path, scratch: Path | None) -> Pairs:
         raise BadInput(f"{folder} cannot be read: it has no rows.")
     for name in set(VECTORS) & columns.keys():
         columns[name] = _mapped(columns[name], str(there[name]), scratch)
-    if "group" in columns:
-        columns["group"] = [str(group) for group in columns["group"].tolist()]
+    for name in set(NAMES) & columns.keys():
+        columns[name] = [str(value) for value in columns[name].tolist()]
     return Pairs(**columns)
 
 

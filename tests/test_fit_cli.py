@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from ea_jax import recipe
 from ea_jax.cli.fit import fit as command
 from ea_jax.fitting import CORPUS_SIZE
 from ea_jax.loading import load
@@ -51,6 +52,20 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     assert f"{info['metrics']['held']['query']['recall@1']:.3f}" in card
     adapt = load("toy-a", "toy-b")
     assert adapt.spec.d_out == 12
+
+
+def test_fit_is_told_the_domains_of_the_pairs_that_are_kept(ea, toy_files, monkeypatch):
+    x, y = toy_pairs(400)
+    domain = [f"d{i // 60}" for i in range(300)]
+    write_pairs(toy_files / "with.parquet", Pairs(x=x[:300], y=y[:300], domain=domain))
+    told = {}
+    real = recipe.fit
+    monkeypatch.setattr(recipe, "fit", lambda *args, **kwargs: told.update(kwargs) or real(*args, **kwargs))
+    test = ("--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999", "--family", "linear")
+    code, _, err = ea("fit", str(toy_files / "with.parquet"), *FIT, *test, "--out", str(toy_files / "out"))
+    assert code == 0, err
+    assert told["domains"] == domain[:280]
+    assert told["groups"] is None
 
 
 def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_files, monkeypatch):

@@ -17,6 +17,7 @@ PAIRS = Pairs(
     x=np.asarray([[1], [2], [3]], np.float32),
     text=["a", "ü", ""],
     group=["g", "g", "h"],
+    domain=["d", "e", "e"],
     query=np.asarray([True, False, True]),
 )
 
@@ -26,6 +27,7 @@ def test_written_pairs_are_read_back_and_files_are_joined_in_order(tmp_path):
     found = read_pairs([tmp_path / "a.parquet"] * 2)
     assert found.text == PAIRS.text * 2
     assert found.group == PAIRS.group * 2
+    assert found.domain == PAIRS.domain * 2
     for name in ("x", "y", "query"):
         np.testing.assert_array_equal(getattr(found, name), np.concatenate([getattr(PAIRS, name)] * 2))
 
@@ -78,7 +80,7 @@ def test_missing_unknown_and_unlike_files_are_refused(tmp_path):
         ("none.parquet",): "is not a file",
         ("a.csv",): "is not a file",
         ("d.parquet",): "cannot be read",
-        ("a.parquet", "b.parquet"): "has the columns x, y, but .*a.parquet has text, x, y, group, query",
+        ("a.parquet", "b.parquet"): "has the columns x, y, but .*a.parquet has text, x, y, group, domain, query",
         ("b.parquet", "c.parquet"): r"widths \[1, 2\]",
     }.items():
         with pytest.raises(BadInput, match=told):
@@ -96,6 +98,7 @@ def many_pairs(n: int = 2500) -> Pairs:
         x=rng.normal(size=(n, 3)).astype(np.float32),
         text=[f"text {i}" for i in range(n)],
         group=[f"g{i // 7}" for i in range(n)],
+        domain=[f"d{i % 7}" for i in range(n)],
         query=np.arange(n) % 3 == 0,
     )
 
@@ -183,6 +186,7 @@ def write_folder(folder, pairs: Pairs, dtype=np.float32):
     for name in ("x", "y"):
         np.save(folder / f"{name}.npy", getattr(pairs, name).astype(dtype))
     np.save(folder / "group.npy", np.asarray(pairs.group))
+    np.save(folder / "domain.npy", np.asarray(pairs.domain))
     np.save(folder / "query.npy", pairs.query)
     (folder / "text.txt").write_text("".join(f"{text}\n" for text in pairs.text), encoding="utf-8")
     return folder
@@ -196,7 +200,7 @@ def test_a_folder_of_arrays_is_read_whatever_its_floats(tmp_path, dtype, streame
     found = read_pairs([folder], tmp_path if streamed else None)
     assert isinstance(found.y, np.memmap) == (streamed or dtype is np.float32)
     rounded = {name: getattr(pairs, name).astype(dtype).astype(np.float32) for name in ("x", "y")}
-    assert_same(found, Pairs(**rounded, text=pairs.text, group=pairs.group, query=pairs.query))
+    assert_same(found, Pairs(**rounded, text=pairs.text, group=pairs.group, domain=pairs.domain, query=pairs.query))
 
 
 def test_a_folder_may_hold_text_for_x_integer_groups_and_columns_in_fortran_order(tmp_path):

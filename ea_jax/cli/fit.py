@@ -44,8 +44,9 @@ def fit(
 ) -> None:
     """Fit an adapter on pairs, measure it on test pairs, and write a registry entry with its card.
 
-    Columns: y (target vector); x (source vector) or text; group (never straddles a split); in test files, query.
-    A folder holds them as arrays: y.npy; x.npy or text.txt (one a line); group.npy; query.npy. Pairs may exceed memory.
+    Columns: y (target vector); x (source vector) or text; group (never straddles a split); domain (where a pair came
+    from); in test files, query. A folder holds them as arrays: y.npy; x.npy or text.txt (one a line); group.npy;
+    domain.npy; query.npy. Pairs may exceed memory.
 
     Example: ea-jax fit pairs.parquet --source minilm --target oai-3-small --out my-registry
     """
