@@ -27,7 +27,8 @@ def main() -> None:
     """One fit, timed whole."""
     from ea_jax.fitting.bodies import kernel_body
     from ea_jax.fitting.finish import RESIDUALS
-    from ea_jax.fitting.search import Machine, folds_of
+    from ea_jax.fitting.machines import Machine
+    from ea_jax.fitting.search import folds_of
     from ea_jax.fitting.splits import FOLDS, kin_of
     from ea_jax.solve import moments
 

@@ -9,18 +9,16 @@ from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
 from ea_jax.fitting.drawing import overtaken
 from ea_jax.fitting.finish import bench
-from ea_jax.fitting.search import (
-    LEAST_BENT,
-    SAFE_SHAPE,
-    Folds,
+from ea_jax.fitting.heads import Shape
+from ea_jax.fitting.machines import (
+    FORM_SHARES,
     Machine,
     choose_kernel,
-    choose_linear,
-    folds_of,
     landmarks_apart,
     most_faithful,
-    safe,
+    shape_and_share,
 )
+from ea_jax.fitting.search import LEAST_BENT, SAFE_SHAPE, Folds, choose_linear, folds_of, safe
 from ea_jax.fitting.splits import FOLDS, Kin, held_out
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
@@ -47,6 +45,12 @@ def cosine(fitted, x, y, purpose="store"):
     return np.sum(fitted.apply(x, purpose) * y, axis=1).mean()
 
 
+def cut(x: np.ndarray, y: np.ndarray) -> Folds:
+    fold = np.arange(len(x)) % FOLDS
+    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
+    return folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
+
+
 def test_a_planted_map_is_found(fitted):
     assert cosine(fitted, *toy_pairs(300)) > 0.95
 
@@ -62,22 +66,29 @@ def test_auto_bends_where_the_pairs_do():
 
 def test_a_kernel_machine_is_as_faithful_as_its_best_average_with_the_affine_map():
     x, y = bent_pairs(200)
-    fold = np.arange(200) % FOLDS
-    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
-    folds = folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
+    folds = cut(x, y)
     linear = choose_linear(folds)
     perfect = SimpleNamespace(solve=lambda c: SimpleNamespace(apply=lambda rows: y[found(x, rows)]))
-    alone, helped = (choose_kernel(folds, way, 400, 0)[0] for way in (linear, linear._replace(store=perfect)))
+    alone, helped = (choose_kernel(folds, None, way, 400, 0)[0] for way in (linear, linear._replace(store=perfect)))
     assert linear.cosine < alone.cosine < helped.cosine - 0.01
     assert alone._replace(cosine=0) == helped._replace(cosine=0)
 
 
-def test_of_machines_that_rank_alike_themost_faithful_is_taken():
+def test_domains_held_out_decide_as_much_as_rows_how_query_vectors_are_formed():
+    folds = cut(*bent_pairs(400))
+    native = {k: judge.held.y for k, judge in folds.judges.items()}
+    strange = {k: np.random.default_rng(k).normal(size=v.shape).astype(np.float32) for k, v in native.items()}
+    rows, domains = (folds, native), (folds, strange)
+    assert shape_and_share(rows, rows) == (Shape(0.0, 1.0), 0.0, 1.0)
+    shape, share, rank = shape_and_share(rows, domains)
+    assert share == max(FORM_SHARES)
+    assert rank < 1
+    assert shape_and_share(domains, rows)[:2] == (shape, share)
+
+
+def test_of_machines_that_rank_alike_the_most_faithful_is_taken():
     """Shrunk about the mean, outputs rank as they did, but they are less faithful; and noise ranks worse."""
-    x, y = bent_pairs(200)
-    fold = np.arange(200) % FOLDS
-    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
-    folds = folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
+    folds = cut(*bent_pairs(200))
     mean, rng = folds.covariance.y_mean, np.random.default_rng(0)
     native = {k: judge.held.y for k, judge in folds.judges.items()}
     shrunk = {k: (mean + 0.1 * (rows - mean)).astype(np.float32) for k, rows in native.items()}
@@ -85,6 +96,10 @@ def test_of_machines_that_rank_alike_themost_faithful_is_taken():
     best, less, worse = (Machine(gamma, 0.1) for gamma in (1.0, 2.0, 3.0))
     for outputs in ({less: shrunk, best: native}, {best: native, less: shrunk}, {less: shrunk, worse: noisy}):
         assert most_faithful(outputs, folds) == (best if best in outputs else less)
+    slips = {k: np.concatenate([-rows[:1], rows[1:]]) for k, rows in native.items()}
+    outputs = {less: shrunk, worse: slips}
+    assert most_faithful(outputs, folds) == less
+    assert most_faithful(outputs, folds, given=0.1) == worse
 
 
 def found(x, rows):

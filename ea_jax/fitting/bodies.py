@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import Params
-from ea_jax.fitting.search import Choice, Folds, Kind, Machine, landmarks_apart, shape_of, total
+from ea_jax.fitting.machines import Machine, landmarks_apart
+from ea_jax.fitting.search import Choice, Folds, Kind, shape_of, total
 from ea_jax.fitting.splits import Kin
 from ea_jax.kernel import Radial, hat_of, mixed, mixed_down, sums, weights
 from ea_jax.mlp import mlp_start

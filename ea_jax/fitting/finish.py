@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
-from ea_jax.fitting.heads import Shape, polished, query_layer, similarity_map
-from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, Machine, are_few
+from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map
+from ea_jax.fitting.machines import Machine, are_few
+from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
@@ -21,7 +22,6 @@ from ea_jax.train import Held, Training
 MOST_KNOWN = 0.5
 QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
-FLAT = Shape(0.7, 4.0)  # of the round map: where training a single matrix ends best, wherever it starts best
 
 
 class Start(NamedTuple):
@@ -152,7 +152,7 @@ def finished(
             reshaped = _reshaping(own, body.covariance, folds, choice.shape)
             bent, own = reshaped.apply(bent), query_layer(own, body.covariance, folds.spectrum, choice.shape)
             alone = reshaped.apply(_alone(body, on)) if isinstance(kind, Machine) and on.overtaken else None
-            share = _query_share(bent, alone, outputs[purpose], on, len(folds.x))
+            share = _query_share(bent, alone, outputs[purpose], choice.share, on, len(folds.x))
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
@@ -166,11 +166,15 @@ def _query_share(
     bent: Float[np.ndarray, "q d_out"],
     alone: Float[np.ndarray, "q d_out"] | None,
     linear: Float[np.ndarray, "q d_out"],
+    far: float,
     on: Bench,
     pairs: int,
 ) -> float:
-    """The linear share of a query layer, raised for top hits that were not fitted on if there is what tells of them."""
-    share = share_of(bent, linear, _reciprocal(on), drawing_of(pairs))
+    """The linear share of a query layer, at least what domains held out call for.
+
+    It is raised for top hits that were not fitted on, if there is what tells of them.
+    """
+    share = max(far, share_of(bent, linear, _reciprocal(on), drawing_of(pairs)))
     if alone is None:
         return share
     return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), on.overtaken, pairs)

@@ -15,8 +15,9 @@ from ea_jax.fitting.confidence import Foreign, fit_quality
 from ea_jax.fitting.drawing import CORPUS_SIZE
 from ea_jax.fitting.finish import bench, finished, stored
 from ea_jax.fitting.heads import POLISH
-from ea_jax.fitting.search import Choice, Folds, Kind, Machine, choose_kernel, choose_linear, folds_of
-from ea_jax.fitting.splits import FOLDS, group_folds, held_out
+from ea_jax.fitting.machines import Machine, choose_kernel
+from ea_jax.fitting.search import Choice, Folds, Kind, choose_linear, folds_of
+from ea_jax.fitting.splits import FOLDS, LEAST_CHOSEN, group_folds, held_out
 from ea_jax.models import build
 from ea_jax.packing import unpacked
 from ea_jax.quality import Quality
@@ -124,8 +125,9 @@ def fit(
         family: `linear`, `kernel` or `mlp`; `auto` takes linear or kernel for each purpose, whichever wins.
         budget: How large the adapter may be.
         groups: What must not straddle a fold (document, repository, customer); rows are their own groups if None.
-        domains: Where each pair came from (a repository, a collection), where choices may share it and confidence may
-            not: its percentiles are of domains held out. The groups if None.
+        domains: Where each pair came from (a repository, a collection), where most choices may share it and confidence
+            may not: its percentiles are of domains held out. From 2,000 pairs they decide as much as the rows how a
+            kernel machine's query vectors are shaped, and how linear they are. The groups if None.
         foreign: Source embeddings of junk, and of ordinary texts unlike the pairs: the confidence learns to tell them
             apart. Without them it knows junk by its distance alone.
         corpus_size: Rows of the native corpus that queries will search, the pairs among them. A kernel machine puts
@@ -138,6 +140,7 @@ def fit(
     """
     _check(x, y, groups, family, corpus_size)
     fold = group_folds(groups, len(x))
+    domain_fold = group_folds(domains, len(x)) if domains is not None else fold
     folds = _cut(x, y, fold, seed)
     judging = _most_diverse(groups, fold)
     sample = np.sort(np.random.default_rng([seed, FOLDS]).permutation(len(x))[:SAMPLE])
@@ -159,7 +162,8 @@ def fit(
     elif family == "linear":
         body, choice = linear_body(folds), linear
     else:
-        other, curve = choose_kernel(folds, linear, budget.landmarks, seed)
+        far = _cut(x, y, domain_fold, seed) if domains is not None and len(x) >= LEAST_CHOSEN else None
+        other, curve = choose_kernel(folds, far, linear, budget.landmarks, seed)
         choice = _better(linear, other) if family == "auto" else other
         machines = [kind for kind in (choice.store, choice.query) if isinstance(kind, Machine)]
         body = (
@@ -169,7 +173,6 @@ def fit(
         )
     layers = finished(body, choice, linear, folds, on, budget.polish, seed=seed, show_progress=show_progress)
     params = body.params | {"out": {name: stored(layer, body, budget.bits) for name, layer in layers.out.items()}}
-    domain_fold = group_folds(domains, len(x)) if domains is not None else fold
     quality = fit_quality(x, y, domain_fold, layers.unseen, foreign, seed=seed) | {"similarity": layers.similarity}
     report = _report(folds, groups, linear, choice, curve) | layers.facts | {"corpus_size": corpus_size}
     return Fitted(body.family, body.sizes, params, quality, report | {"advice": advice(report)})
@@ -219,7 +222,8 @@ def _better(linear: Choice, kernel: Choice) -> Choice:
     """
     store = max(linear, kernel, key=lambda c: c.cosine)
     query = kernel if store is kernel else max(linear, kernel, key=lambda c: c.rank)
-    return Choice(store.store, store.cosine, query.query, query.shape, query.rank, linear.tried + kernel.tried)
+    tried = linear.tried + kernel.tried
+    return Choice(store.store, store.cosine, query.query, query.shape, query.rank, tried, query.share)
 
 
 def _report(
