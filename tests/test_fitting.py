@@ -247,17 +247,18 @@ def test_percentiles_are_of_rows_that_the_statistics_have_not_seen():
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "groups", "told"),
+    ("x", "y", "names", "told"),
     [
-        (10, 10, None, "There are 10 pairs; a fit needs 50"),
-        (100, 99, None, "x has 100 rows and y 99"),
-        (100, 100, ["a"], "row-aligned"),
+        (10, 10, {}, "There are 10 pairs; a fit needs 50"),
+        (100, 99, {}, "x has 100 rows and y 99"),
+        (100, 100, {"groups": ["a"]}, "row-aligned"),
+        (100, 100, {"domains": ["a"] * 99}, "row-aligned"),
     ],
 )
-def test_pairs_that_cannot_be_fitted_are_refused(x, y, groups, told):
+def test_pairs_that_cannot_be_fitted_are_refused(x, y, names, told):
     rng = np.random.default_rng(0)
     with pytest.raises(BadInput, match=told):
-        fit.__wrapped__(unit_rows(rng, x, 8), unit_rows(rng, y, 12), groups=groups)  # without the tests' type checker
+        fit.__wrapped__(unit_rows(rng, x, 8), unit_rows(rng, y, 12), **names)  # without the tests' type checker
 
 
 def test_an_unknown_family_is_refused():

@@ -138,7 +138,7 @@ def fit(
     Raises:
         BadInput: x and y have different lengths, there are too few pairs, or another argument is not what it must be.
     """
-    _check(x, y, groups, family, corpus_size)
+    _check(x, y, (groups, domains), family, corpus_size)
     fold = group_folds(groups, len(x))
     domain_fold = group_folds(domains, len(x)) if domains is not None else fold
     folds = _cut(x, y, fold, seed)
@@ -192,9 +192,9 @@ def advice(report: dict[str, Any]) -> list[str]:
     return told
 
 
-def _check(x: Any, y: Any, groups: Any, family: str, corpus_size: int) -> None:
-    if len(x) != len(y) or (groups is not None and len(groups) != len(x)):
-        raise BadInput(f"x has {len(x)} rows and y {len(y)}; pairs (and their groups) must be row-aligned.")
+def _check(x: Any, y: Any, names: Sequence[Any], family: str, corpus_size: int) -> None:
+    if len(x) != len(y) or any(len(some) != len(x) for some in names if some is not None):
+        raise BadInput(f"x has {len(x)} rows and y {len(y)}; pairs (and their groups, domains) must be row-aligned.")
     if len(x) < LEAST_PAIRS:
         raise BadInput(f"There are {len(x)} pairs; a fit needs {LEAST_PAIRS} at the least, and thousands to be good.")
     if family not in FAMILIES:
