@@ -9,6 +9,7 @@ from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
 from ea_jax.fitting.drawing import overtaken
 from ea_jax.fitting.finish import bench
+from ea_jax.fitting.fit import _cut
 from ea_jax.fitting.heads import Shape
 from ea_jax.fitting.machines import (
     FORM_SHARES,
@@ -19,7 +20,7 @@ from ea_jax.fitting.machines import (
     shape_and_share,
 )
 from ea_jax.fitting.search import LEAST_BENT, SAFE_SHAPE, Folds, choose_linear, folds_of, safe
-from ea_jax.fitting.splits import FOLDS, Kin, held_out
+from ea_jax.fitting.splits import FOLDS, Kin
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.kernel import KernelMap, Radial
@@ -46,9 +47,7 @@ def cosine(fitted, x, y, purpose="store"):
 
 
 def cut(x: np.ndarray, y: np.ndarray) -> Folds:
-    fold = np.arange(len(x)) % FOLDS
-    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
-    return folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, 0) for k in range(FOLDS)})
+    return _cut(x, y, np.arange(len(x)) % FOLDS, 0)
 
 
 def test_a_planted_map_is_found(fitted):

@@ -44,8 +44,8 @@ def choose_kernel(
 
     Folds of whole domains, if there are any, choose the form of its query vectors as much as the others do.
 
-    It is looked for with 4,096 landmarks, of many pairs with a quarter of those that the fit will have. It is as
-    faithful as its best average with the best affine map, which is what it is finished as.
+    Machines are tried with 4,096 landmarks, of many pairs with a quarter of those that the fit will have. The best is
+    as faithful as its best average with the best affine map, which is what it is finished as.
     """
     if len(folds.x) >= MANY:
         folds, domains = _of_fewer(folds), domains and _of_fewer(domains)
