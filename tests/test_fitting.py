@@ -19,13 +19,12 @@ from ea_jax.fitting.machines import (
     most_faithful,
     shape_and_share,
 )
-from ea_jax.fitting.search import LEAST_BENT, SAFE_SHAPE, Folds, choose_linear, folds_of, safe
+from ea_jax.fitting.search import LEAST_BENT, SAFE_SHAPE, Folds, choose_linear, safe
 from ea_jax.fitting.splits import FOLDS, Kin
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.kernel import KernelMap, Radial
 from ea_jax.packing import Grid
-from ea_jax.solve import moments
 from tests.conftest import toy_pairs, unit_rows
 
 
@@ -109,8 +108,7 @@ def found(x, rows):
 @pytest.mark.parametrize("rank", [3, 24])
 def test_what_a_kernel_machine_makes_of_rows_left_out_is_of_the_rank_that_it_is_mixed_down_to(rank):
     x, y = bent_pairs(200)
-    fold = np.arange(200) % FOLDS
-    folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
+    folds = cut(x, y)
     kin = Kin(np.arange(60), np.ones(60, int))
     body = kernel_body(folds, Machine(1.5, 0.3), kin, 100, rank, 8, 0)
     plain = folds.base.solve(folds.covariance).apply(x[:60]) + linear_moved(folds.base, folds, kin)
@@ -119,8 +117,7 @@ def test_what_a_kernel_machine_makes_of_rows_left_out_is_of_the_rank_that_it_is_
 
 def test_the_native_top_hits_of_those_that_ask_can_be_left_out_with_them():
     x, y = bent_pairs(400)
-    fold = np.arange(400) % FOLDS
-    folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
+    folds = cut(x, y)
     on = bench(folds, np.arange(400), 0, grouped=False, network=False, landmarks=400, corpus_size=4000, seed=0)
     assert on.overtaken == overtaken(400, 4000)
     hits = on.found[on.hit]
@@ -145,8 +142,7 @@ def test_rows_left_out_look_like_rows_to_come_though_landmarks_are_few():
     x = unit_rows(rng, 1600, 24)
     y = np.tanh(8 * x @ rng.normal(size=(24, 24)))
     y, new, x = (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)[:800], x[800:], x[:800]
-    fold = np.arange(800) % FOLDS
-    folds = folds_of(x, y, fold, [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)], {})
+    folds = cut(x, y)
     kin = Kin(np.arange(400), np.ones(400, int))
     affine = folds.base.solve(folds.covariance)
 
