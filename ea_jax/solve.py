@@ -35,6 +35,10 @@ class Moments(NamedTuple):
         """Moments of both sets of pairs together."""
         return jax.tree.map(np.add, self, other)
 
+    def minus(self, other: "Moments") -> "Moments":
+        """Moments of these pairs without some of them."""
+        return jax.tree.map(np.subtract, self, other)
+
 
 class Covariance(NamedTuple):
     """Means and centred second moments, per pair."""

@@ -63,7 +63,7 @@ def drawing_of(pairs: int) -> Drawing:
     """
     if pairs < LEAST_CHOSEN:
         return Drawing((*SHARES, 1 - pairs / BENT), within_a_tenth)
-    return Drawing([tenths / STEPS for tenths in range(STEPS)], within_error)
+    return Drawing([tenths / STEPS for tenths in range(STEPS + 1)], within_error)
 
 
 def share_of(

@@ -1,6 +1,8 @@
 """The last layers of a chosen body: a linear one trained on neighbours, and the body's own drawn towards it."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +13,12 @@ from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
 from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map
 from ea_jax.fitting.machines import Machine, are_few
-from ea_jax.fitting.search import ROUND, Choice, Folds, Kind
+from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, total
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
 from ea_jax.packing import packed, rounded
-from ea_jax.solve import Affine, Covariance
+from ea_jax.solve import Affine, Covariance, covariance, moments
 from ea_jax.train import Held, Training
 
 MOST_KNOWN = 0.5
@@ -24,35 +26,33 @@ QUERIES, CORPUS, SCORED = 2000, 16384, 4096
 RESIDUALS, FOUND = 8192, 10
 
 
-class Start(NamedTuple):
-    """How a linear layer was solved for, before any training: the kind of fit, and the shape of its outputs if any."""
-
-    kind: Kind
-    shape: Shape | None
-
-
 class Bench(NamedTuple):
     """Rows that the last layers are trained on, and others that judge them.
 
     Attributes:
-        own: Inputs of the rows that are trained on.
+        sample: Row numbers of all of them.
+        own: Inputs of the rows that are trained on while others judge.
         y: Their native vectors.
         asked: Inputs of the rows that judge.
         native: Their native vectors.
         corpus: Native vectors that they rank.
         unseen: Pairs whose outputs are wanted as if neither they nor their near-duplicates had been fitted on; those
             that judge first.
+        barred: Row numbers of those that judge, and of their near-duplicates unless these are most of the pairs: what
+            training may not see while they judge.
         found: Row numbers of the corpus.
         hit: Where in the corpus the native top hit of each that judges is.
         overtaken: How often a native top hit will not have been fitted on where one of its rivals was.
     """
 
+    sample: Int[np.ndarray, " s"]
     own: Float32[np.ndarray, "n d_in"]
     y: Float32[np.ndarray, "n d_out"]
     asked: Float32[np.ndarray, "q d_in"]
     native: Float32[np.ndarray, "q d_out"]
     corpus: Float32[np.ndarray, "c d_out"]
     unseen: Kin
+    barred: Int[np.ndarray, " b"]
     found: Int[np.ndarray, " c"]
     hit: Int[np.ndarray, " q"]
     overtaken: float
@@ -108,13 +108,18 @@ def bench(
     most = min(RESIDUALS, len(order) // 2) if are_few(landmarks, len(folds.x)) else RESIDUALS
     unseen = np.concatenate([asks, rest])[:most]
     kin = kin_of(folds.x, folds.y, sample[unseen])
-    known = np.isin(sample[own], kin.first(len(asks)).rows)
-    own = own if known.mean() > MOST_KNOWN else own[~known]
+    barred = np.unique(kin.first(len(asks)).rows)
+    known = np.isin(sample[own], barred)
+    if known.mean() > MOST_KNOWN:
+        barred = sample[asks]
+    else:
+        own = own[~known]
     found = found[:: max(1, len(found) // CORPUS)]
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
     hit = np.asarray(top_hit(native, corpus))
-    return Bench(x, y, asked, native, corpus, kin, sample[found], hit, overtaken(len(folds.x), corpus_size))
+    often = overtaken(len(folds.x), corpus_size)
+    return Bench(sample, x, y, asked, native, corpus, kin, barred, sample[found], hit, often)
 
 
 def finished(
@@ -129,35 +134,32 @@ def finished(
     show_progress: bool,
 ) -> Layers:
     """Both last layers of a body. A layer that is not linear is drawn towards the best linear one."""
-    c, asks = folds.covariance, len(on.asked)
-    plain = {"store": linear.store.solve(c)}
-    plain["query"], start, facts = _trained_linear(linear, folds, on, training, seed, show_progress)
-    starts = {"store": Start(linear.store, None), "query": start}
-    out, mixes, outputs, moved = {}, {"store": Mix(0.0, 1.0)}, {}, {}
+    asks, plain, outputs = len(on.asked), {}, {}
+    plain["store"] = linear.store.solve(folds.covariance)
+    moved = linear_moved(linear.store, folds, on.unseen)
+    outputs["store"] = (_apply(plain["store"], folds, on.unseen) + moved).astype(np.float32)
+    plain["query"], outputs["query"], facts = _linear_query(linear, folds, on, training, seed, show_progress)
+    out, mixes = {}, {"store": Mix(0.0, 1.0)}
     left = body.without(on.unseen) if body.without else None
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
-        kin = on.unseen if purpose == "store" else on.unseen.first(asks)
-        moved[purpose] = _moved(starts[purpose], folds, kin)
-        straight = plain[purpose].apply(np.asarray(folds.x[kin.firsts], np.float32)) + moved[purpose]
-        outputs[purpose] = straight.astype(np.float32)
         if isinstance(kind, Kind):
             out[purpose] = widened(plain[purpose], len(body.covariance.xx))
             continue
         assert body.store is not None
         assert left is not None
-        own, bent = body.store, left.outputs[: len(kin.sizes)]
+        own, bent = body.store, left.outputs
         if purpose == "store":
             share = share_of(bent, outputs[purpose], lambda rows: _cosines(rows[:asks], on), FAITHFUL)
         else:
             reshaped = _reshaping(own, body.covariance, folds, choice.shape)
-            bent, own = reshaped.apply(bent), query_layer(own, body.covariance, folds.spectrum, choice.shape)
+            bent, own = reshaped.apply(bent[:asks]), query_layer(own, body.covariance, folds.spectrum, choice.shape)
             alone = reshaped.apply(_alone(body, on)) if isinstance(kind, Machine) and on.overtaken else None
             share = _query_share(bent, alone, outputs[purpose], choice.share, on, len(folds.x))
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
     similarity = similarity_map(outputs["query"], on.native, on.corpus[:SCORED])
     found = 1 / _reciprocal(on)(outputs["query"]) <= FOUND
-    bends = mixes["store"].own * left.moved + mixes["store"].linear * moved["store"] if left else None
+    bends = mixes["store"].own * left.moved + mixes["store"].linear * moved if left else None
     unseen = _unseen(out["store"], bends, folds, on, outputs["store"], found)
     return Layers(out, similarity, facts, unseen)
 
@@ -207,12 +209,9 @@ def _unseen(
     return Unseen(rows, outputs, linear.astype(np.float32), found)
 
 
-def _moved(start: Start, folds: Folds, kin: Kin) -> Float[np.ndarray, "b d_out"]:
-    """What leaving each row and its near-duplicates out of a linear fit changes in its output, shaped if it is."""
-    moved = linear_moved(start.kind, folds, kin)
-    if start.shape is None:
-        return moved
-    return moved @ _reshaping(start.kind.solve(folds.covariance), folds.covariance, folds, start.shape).kernel
+def _apply(layer: Affine, folds: Folds, kin: Kin) -> Float32[np.ndarray, "b d_out"]:
+    """What an affine map makes of each row that has near-duplicates."""
+    return layer.apply(np.asarray(folds.x[kin.firsts], np.float32)).astype(np.float32)
 
 
 def _reshaping(layer: Affine, c: Covariance, folds: Folds, shape: Shape) -> Affine:
@@ -228,21 +227,28 @@ def stored(layer: Affine, body: Body, bits: int) -> Params:
     return {"kernel": packed(grid), "bias": layer.bias.astype(np.float32)}
 
 
-def _trained_linear(
+def _linear_query(
     linear: Choice, folds: Folds, on: Bench, training: Training | None, seed: int, show_progress: bool
-) -> tuple[Affine, Start, dict[str, Any]]:
-    """The best single matrix for queries, where it began and what was done."""
+) -> tuple[Affine, Float32[np.ndarray, "q d_out"], dict[str, Any]]:
+    """The best single matrix for queries, what it makes of those that ask as if it had not seen them, what was done.
 
-    def solved(kind: Kind, shape: Shape) -> Affine:
-        return query_layer(kind.solve(folds.covariance), folds.covariance, folds.spectrum, shape)
-
+    It is trained without them to find out how long and how well it ranks, then on all rows for as many steps.
+    """
+    c = folds.covariance
     if training is None or len(folds.x) < LEAST_CHOSEN:
-        return solved(linear.query, linear.shape), Start(linear.query, linear.shape), {}
-    held = Held(on.asked, on.native, on.corpus)
-    start = solved(ROUND, FLAT)
-    layer, trained = polished(start, on.own, on.y, held, training, seed=seed, show_progress=show_progress)
+        kind, shape, kin = linear.query, linear.shape, on.unseen.first(len(on.asked))
+        layer = query_layer(kind.solve(c), c, folds.spectrum, shape)
+        moved = linear_moved(kind, folds, kin) @ _reshaping(kind.solve(c), c, folds, shape).kernel
+        return layer, (_apply(layer, folds, kin) + moved).astype(np.float32), {}
+    apart = covariance(total(folds.moments).minus(moments(folds.x, folds.y, on.barred)))
+    start, whole = (query_layer(ROUND.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
+    polish = partial(polished, held=Held(on.asked, on.native, on.corpus), seed=seed, show_progress=show_progress)
+    layer, trained = polish(start, on.own, on.y, training=training)
+    if trained.best:
+        x, y = (np.asarray(side[on.sample], np.float32) for side in (folds.x, folds.y))
+        whole, _ = polish(whole, x, y, training=replace(training, steps=trained.best, every=trained.best))
     told = {"steps": trained.best, "reciprocal_rank": [round(score, 4) for _, score in trained.judged]}
-    return layer, Start(ROUND, FLAT), {"polish": told}
+    return whole, layer.apply(on.asked).astype(np.float32), {"polish": told}
 
 
 def _cosines(outputs: Float[np.ndarray, "q d_out"], on: Bench) -> Float[np.ndarray, " q"]:
