@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,9 @@ from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
 from ea_jax.fitting.drawing import overtaken
-from ea_jax.fitting.finish import bench
+from ea_jax.fitting.finish import bench, linear_query
 from ea_jax.fitting.fit import _cut
-from ea_jax.fitting.heads import Shape
+from ea_jax.fitting.heads import POLISH, Shape
 from ea_jax.fitting.machines import (
     FORM_SHARES,
     Machine,
@@ -24,6 +25,7 @@ from ea_jax.fitting.splits import FOLDS, Kin
 from ea_jax.fitting.statistics import SOURCE, fit_statistics
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.kernel import KernelMap, Radial
+from ea_jax.metrics import rank_of, reciprocal_rank, top_hit
 from ea_jax.packing import Grid
 from tests.conftest import toy_pairs, unit_rows
 
@@ -157,6 +159,23 @@ def test_rows_left_out_look_like_rows_to_come_though_landmarks_are_few():
 
     assert abs(longer(kin) - 1) < 0.03
     assert longer(kin.first(0)) > 1.1
+
+
+def test_a_trained_layer_is_judged_as_rows_to_come_will_find_it_and_has_seen_all_rows():
+    rng = np.random.default_rng(3)
+    x = unit_rows(rng, 4000, 256)
+    y = (x @ rng.normal(size=(256, 48)) + 0.7 * rng.normal(size=(4000, 48))) / np.sqrt(np.arange(1, 49))
+    y = (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
+    folds, n = cut(x[:2000], y[:2000]), np.arange(2000)
+    on = bench(folds, n, 0, grouped=False, network=False, landmarks=2000, corpus_size=2000, seed=0)
+    layer, outputs, told = linear_query(choose_linear(folds), folds, on, replace(POLISH, steps=40, batch=512), 0, False)
+
+    def rank(outputs, native):
+        return float(reciprocal_rank(rank_of(outputs.astype(np.float32), on.corpus, top_hit(native, on.corpus))))
+
+    assert told["polish"]["steps"] == 40
+    assert rank(outputs, on.native) == pytest.approx(rank(layer.apply(x[2000:]), y[2000:]), abs=0.015)
+    assert rank(layer.apply(on.asked), on.native) > rank(outputs, on.native) + 0.03
 
 
 @pytest.mark.slow

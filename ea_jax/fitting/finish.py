@@ -138,7 +138,7 @@ def finished(
     plain["store"] = linear.store.solve(folds.covariance)
     moved = linear_moved(linear.store, folds, on.unseen)
     outputs["store"] = (_apply(plain["store"], folds, on.unseen) + moved).astype(np.float32)
-    plain["query"], outputs["query"], facts = _linear_query(linear, folds, on, training, seed, show_progress)
+    plain["query"], outputs["query"], facts = linear_query(linear, folds, on, training, seed, show_progress)
     out, mixes = {}, {"store": Mix(0.0, 1.0)}
     left = body.without(on.unseen) if body.without else None
     for purpose, kind in {"store": choice.store, "query": choice.query}.items():
@@ -227,7 +227,7 @@ def stored(layer: Affine, body: Body, bits: int) -> Params:
     return {"kernel": packed(grid), "bias": layer.bias.astype(np.float32)}
 
 
-def _linear_query(
+def linear_query(
     linear: Choice, folds: Folds, on: Bench, training: Training | None, seed: int, show_progress: bool
 ) -> tuple[Affine, Float32[np.ndarray, "q d_out"], dict[str, Any]]:
     """The best single matrix for queries, what it makes of those that ask as if it had not seen them, what was done.
