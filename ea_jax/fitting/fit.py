@@ -116,8 +116,8 @@ def fit(
     What is faithful (`store`) is chosen by the mean cosine, what ranks (`query`) by the mean reciprocal rank of the
     native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer is
     a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on
-    all pairs. A linear query layer is trained to have the neighbours that native vectors have, for as long as held-out
-    queries gain from it, and any other one averaged with that.
+    all pairs. A linear query layer is trained to have the neighbours that native vectors have, for as many steps as
+    held-out queries gained from, and any other one averaged with that.
 
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.
