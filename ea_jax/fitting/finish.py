@@ -168,7 +168,7 @@ def _query_share(
     bent: Float[np.ndarray, "q d_out"],
     alone: Float[np.ndarray, "q d_out"] | None,
     linear: Float[np.ndarray, "q d_out"],
-    far: float,
+    least: float,
     on: Bench,
     pairs: int,
 ) -> float:
@@ -176,7 +176,7 @@ def _query_share(
 
     It is raised for top hits that were not fitted on, if there is what tells of them.
     """
-    share = max(far, share_of(bent, linear, _reciprocal(on), drawing_of(pairs)))
+    share = max(least, share_of(bent, linear, _reciprocal(on), drawing_of(pairs)))
     if alone is None:
         return share
     return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), on.overtaken, pairs)
@@ -210,7 +210,7 @@ def _unseen(
 
 
 def _apply(layer: Affine, folds: Folds, kin: Kin) -> Float32[np.ndarray, "b d_out"]:
-    """What an affine map makes of each row that has near-duplicates."""
+    """What an affine map makes of the first row of each block."""
     return layer.apply(np.asarray(folds.x[kin.firsts], np.float32)).astype(np.float32)
 
 
