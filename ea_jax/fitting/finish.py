@@ -242,7 +242,7 @@ def linear_query(
         return layer, (_apply(layer, folds, kin) + moved).astype(np.float32), {}
     apart = covariance(total(folds.moments).minus(moments(folds.x, folds.y, on.barred)))
     start, whole = (query_layer(ROUND.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
-    polish = partial(polished, held=Held(on.asked, on.native, on.corpus), seed=seed, show_progress=show_progress)
+    polish = partial(polished, judged=Held(on.asked, on.native, on.corpus), seed=seed, show_progress=show_progress)
     layer, trained = polish(start, on.own, on.y, training=training)
     if trained.best:
         x, y = (np.asarray(side[on.sample], np.float32) for side in (folds.x, folds.y))

@@ -98,7 +98,7 @@ def polished(
     start: Affine,
     features: Float[ArrayIn, "n k"],
     y: Float[ArrayIn, "n d_out"],
-    held: Judged,
+    judged: Judged,
     training: Training,
     *,
     seed: int,
@@ -110,7 +110,7 @@ def polished(
         start: The layer in closed form.
         features: Rows that are trained on; out of sample, as far as the features were fitted to the pairs.
         y: Their native vectors.
-        held: What judges: queries (as features), their native vectors, and a native corpus.
+        judged: What judges: queries (as features), their native vectors, and a native corpus.
         training: Steps and rate; the temperature is that at which ten neighbours weigh in a batch.
         seed: Of the order of the rows.
         show_progress: Draw a bar on stderr.
@@ -122,7 +122,7 @@ def polished(
     training = replace(training, terms=training.terms._replace(temperature=temperature_of(some)))
     module = Linear(start.kernel.shape[1], True)
     out = {"kernel": start.kernel.astype(np.float32), "bias": start.bias.astype(np.float32)}
-    trained = train(module, {"out": out}, features, y, held, training, seed=seed, show_progress=show_progress)
+    trained = train(module, {"out": out}, features, y, judged, training, seed=seed, show_progress=show_progress)
     if not trained.best:
         return start, trained
     kernel, bias = (np.asarray(trained.params["out"][name], np.float64) for name in ("kernel", "bias"))
