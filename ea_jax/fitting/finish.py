@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
-from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map
+from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map, sized
 from ea_jax.fitting.machines import Machine, are_few
 from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, total
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
@@ -243,6 +243,7 @@ def linear_query(
     apart = covariance(total(folds.moments).minus(moments(folds.x, folds.y, on.barred)))
     start, whole = (query_layer(ROUND.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
     polish = partial(polished, judged=Held(on.asked, on.native, on.corpus), seed=seed, show_progress=show_progress)
+    training = sized(training, len(folds.x))
     layer, trained = polish(start, on.own, on.y, training=training)
     if trained.best:
         x, y = (np.asarray(side[on.sample], np.float32) for side in (folds.x, folds.y))

@@ -29,7 +29,7 @@ EXPONENTS = (0.0, 0.15, 0.3, 0.5, 0.7)
 LENGTHS = (1.0, 2.0, 4.0)
 POLISH = Training(
     steps=160,
-    batch=512,
+    batch=2048,
     rate=1e-3,
     decay=0.0,
     warmup=0.05,
@@ -38,6 +38,7 @@ POLISH = Training(
     every=40,
     patience=2,
 )
+LEAST_BATCH, BATCHES = 512, 12  # rows of a batch at the least; in how many most sets are cut
 PERPLEXITY = 10  # neighbours that weigh in a batch
 TEMPERATURES = np.geomspace(1e-3, 1, 31)  # between which that of the perplexity is found
 SAMPLE = 512  # rows whose perplexity is taken
@@ -127,6 +128,14 @@ def polished(
         return start, trained
     kernel, bias = (np.asarray(trained.params["out"][name], np.float64) for name in ("kernel", "bias"))
     return Affine(kernel, bias), trained
+
+
+def sized(training: Training, pairs: int) -> Training:
+    """The training with batches of a twelfth of the pairs, of 512 rows at the least and of its own number at the most.
+
+    The neighbours in a batch stand for those in a corpus: the larger that is, the nearer they have to be.
+    """
+    return replace(training, batch=min(training.batch, max(LEAST_BATCH, pairs // BATCHES)))
 
 
 def temperature_of(y: Float[np.ndarray, "n d_out"]) -> float:

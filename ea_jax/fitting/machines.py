@@ -18,7 +18,7 @@ GAMMAS = (0.3, 0.7, 1.5)
 KERNEL_PENALTIES = (0.03, 0.1, 0.3)
 LANDMARKS, FEWER, LARGE = 4096, 2048, 8192  # of the search; of more pairs than that, the fewer at the least,
 QUARTER = 4  # and this part of those that the fit will have
-GIVEN = 0.01  # of the rank, which differs by that with the draw of the landmarks where they are the fewer
+GIVEN = 0.02  # of the rank, which differs by half of that with the draw of the landmarks where they are the fewer
 FORM_SHARES = SHARES[::2]  # of the linear layer; no more, since the machine that is fitted will be larger
 MANY, JUDGED = 2000, 3  # pairs from which three folds judge kernel machines
 
