@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from ea_jax.fitting.heads import (
     query_layer,
     shaped,
     similarity_map,
+    sized,
     temperature_of,
 )
 from ea_jax.fitting.splits import Held
@@ -129,6 +132,12 @@ def layers():
     layer, linear = (Affine(rng.normal(size=(k, 4)), rng.normal(size=4)) for k in (5, 3))
     asked = rng.normal(size=(200, 5)).astype(np.float32)
     return layer, linear, asked, layer.apply(asked), linear.apply(asked[:, :3]), 0.1 * rng.normal(size=200)
+
+
+@pytest.mark.parametrize(("pairs", "batch"), [(500, 512), (12_000, 1000), (10**6, 2048)])
+def test_a_batch_grows_with_the_pairs_and_is_never_more_than_was_asked_for(pairs, batch):
+    assert sized(POLISH, pairs) == replace(POLISH, batch=batch)
+    assert sized(replace(POLISH, batch=64), pairs).batch == 64
 
 
 @pytest.mark.parametrize("drawing", [FAITHFUL, drawing_of(1000), drawing_of(10_000)], ids=["store", "few", "many"])
