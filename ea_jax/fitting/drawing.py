@@ -12,7 +12,7 @@ from ea_jax.solve import Affine
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
-STEPS = 10  # of a linear share, where it may go beyond those; the last, where nothing is bent, is never the best
+STEPS = 10  # of a linear share, where it may go beyond those; the last bends nothing, and is for hits not fitted on
 RIVALS = 5  # rows of a corpus that are next to its best one
 CORPUS_SIZE = 20_000  # rows of the native corpus that queries will search, where nothing is said of it
 
