@@ -152,21 +152,22 @@ def _embedded(
     pairs: Pairs, where: str, source: Space, target: Space, encoder: Encoder | None, scratch: Path | None = None
 ) -> Any:
     """Pairs whose x is there, of the right widths and lengths; texts are embedded, given vectors spot-checked."""
-    if pairs.x is None:
+    _check_vectors(f"{where}, column y", pairs.y, target)
+    x = pairs.x
+    if x is None:
         if encoder is None or pairs.text is None:
             raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
-        pairs = replace(pairs, x=stacked(encoder.stream(pairs.text, show_progress=True), scratch))
+        x = stacked(encoder.stream(pairs.text, show_progress=True), scratch)
     elif encoder is not None and pairs.text is not None:
         rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
-        worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(pairs.x[rows]), axis=1))
+        worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(x[rows]), axis=1))
         if worst < 0.999:
             raise FingerprintMismatch(
                 f"{where}: column x is not what {source.id} makes of column text (cosine {worst:.3f} in a spot check). "
                 "Leave x out to have the texts embedded here."
             )
-    for name, space in {"x": source, "y": target}.items():
-        _check_vectors(f"{where}, column {name}", getattr(pairs, name), space)
-    return pairs
+    _check_vectors(f"{where}, column x", x, source)
+    return replace(pairs, x=x)
 
 
 def _check_vectors(where: str, vectors: np.ndarray, space: Space) -> None:

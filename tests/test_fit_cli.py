@@ -131,6 +131,7 @@ def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, mo
     ("change", "told"),
     [
         (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x has width 5, but toy/source has width 8"),
+        (lambda p: Pairs(text=["a"] * len(p.y), y=p.y[:, :5]), "column y has width 5, but toy/target has width"),
         (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector has not length one"),
         (lambda p: Pairs(text=["a"] * len(p.y), y=p.y), "has no column x, and toy/source does not run here"),
         (lambda p: Pairs(x=p.x[:9], y=p.y[:9]), "There are 9 pairs"),
