@@ -158,7 +158,8 @@ def _embedded(
         if encoder is None or pairs.text is None:
             raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
         x = stacked(encoder.stream(pairs.text, show_progress=True), scratch)
-    elif encoder is not None and pairs.text is not None:
+    _check_vectors(f"{where}, column x", x, source)
+    if pairs.x is not None and encoder is not None and pairs.text is not None:
         rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
         worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(x[rows]), axis=1))
         if worst < 0.999:
@@ -166,7 +167,6 @@ def _embedded(
                 f"{where}: column x is not what {source.id} makes of column text (cosine {worst:.3f} in a spot check). "
                 "Leave x out to have the texts embedded here."
             )
-    _check_vectors(f"{where}, column x", x, source)
     return replace(pairs, x=x)
 
 

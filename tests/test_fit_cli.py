@@ -131,7 +131,7 @@ def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, mo
     ("change", "told"),
     [
         (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x has width 5, but toy/source has width 8"),
-        (lambda p: Pairs(text=["a"] * len(p.y), y=p.y[:, :5]), "column y has width 5, but toy/target has width"),
+        (lambda p: Pairs(text=["a"] * len(p.y), y=p.y[:, :5]), "column y has width 5, but toy/target has width 12"),
         (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector has not length one"),
         (lambda p: Pairs(text=["a"] * len(p.y), y=p.y), "has no column x, and toy/source does not run here"),
         (lambda p: Pairs(x=p.x[:9], y=p.y[:9]), "There are 9 pairs"),
@@ -159,11 +159,15 @@ def test_test_files_have_to_say_which_rows_ask(ea, toy_files):
         assert told in err
 
 
-def test_vectors_that_the_encoder_did_not_make_are_found_out(ea, minilm, tmp_path):
-    x, y = (np.eye(60, d, dtype=np.float32) for d in (384, 1536))
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [(384, "column x is not what sentence-transformers/all-MiniLM-L6-v2 makes of column text"), (300, "has width 300")],
+)
+def test_vectors_that_the_encoder_did_not_make_are_found_out(ea, minilm, tmp_path, width, told):
+    x, y = (np.eye(60, d, dtype=np.float32) for d in (width, 1536))
     write_pairs(tmp_path / "wrong.parquet", Pairs(x=x, y=y, text=[f"text {i}" for i in range(60)]))
     code, out, err = ea(
         "fit", str(tmp_path / "wrong.parquet"), "--source", "minilm", "--target", "oai-3-small", "--out", str(tmp_path)
     )
     assert (code, out) == (1, "")
-    assert "column x is not what sentence-transformers/all-MiniLM-L6-v2 makes of column text" in err
+    assert told in err
