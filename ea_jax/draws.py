@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -36,7 +37,7 @@ def batches(
             if mixup:
                 rng = np.random.default_rng([seed, epoch, place + 1])
                 share, partner = rng.beta(mixup, mixup, size).astype(np.float32), rng.permutation(size)
-                yield mixed(*batch, share, partner)
+                yield mixed(*batch, np.maximum(share, 1 - share), partner)
             else:
                 yield batch
             step += 1
@@ -46,9 +47,12 @@ def batches(
 def mixed(
     x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], share: Float[ArrayIn, " n"], partner: Int[ArrayIn, " n"]
 ) -> tuple[Float[Array, "n d_in"], Float[Array, "n d_out"]]:
-    """Each pair mixed with a partner, `share a + (1 - share) b`, both of its sides then scaled to length one.
+    """Each pair mixed with a partner, `share a + (1 - share) b`, x then scaled to the length between theirs, y to one.
 
     Source: Zhang et al. 2018, arXiv:1710.09412 (mixup).
     """
-    keep = share[:, None]
-    return unit(keep * x + (1 - keep) * x[partner]), unit(keep * y + (1 - keep) * y[partner])
+    def between(rows: ArrayIn) -> Array:
+        return share[:, None] * rows + (1 - share[:, None]) * rows[partner]
+
+    length = between(jnp.linalg.norm(x, axis=1, keepdims=True))
+    return length * unit(between(x)), unit(between(y))

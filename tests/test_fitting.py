@@ -8,7 +8,6 @@ from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Budget, advice, fit
 from ea_jax.fitting.bodies import kernel_body, linear_moved
-from ea_jax.fitting.drawing import overtaken
 from ea_jax.fitting.finish import bench, linear_query
 from ea_jax.fitting.fit import _cut
 from ea_jax.fitting.heads import POLISH, Shape
@@ -121,7 +120,7 @@ def test_the_native_top_hits_of_those_that_ask_can_be_left_out_with_them():
     x, y = bent_pairs(400)
     folds = cut(x, y)
     on = bench(folds, np.arange(400), 0, grouped=False, network=False, landmarks=400, corpus_size=4000, seed=0)
-    assert on.overtaken == overtaken(400, 4000)
+    assert on.unfitted == 0.9
     hits = on.found[on.hit]
     assert hits.tolist() == found(y, on.corpus[(on.native @ on.corpus.T).argmax(axis=1)])
     body = kernel_body(folds, Machine(1.5, 0.03), on.unseen, 400, 24, 8, 0)
@@ -247,7 +246,14 @@ def test_the_report_names_what_was_tried_and_chosen(fitted):
 def test_the_query_layer_of_few_pairs_is_the_safe_one_and_not_chosen_by_corpora_that_show_no_hubs(fitted):
     assert (fitted.report["query"]["exponent"], fitted.report["query"]["length"]) == SAFE_SHAPE
     folds = SimpleNamespace(x=np.zeros((LEAST_BENT, 8)))
-    assert Folds.base.fget(folds) != Folds.base.fget(SimpleNamespace(x=folds.x[1:])) == safe(LEAST_BENT - 1)
+    assert Folds.base.fget(folds) != Folds.base.fget(SimpleNamespace(x=folds.x[1:])) == safe(LEAST_BENT - 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "width", "penalty"), [(500, 384, 1), (2000, 384, 0.5), (2000, 1536, 0.768), (50_000, 1536, 0.1)]
+)
+def test_the_safe_map_is_held_back_where_pairs_are_few_for_their_width(pairs, width, penalty):
+    assert safe(pairs, width) == ("ridge", penalty)
 
 
 def test_percentiles_are_of_rows_that_the_statistics_have_not_seen():

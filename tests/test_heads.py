@@ -13,7 +13,7 @@ from ea_jax.fitting.heads import (
     query_layer,
     shaped,
     similarity_map,
-    sized,
+    suited,
     temperature_of,
 )
 from ea_jax.fitting.splits import Held
@@ -136,8 +136,12 @@ def layers():
 
 @pytest.mark.parametrize(("pairs", "batch"), [(500, 512), (12_000, 1000), (10**6, 2048)])
 def test_a_batch_grows_with_the_pairs_and_is_never_more_than_was_asked_for(pairs, batch):
-    assert sized(POLISH, pairs) == replace(POLISH, batch=batch)
-    assert sized(replace(POLISH, batch=64), pairs).batch == 64
+    assert suited(POLISH, pairs, 0.0) == replace(POLISH, batch=batch)
+    assert suited(replace(POLISH, batch=64), pairs, 0.0).batch == 64
+
+
+def test_pairs_are_mixed_as_far_as_the_corpus_is_other_rows():
+    assert suited(POLISH, 5000, 0.75).mixup == 0.75
 
 
 @pytest.mark.parametrize("drawing", [FAITHFUL, drawing_of(1000), drawing_of(10_000)], ids=["store", "few", "many"])
@@ -177,11 +181,11 @@ def test_of_few_pairs_a_linear_share_may_cost_a_tenth_of_the_rank_and_of_many_a_
 
 
 def test_a_hit_is_overtaken_where_it_was_not_fitted_on_and_one_of_five_rivals_was():
-    assert overtaken(400, 400) == overtaken(400, 100) == 0
-    assert overtaken(1, 10**9) == pytest.approx(0, abs=1e-6)
+    assert overtaken(0.0) == 0
+    assert overtaken(1 - 1e-9) == pytest.approx(0, abs=1e-6)
     rng = np.random.default_rng(0)
     fitted = rng.random((100_000, 6)) < 0.25
-    assert overtaken(100, 400) == pytest.approx(np.mean(~fitted[:, 0] & fitted[:, 1:].any(axis=1)), abs=0.01)
+    assert overtaken(0.75) == pytest.approx(np.mean(~fitted[:, 0] & fitted[:, 1:].any(axis=1)), abs=0.01)
 
 
 @pytest.fixture

@@ -88,13 +88,12 @@ def share_of(
     return max(share for share, one in found.items() if drawing.allows(found[best], one))
 
 
-def overtaken(pairs: int, corpus_size: int) -> float:
+def overtaken(unfitted: float) -> float:
     """How often the native top hit was not fitted on while one of its nearest rivals was: p (1 - p^5).
 
-    p is the share of the corpus that was not fitted on; the pairs are a part of the corpus, or all of it.
+    p is the share of the corpus that was not fitted on.
     """
-    p = 1 - pairs / max(pairs, corpus_size)
-    return p * (1 - p**RIVALS)
+    return unfitted * (1 - unfitted**RIVALS)
 
 
 def raised(

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
 from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
-from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map, sized
+from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map, suited
 from ea_jax.fitting.machines import Machine, are_few
-from ea_jax.fitting.search import ROUND, Choice, Folds, Kind, total
+from ea_jax.fitting.search import Choice, Folds, Kind, total
 from ea_jax.fitting.splits import LEAST_CHOSEN, Kin, kin_of
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.ops import unit
@@ -42,7 +42,7 @@ class Bench(NamedTuple):
             training may not see while they judge.
         found: Row numbers of the corpus.
         hit: Where in the corpus the native top hit of each that judges is.
-        overtaken: How often a native top hit will not have been fitted on where one of its rivals was.
+        unfitted: Share of the corpus that queries will search that is not fitted on.
     """
 
     sample: Int[np.ndarray, " s"]
@@ -55,7 +55,7 @@ class Bench(NamedTuple):
     barred: Int[np.ndarray, " b"]
     found: Int[np.ndarray, " c"]
     hit: Int[np.ndarray, " q"]
-    overtaken: float
+    unfitted: float
 
 
 class Unseen(NamedTuple):
@@ -118,8 +118,8 @@ def bench(
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
     hit = np.asarray(top_hit(native, corpus))
-    often = overtaken(len(folds.x), corpus_size)
-    return Bench(sample, x, y, asked, native, corpus, kin, barred, sample[found], hit, often)
+    unfitted = 1 - len(folds.x) / max(len(folds.x), corpus_size)
+    return Bench(sample, x, y, asked, native, corpus, kin, barred, sample[found], hit, unfitted)
 
 
 def finished(
@@ -153,7 +153,7 @@ def finished(
         else:
             reshaped = _reshaping(own, body.covariance, folds, choice.shape)
             bent, own = reshaped.apply(bent[:asks]), query_layer(own, body.covariance, folds.spectrum, choice.shape)
-            alone = reshaped.apply(_alone(body, on)) if isinstance(kind, Machine) and on.overtaken else None
+            alone = reshaped.apply(_alone(body, on)) if isinstance(kind, Machine) and on.unfitted else None
             share = _query_share(bent, alone, outputs[purpose], choice.share, on, len(folds.x))
         out[purpose], mixes[purpose], outputs[purpose] = drawn(own, plain[purpose], bent, outputs[purpose], share)
         facts.setdefault("linear_share", {})[purpose] = round(1 - mixes[purpose].own, 2)
@@ -179,7 +179,7 @@ def _query_share(
     share = max(least, share_of(bent, linear, _reciprocal(on), drawing_of(pairs)))
     if alone is None:
         return share
-    return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), on.overtaken, pairs)
+    return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), overtaken(on.unfitted), pairs)
 
 
 def _alone(body: Body, on: Bench) -> Float32[np.ndarray, "q d_out"]:
@@ -241,9 +241,9 @@ def linear_query(
         moved = linear_moved(kind, folds, kin) @ _reshaping(kind.solve(c), c, folds, shape).kernel
         return layer, (_apply(layer, folds, kin) + moved).astype(np.float32), {}
     apart = covariance(total(folds.moments).minus(moments(folds.x, folds.y, on.barred)))
-    start, whole = (query_layer(ROUND.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
+    start, whole = (query_layer(folds.safe.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
     polish = partial(polished, judged=Held(on.asked, on.native, on.corpus), seed=seed, show_progress=show_progress)
-    training = sized(training, len(folds.x))
+    training = suited(training, len(folds.x), on.unfitted)
     layer, trained = polish(start, on.own, on.y, training=training)
     if trained.best:
         x, y = (np.asarray(side[on.sample], np.float32) for side in (folds.x, folds.y))

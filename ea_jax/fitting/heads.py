@@ -52,7 +52,7 @@ class Shape(NamedTuple):
 
 
 PLAIN = Shape(0.3, 2.0)
-FLAT = Shape(0.7, 4.0)  # of the round map: where training a single matrix ends best, wherever it starts best
+FLAT = Shape(0.7, 4.0)  # where training a single matrix ends best, wherever it starts best
 SHAPES = [Shape(e, s) for e in EXPONENTS for s in LENGTHS]
 
 
@@ -130,12 +130,20 @@ def polished(
     return Affine(kernel, bias), trained
 
 
-def sized(training: Training, pairs: int) -> Training:
+def suited(training: Training, pairs: int, unfitted: float) -> Training:
     """The training with batches of a twelfth of the pairs, of 512 rows at the least and of its own number at the most.
 
     The neighbours in a batch stand for those in a corpus: the larger that is, the nearer they have to be.
+
+    To know its pairs by heart serves a query layer where they are the corpus, and harms it where most of that is other
+    rows: the more are, the more pairs are mixed.
+
+    Args:
+        training: Steps and rate, and the largest batch.
+        pairs: How many are fitted on.
+        unfitted: Share of the native corpus that will not have been fitted on.
     """
-    return replace(training, batch=min(training.batch, max(LEAST_BATCH, pairs // BATCHES)))
+    return replace(training, batch=min(training.batch, max(LEAST_BATCH, pairs // BATCHES)), mixup=unfitted)
 
 
 def temperature_of(y: Float[np.ndarray, "n d_out"]) -> float:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int
 from ea_jax.arrays import ArrayIn
 from ea_jax.fitting.drawing import SHARES, averaged, within_error
 from ea_jax.fitting.heads import FLAT, PLAIN, SHAPES, Shape
-from ea_jax.fitting.search import ROUND, Choice, Folds, Found, shape_of, total
+from ea_jax.fitting.search import Choice, Folds, Found, shape_of, total
 from ea_jax.fitting.splits import FOLDS, Held
 from ea_jax.kernel import Radial, Sums, sums, weights
 from ea_jax.solve import cluster_centres, covariance
@@ -103,7 +103,7 @@ def shape_and_share(rows: tuple[Folds, Found], domains: tuple[Folds, Found]) -> 
 
 def _flat(folds: Folds, k: int) -> Float32[np.ndarray, "q d_out"]:
     """What the linear query layer makes of the queries of fold k before any training."""
-    return folds.shaped(ROUND.solve(folds.without(k)).apply(folds.judges[k].held.x), FLAT)
+    return folds.shaped(folds.safe.solve(folds.without(k)).apply(folds.judges[k].held.x), FLAT)
 
 
 def are_few(landmarks: int, pairs: int) -> bool:
