@@ -51,6 +51,7 @@ def mixed(
 
     Source: Zhang et al. 2018, arXiv:1710.09412 (mixup).
     """
+
     def between(rows: ArrayIn) -> Array:
         return share[:, None] * rows + (1 - share[:, None]) * rows[partner]
 

@@ -241,7 +241,7 @@ def linear_query(
         moved = linear_moved(kind, folds, kin) @ _reshaping(kind.solve(c), c, folds, shape).kernel
         return layer, (_apply(layer, folds, kin) + moved).astype(np.float32), {}
     apart = covariance(total(folds.moments).minus(moments(folds.x, folds.y, on.barred)))
-    start, whole = (query_layer(folds.safe.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
+    start, whole = (query_layer(folds.round.solve(part), part, folds.spectrum, FLAT) for part in (apart, c))
     polish = partial(polished, judged=Held(on.asked, on.native, on.corpus), seed=seed, show_progress=show_progress)
     training = suited(training, len(folds.x), on.unfitted)
     layer, trained = polish(start, on.own, on.y, training=training)

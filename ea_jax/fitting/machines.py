@@ -103,7 +103,7 @@ def shape_and_share(rows: tuple[Folds, Found], domains: tuple[Folds, Found]) -> 
 
 def _flat(folds: Folds, k: int) -> Float32[np.ndarray, "q d_out"]:
     """What the linear query layer makes of the queries of fold k before any training."""
-    return folds.shaped(folds.safe.solve(folds.without(k)).apply(folds.judges[k].held.x), FLAT)
+    return folds.shaped(folds.round.solve(folds.without(k)).apply(folds.judges[k].held.x), FLAT)
 
 
 def are_few(landmarks: int, pairs: int) -> bool:

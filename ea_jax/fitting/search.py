@@ -47,14 +47,13 @@ ROTATION = Kind("procrustes", "target-length")  # of the other scale, a shape ma
 STORE_KINDS = [*(Kind("ridge", p) for p in PENALTIES), Kind("procrustes", "least-squares"), Kind("reduced rank", 0.03)]
 QUERY_KINDS = [*(Kind("ridge", p) for p in PENALTIES[2:5]), ROTATION]
 ROUND_PENALTY, SAFE_SHAPE = 0.1, Shape(0.5, 4.0)
-ROUND = Kind("ridge", ROUND_PENALTY)
-SAFEST = 1000  # pairs, or as many as an input has numbers, up to which the penalty of a safe map is one
+SAFEST = 1000  # pairs, up to which the penalty of a safe map is one
 LEAST_BENT = 2200  # pairs, from which the affine part of a kernel machine is the round map
 
 
-def safe(pairs: int, width: int) -> Kind:
-    """The affine map for queries that pairs of some width allow: held back where they are few, and round of many."""
-    return Kind("ridge", min(1.0, max(ROUND_PENALTY, max(SAFEST, width) / pairs)))
+def safe(pairs: int) -> Kind:
+    """The affine map for queries that few pairs allow: the more there are, the less it has to be held back."""
+    return Kind("ridge", min(1.0, SAFEST / pairs))
 
 
 class Choice(NamedTuple):
@@ -97,12 +96,13 @@ class Folds(NamedTuple):
     @property
     def base(self) -> Kind:
         """The affine map that a kernel machine bends."""
-        return ROUND if len(self.x) >= LEAST_BENT else self.safe
+        return Kind("ridge", ROUND_PENALTY) if len(self.x) >= LEAST_BENT else safe(len(self.x))
 
     @property
-    def safe(self) -> Kind:
-        """The affine map that a linear query layer is made of, and trained from."""
-        return safe(*self.x.shape)
+    def round(self) -> Kind:
+        """The affine map that a linear query layer is trained from: held back where pairs are few for their width."""
+        pairs, width = self.x.shape
+        return Kind("ridge", min(1.0, max(ROUND_PENALTY, width / pairs)))
 
     def without(self, k: int) -> Covariance:
         """Covariance of all folds but one."""
@@ -146,7 +146,7 @@ def choose_linear(folds: Folds) -> Choice:
         return {k: kind.solve(c).apply(folds.judges[k].held.x) for k, c in maps.items()}
 
     cosine = {kind: folds.cosine(outputs(kind)) for kind in STORE_KINDS}
-    kinds = QUERY_KINDS if len(folds.x) >= LEAST_CHOSEN else [folds.safe]
+    kinds = QUERY_KINDS if len(folds.x) >= LEAST_CHOSEN else [safe(len(folds.x))]
     shape = {kind: shape_of(outputs(kind), folds) for kind in kinds}
     store = max(cosine, key=cosine.__getitem__)
     query = max(shape, key=lambda kind: shape[kind][1])
