@@ -43,7 +43,7 @@ class Budget:
         landmarks: Radial functions of the kernel family, at the most.
         rank: Features that they are mixed down to, at the most.
         bits: Of a stored weight, about; at most 8.
-        polish: Training of the query layer, of a batch and temperature that suit the pairs; None for the closed form.
+        polish: Training of the query layer, of a batch, mixing and temperature that suit the pairs; None for the closed form.
     """
 
     landmarks: int = 8192
@@ -117,7 +117,8 @@ def fit(
     native top hit, both on folds of whole groups that the candidate was not fitted on; of few pairs the query layer is
     a safe and mostly linear one instead, for small corpora show no hubs to choose it by. The winner is then fitted on
     all pairs. A linear query layer is trained to have the neighbours that native vectors have, for as many steps as
-    held-out queries gained from, and any other one averaged with that.
+    held-out queries gained from, and any other one averaged with that. What knows its pairs by heart puts queries near
+    to them, before the rest of a corpus: the less of that they are, the more they are mixed in training.
 
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.
@@ -130,8 +131,7 @@ def fit(
             kernel machine's query vectors are shaped, and how linear they are. The groups if None.
         foreign: Source embeddings of junk, and of ordinary texts unlike the pairs: the confidence learns to tell them
             apart. Without them it knows junk by its distance alone.
-        corpus_size: Rows of the native corpus that queries will search, the pairs among them. A kernel machine puts
-            queries near to what it was fitted on, before the rest of the corpus; a linear layer does not.
+        corpus_size: Rows of the native corpus that queries will search, the pairs among them.
         seed: Of all sampling; one seed gives one result.
         show_progress: Draw bars on stderr.
 
