@@ -43,7 +43,8 @@ class Budget:
         landmarks: Radial functions of the kernel family, at the most.
         rank: Features that they are mixed down to, at the most.
         bits: Of a stored weight, about; at most 8.
-        polish: Training of the query layer, of a batch, mixing and temperature that suit the pairs; None for the closed form.
+        polish: Training of the query layer, of a batch, mixing and temperature that suit the pairs; None for the closed
+            form.
     """
 
     landmarks: int = 8192
