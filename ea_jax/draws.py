@@ -51,9 +51,6 @@ def mixed(
 
     Source: Zhang et al. 2018, arXiv:1710.09412 (mixup).
     """
-
-    def between(rows: ArrayIn) -> Array:
-        return share[:, None] * rows + (1 - share[:, None]) * rows[partner]
-
-    length = between(jnp.linalg.norm(x, axis=1, keepdims=True))
-    return length * unit(between(x)), unit(between(y))
+    keep, length = share[:, None], jnp.linalg.norm(x, axis=1, keepdims=True)
+    long = keep * length + (1 - keep) * length[partner]
+    return long * unit(keep * x + (1 - keep) * x[partner]), unit(keep * y + (1 - keep) * y[partner])
