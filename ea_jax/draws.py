@@ -23,7 +23,7 @@ def batches(
         x: Source embeddings.
         y: Target embeddings.
         size: Pairs of a batch; all of them where there are fewer.
-        mixup: Beta parameter of the mixing of pairs; 0 for none.
+        mixup: Beta parameter of the mixing of pairs, of which the larger part stays a pair's own; 0 for none.
         seed: Of the permutations and of the mixing.
         step: The first batch's number.
     """

@@ -42,7 +42,7 @@ class Training:
         decay: AdamW's weight decay, of matrices alone.
         warmup: Share of the steps in which the rate rises from 0; it then falls to 0 as a cosine.
         terms: Weights of the terms of the loss.
-        mixup: Beta parameter of the mixing of pairs; 0 for none.
+        mixup: Beta parameter of the mixing of pairs, of which the larger part stays a pair's own; 0 for none.
         average: Decay a step of the exponential average of the weights, which is what is judged and returned.
         every: Steps between judgments.
         patience: Judgments without a better one, after which it stops.
