@@ -49,13 +49,19 @@ def test_a_memory_map_is_drawn_from_as_an_array_is(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_mixed_rows_are_numpys_and_of_the_length_between_those_that_came_in():
+def test_mixed_rows_are_numpys_and_of_length_one():
     rng = np.random.default_rng(0)
-    length = rng.uniform(0.5, 5, size=(9, 1)).astype(np.float32)
-    x, y = length * unit_rows(rng, 9, 4), unit_rows(rng, 9, 6)
+    x, y = unit_rows(rng, 9, 4), unit_rows(rng, 9, 6)
     share, partner = rng.beta(0.4, 0.4, 9).astype(np.float32), rng.permutation(9)
-    keep = share[:, None].astype(np.float64)
-    for a, found, long in zip((x, y), mixed(x, y, share, partner), (length, np.ones_like(length)), strict=True):
-        wanted = keep * a + (1 - keep) * a[partner]
-        between = keep * long + (1 - keep) * long[partner]
-        np.testing.assert_allclose(found, between * wanted / np.linalg.norm(wanted, axis=1, keepdims=True), rtol=1e-5)
+    for a, found in zip((x, y), mixed(x, y, share, partner), strict=True):
+        wanted = share[:, None].astype(np.float64) * a + (1 - share[:, None].astype(np.float64)) * a[partner]
+        np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+
+
+def test_mixed_source_rows_have_the_length_between_those_that_came_in():
+    rng = np.random.default_rng(0)
+    x, y, length = unit_rows(rng, 9, 4), unit_rows(rng, 9, 6), rng.uniform(0.5, 5, 9).astype(np.float32)
+    share, partner = rng.beta(0.4, 0.4, 9).astype(np.float32), rng.permutation(9)
+    found, _ = mixed(length[:, None] * x, y, share, partner)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), share * length + (1 - share) * length[partner], rtol=1e-6)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, overtaken, raised, share_of, widened
+from ea_jax.fitting.drawing import FAITHFUL, drawing_of, drawn, overtaken, raised, share_of, unfitted, widened
 from ea_jax.fitting.heads import (
     PERPLEXITY,
     POLISH,
@@ -181,11 +181,11 @@ def test_of_few_pairs_a_linear_share_may_cost_a_tenth_of_the_rank_and_of_many_a_
 
 
 def test_a_hit_is_overtaken_where_it_was_not_fitted_on_and_one_of_five_rivals_was():
-    assert overtaken(0.0) == 0
-    assert overtaken(1 - 1e-9) == pytest.approx(0, abs=1e-6)
+    assert overtaken(unfitted(400, 400)) == overtaken(unfitted(400, 100)) == 0
+    assert overtaken(unfitted(1, 10**9)) == pytest.approx(0, abs=1e-6)
     rng = np.random.default_rng(0)
     fitted = rng.random((100_000, 6)) < 0.25
-    assert overtaken(0.75) == pytest.approx(np.mean(~fitted[:, 0] & fitted[:, 1:].any(axis=1)), abs=0.01)
+    assert overtaken(unfitted(100, 400)) == pytest.approx(np.mean(~fitted[:, 0] & fitted[:, 1:].any(axis=1)), abs=0.01)
 
 
 @pytest.fixture

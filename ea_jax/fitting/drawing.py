@@ -88,12 +88,17 @@ def share_of(
     return max(share for share, one in found.items() if drawing.allows(found[best], one))
 
 
-def overtaken(unfitted: float) -> float:
+def unfitted(pairs: int, corpus_size: int) -> float:
+    """Share of a corpus that was not fitted on; the pairs are a part of the corpus, or all of it."""
+    return 1 - pairs / max(pairs, corpus_size)
+
+
+def overtaken(p: float) -> float:
     """How often the native top hit was not fitted on while one of its nearest rivals was: p (1 - p^5).
 
     p is the share of the corpus that was not fitted on.
     """
-    return unfitted * (1 - unfitted**RIVALS)
+    return p * (1 - p**RIVALS)
 
 
 def raised(

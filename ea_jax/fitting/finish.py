@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, widened
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, unfitted, widened
 from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map, suited
 from ea_jax.fitting.machines import Machine, are_few
 from ea_jax.fitting.search import Choice, Folds, Kind, total
@@ -118,8 +118,8 @@ def bench(
     y, native, corpus = (np.asarray(folds.y[sample[rows]], np.float32) for rows in (own, asks, found))
     x, asked = (np.asarray(folds.x[sample[rows]], np.float32) for rows in (own, asks))
     hit = np.asarray(top_hit(native, corpus))
-    unfitted = 1 - len(folds.x) / max(len(folds.x), corpus_size)
-    return Bench(sample, x, y, asked, native, corpus, kin, barred, sample[found], hit, unfitted)
+    share = unfitted(len(folds.x), corpus_size)
+    return Bench(sample, x, y, asked, native, corpus, kin, barred, sample[found], hit, share)
 
 
 def finished(

@@ -131,12 +131,11 @@ def polished(
 
 
 def suited(training: Training, pairs: int, unfitted: float) -> Training:
-    """The training with batches of a twelfth of the pairs, of 512 rows at the least and of its own number at the most.
+    """The training with batches, and a mixing of pairs, that suit them and the corpus.
 
-    The neighbours in a batch stand for those in a corpus: the larger that is, the nearer they have to be.
-
-    To know its pairs by heart serves a query layer where they are the corpus, and harms it where most of that is other
-    rows: the more are, the more pairs are mixed.
+    A batch is a twelfth of the pairs, 512 rows at the least and its own number at the most: its neighbours stand for
+    those in a corpus, and the larger that is, the nearer they have to be. To know its pairs by heart serves a query
+    layer where they are the corpus, and harms it where that is other rows: the more are, the more pairs are mixed.
 
     Args:
         training: Steps and rate, and the largest batch.
