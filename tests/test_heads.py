@@ -219,7 +219,7 @@ def test_top_hits_that_were_not_fitted_on_raise_the_share(layers, rank, pairs, g
     assert raised(least, np.stack([a, a]), b, rank(gain), alone, pairs) == share
 
 
-def test_of_many_pairs_the_share_is_the_smallest_within_a_standard_error_of_the_best(layers):
+def test_of_many_pairs_the_share_is_the_best_though_the_least_is_within_a_standard_error_of_it(layers):
     _, _, _, a, b, noise = layers
     length = np.sqrt(np.mean(a**2) / np.mean(b**2))
     whole = np.linalg.norm(b * length - a)
@@ -228,4 +228,4 @@ def test_of_many_pairs_the_share_is_the_smallest_within_a_standard_error_of_the_
         away = [np.linalg.norm(part - a) / whole - 0.5 for part in np.split(y, 2)]
         return np.concatenate([1 - d**2 - 20 * d * (noise - noise.mean()) for d in away])
 
-    assert raised(0.1, np.stack([a, a]), b, score, 0.5, 5000) == 0.4
+    assert raised(0.4, np.stack([a, a]), b, score, 0.5, 5000) == 0.5

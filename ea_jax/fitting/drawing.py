@@ -111,8 +111,7 @@ def raised(
 ) -> float:
     """The linear share for queries whose native top hit is on a par with its rivals, or more if often it is not.
 
-    Of few pairs it is the best one, if the least falls short of it by more than a tenth; of many, the smallest one
-    within one standard error of the best.
+    It is the best one; of few pairs the least, unless it falls short of the best by more than a tenth.
 
     Args:
         least: The share where hits and rivals were both fitted on.
@@ -126,9 +125,7 @@ def raised(
     weights = np.array([1 - alone, alone])
     a, b = outputs.reshape(-1, outputs.shape[-1]), np.tile(linear, (2, 1))
     found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
-    if pairs < LEAST_CHOSEN:
-        return least if within_a_tenth(found[best], found[least]) else best
-    return min(share for share, one in found.items() if within_error(found[best], one))
+    return least if pairs < LEAST_CHOSEN and within_a_tenth(found[best], found[least]) else best
 
 
 def _scored(
