@@ -204,22 +204,23 @@ def rank(layers):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "gain", "alone", "share"),
+    ("pairs", "gain", "p", "share"),
     [
-        (1500, 0.2, 1.0, 0.75),
-        (1500, 1.0, 1.0, 1.0),
-        (1500, 1.0, 0.3, 0.75),
-        (5000, 0.2, 1.0, 1.0),
-        (5000, 0.2, 0.4, 0.1),
+        (1500, 0.5, 0.5, 0.75),
+        (1500, 2.0, 0.5, 1.0),
+        (1500, 2.0, 0.05, 0.75),
+        (5000, 1.5, 0.5, 1.0),
+        (5000, 0.5, 0.2, 0.1),
     ],
 )
-def test_top_hits_that_were_not_fitted_on_raise_the_share(layers, rank, pairs, gain, alone, share):
+def test_top_hits_that_were_not_fitted_on_raise_the_share(layers, rank, pairs, gain, p, share):
     _, _, _, a, b, _ = layers
     least = 0.75 if pairs == 1500 else 0.1
-    assert raised(least, np.stack([a, a]), b, rank(gain), alone, pairs) == share
+    assert raised(least, np.stack([a, a]), b, rank(gain), p, pairs) == share
 
 
-def test_of_many_pairs_the_share_is_the_best_though_the_least_is_within_a_standard_error_of_it(layers):
+@pytest.mark.parametrize(("p", "share"), [(0.2, 0.5), (0.7, 0.4)])
+def test_the_share_is_the_best_or_of_a_corpus_not_fitted_on_the_smallest_within_a_standard_error(layers, p, share):
     _, _, _, a, b, noise = layers
     length = np.sqrt(np.mean(a**2) / np.mean(b**2))
     whole = np.linalg.norm(b * length - a)
@@ -228,4 +229,4 @@ def test_of_many_pairs_the_share_is_the_best_though_the_least_is_within_a_standa
         away = [np.linalg.norm(part - a) / whole - 0.5 for part in np.split(y, 2)]
         return np.concatenate([1 - d**2 - 20 * d * (noise - noise.mean()) for d in away])
 
-    assert raised(0.4, np.stack([a, a]), b, score, 0.5, 5000) == 0.5
+    assert raised(0.1, np.stack([a, a]), b, score, p, 5000) == share

@@ -14,6 +14,7 @@ BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
 STEPS = 10  # of a linear share, where it may go beyond those; the last bends nothing, and is for hits not fitted on
 RIVALS = 5  # rows of a corpus that are next to its best one
+MOST = 0.5  # of a corpus
 CORPUS_SIZE = 20_000  # rows of the native corpus that queries will search, where nothing is said of it
 
 Scores = Float[np.ndarray, " q"]
@@ -106,26 +107,33 @@ def raised(
     outputs: Float[np.ndarray, "2 q d_out"],
     linear: Float[np.ndarray, "q d_out"],
     score: Callable[[np.ndarray], Scores],
-    alone: float,
+    p: float,
     pairs: int,
 ) -> float:
     """The linear share for queries whose native top hit is on a par with its rivals, or more if often it is not.
 
-    It is the best one; of few pairs the least, unless it falls short of the best by more than a tenth.
+    It is the best one; of few pairs the least, unless it falls short of the best by more than a tenth. Where most of
+    the corpus was not fitted on, most rivals of a hit were not either, which these outputs do not tell: there it is
+    the smallest one within one standard error of the best.
 
     Args:
         least: The share where hits and rivals were both fitted on.
         outputs: A kernel machine's outputs for held-out rows, and what they were if it had not seen those hits.
         linear: The linear layer's.
         score: One number a row of outputs, once for all held-out rows and once more; larger is better.
-        alone: How often the native top hit was not fitted on and a rival was.
+        p: Share of the corpus that was not fitted on.
         pairs: How many pairs were fitted on.
     """
+    alone = overtaken(p)
     shares = [least, *(i / STEPS for i in range(STEPS + 1) if i / STEPS > least)]
     weights = np.array([1 - alone, alone])
     a, b = outputs.reshape(-1, outputs.shape[-1]), np.tile(linear, (2, 1))
     found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
-    return least if pairs < LEAST_CHOSEN and within_a_tenth(found[best], found[least]) else best
+    if pairs < LEAST_CHOSEN:
+        return least if within_a_tenth(found[best], found[least]) else best
+    if p > MOST:
+        return min(share for share, one in found.items() if within_error(found[best], one))
+    return best
 
 
 def _scored(

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.bodies import Body, linear_moved
-from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, overtaken, raised, share_of, unfitted, widened
+from ea_jax.fitting.drawing import FAITHFUL, Mix, drawing_of, drawn, raised, share_of, unfitted, widened
 from ea_jax.fitting.heads import FLAT, Shape, polished, query_layer, similarity_map, suited
 from ea_jax.fitting.machines import Machine, are_few
 from ea_jax.fitting.search import Choice, Folds, Kind, total
@@ -179,7 +179,7 @@ def _query_share(
     share = max(least, share_of(bent, linear, _reciprocal(on), drawing_of(pairs)))
     if alone is None:
         return share
-    return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), overtaken(on.unfitted), pairs)
+    return raised(share, np.stack([bent, alone]), linear, _reciprocal(on), on.unfitted, pairs)
 
 
 def _alone(body: Body, on: Bench) -> Float32[np.ndarray, "q d_out"]:
