@@ -14,7 +14,7 @@ BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
 STEPS = 10  # of a linear share, where it may go beyond those; the last bends nothing, and is for hits not fitted on
 RIVALS = 5  # rows of a corpus that are next to its best one
-MOST = 0.5  # of a corpus
+HALF = 0.5  # of a corpus
 CORPUS_SIZE = 20_000  # rows of the native corpus that queries will search, where nothing is said of it
 
 Scores = Float[np.ndarray, " q"]
@@ -112,9 +112,9 @@ def raised(
 ) -> float:
     """The linear share for queries whose native top hit is on a par with its rivals, or more if often it is not.
 
-    It is the best one; of few pairs the least, unless it falls short of the best by more than a tenth. Where most of
-    the corpus was not fitted on, most rivals of a hit were not either, which these outputs do not tell: there it is
-    the smallest one within one standard error of the best.
+    It is the best one; of few pairs the least, unless it falls short of the best by more than a tenth. Where half of
+    the corpus or more was not fitted on, nor were as many rivals of a hit, which these outputs do not tell: there it
+    is the smallest one within one standard error of the best.
 
     Args:
         least: The share where hits and rivals were both fitted on.
@@ -131,7 +131,7 @@ def raised(
     found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
     if pairs < LEAST_CHOSEN:
         return least if within_a_tenth(found[best], found[least]) else best
-    if p > MOST:
+    if p >= HALF:
         return min(share for share, one in found.items() if within_error(found[best], one))
     return best
 
