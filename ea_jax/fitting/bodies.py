@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -116,7 +117,7 @@ def mlp_body(
     held = Held(judge.held.x, judge.held.y, judge.held.corpus)
     training = replace(MLP_TRAINING, steps=max(MLP_TRAINING.steps, EPOCHS * len(x) // MLP_TRAINING.batch))
     params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
-    read = jax.jit(lambda part: module.apply({"params": params}, part, features=True))
+    read = partial(jax.jit(partial(module.apply, features=True)), {"params": params})  # constants come out as nan there
     store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
 
     def features(at: Int[np.ndarray, " k"]) -> Float32[np.ndarray, "k width"]:
