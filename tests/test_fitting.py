@@ -260,6 +260,14 @@ def test_an_unknown_family_is_refused():
         fit.__wrapped__(*toy_pairs(), family="cubic")
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_value_that_is_not_finite_is_refused(side):
+    pairs = toy_pairs()
+    pairs[side][7, 1] = np.nan
+    with pytest.raises(BadInput, match="Row 7 of x or y has a value that is not finite"):
+        fit(*pairs)
+
+
 def test_a_corpus_has_rows():
     with pytest.raises(BadInput, match="corpus_size is 0; it is the number of rows that queries will search"):
         fit(*toy_pairs(), corpus_size=0)

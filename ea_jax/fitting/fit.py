@@ -137,7 +137,8 @@ def fit(
         show_progress: Draw bars on stderr.
 
     Raises:
-        BadInput: x and y have different lengths, there are too few pairs, or another argument is not what it must be.
+        BadInput: x and y have different lengths, there are too few pairs, a value is not finite, or another argument is
+            not what it must be.
     """
     _check(x, y, (groups, domains), family, corpus_size)
     fold = group_folds(groups, len(x))
@@ -206,6 +207,9 @@ def _check(x: Any, y: Any, names: Sequence[Any], family: str, corpus_size: int) 
 
 def _cut(x: ArrayIn, y: ArrayIn, fold: Int[np.ndarray, " n"], seed: int) -> Folds:
     parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
+    if not all(np.isfinite(part.x).all() and np.isfinite(part.y).all() for part in parts):
+        row = next(i for i, pair in enumerate(zip(x, y, strict=True)) if not all(np.isfinite(v).all() for v in pair))
+        raise BadInput(f"Row {row} of x or y has a value that is not finite. Leave such pairs out.")
     return folds_of(x, y, fold, parts, {k: held_out(x, y, fold, k, seed) for k in range(FOLDS)})
 
 
