@@ -223,9 +223,9 @@ def _reshaping(layer: Affine, c: Covariance, folds: Folds, shape: Shape) -> Affi
 def stored(layer: Affine, body: Body, bits: int) -> Params:
     """A last layer as it is stored: its kernel rounded for the features that it will read."""
     c = body.covariance
-    grid = rounded(layer.kernel, c.xx + np.outer(c.x_mean, c.x_mean), bits)
     assert np.isfinite(layer.kernel).all()
     assert np.isfinite(c.xx).all()
+    grid = rounded(layer.kernel, c.xx + np.outer(c.x_mean, c.x_mean), bits)
     return {"kernel": packed(grid), "bias": layer.bias.astype(np.float32)}
 
 
