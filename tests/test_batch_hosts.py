@@ -74,7 +74,8 @@ def python(*arguments, env):
 def finished(process) -> str:
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    return out.strip().splitlines()[-1] if out.strip() else ""  # Gloo and Ray talk on stdout too
+    lines = [line for line in out.splitlines() if line.strip() and "(raylet)" not in line]
+    return lines[-1].strip() if lines else ""  # Gloo and Ray talk on stdout too, Ray's node at any time
 
 
 MAP = ("-m", "ea_jax.cli", "map")
