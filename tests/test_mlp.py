@@ -2,13 +2,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ea_jax.fitting import bodies
-from ea_jax.fitting.search import folds_of
-from ea_jax.fitting.splits import held_out
+from ea_jax.fitting.fit import _cut
+from ea_jax.fitting.splits import FOLDS
 from ea_jax.mlp import PENALTY, mlp_start
-from ea_jax.ops import unit
 from ea_jax.solve import covariance, moments, ridge
 from ea_jax.train import Trained
-from tests.conftest import toy_pairs
+from tests.conftest import toy_pairs, unit_rows
 
 
 def test_it_starts_as_ridge():
@@ -37,12 +36,10 @@ def test_its_network_starts_linear_at_unit_variance_whatever_the_scale_of_x():
         np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
-def test_features_of_a_network_that_stays_where_it_starts_are_finite(monkeypatch):
+def test_features_of_a_network_that_stays_where_it_starts_have_unit_variance(monkeypatch):
     rng = np.random.default_rng(0)
-    x, y = (np.asarray(unit(rng.normal(size=(6000, d)).astype(np.float32))) for d in (1536, 16))
+    x, y = unit_rows(rng, 6000, 1536), unit_rows(rng, 6000, 16)
     monkeypatch.setattr(bodies, "train", lambda _, start, *__, **___: Trained(start, 0, [], 0, 0.0))
-    fold = np.arange(len(x)) % 2
-    parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(2)]
-    folds = folds_of(x, y, fold, parts, {0: held_out(x, y, fold, 0, seed=0)})
-    body, _ = bodies.mlp_body(folds, 0, np.arange(len(x)), seed=0, show_progress=False)
+    folds = _cut(x, y, np.arange(6000) % FOLDS, 0)
+    body, _ = bodies.mlp_body(folds, 0, np.arange(6000), seed=0, show_progress=False)
     np.testing.assert_allclose(np.diag(body.covariance.xx)[1536:], 1, atol=0.2)

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int
 
-from ea_jax.arrays import Params
+from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.machines import Machine, landmarks_apart
 from ea_jax.fitting.search import Choice, Folds, Kind, shape_of, total
 from ea_jax.fitting.splits import Kin
 from ea_jax.kernel import Radial, hat_of, mixed, mixed_down, sums, weights
 from ea_jax.mlp import mlp_start
+from ea_jax.models import MLP
 from ea_jax.solve import Affine, Covariance, Hat, covariance, left_out, moments, ridge_hat, whitening
 from ea_jax.train import MLP_TRAINING, Held, train
 
@@ -117,7 +118,7 @@ def mlp_body(
     held = Held(judge.held.x, judge.held.y, judge.held.corpus)
     training = replace(MLP_TRAINING, steps=max(MLP_TRAINING.steps, EPOCHS * len(x) // MLP_TRAINING.batch))
     params = train(module, start, x, y, held, training, seed=seed, show_progress=show_progress).params
-    read = partial(jax.jit(partial(module.apply, features=True)), {"params": params})  # constants come out as nan there
+    read = partial(_features, module, params)
     store = Affine(*(np.asarray(params["out"][name], np.float64) for name in ("kernel", "bias")))
 
     def features(at: Int[np.ndarray, " k"]) -> Float32[np.ndarray, "k width"]:
@@ -132,3 +133,9 @@ def mlp_body(
     body = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name != "out"}
     sizes = {"width": MLP_WIDTH, "depth": MLP_DEPTH}
     return Body("mlp", sizes, body, c, store, without), Choice("mlp", judge.cosine(found[k]), "mlp", *rank, 1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(module: MLP, params: Params, x: Float[ArrayIn, "n d_in"]) -> Float[Array, "n width"]:
+    """What the last layer reads. Parameters come in: as constants, XLA's CPU compiler makes nan of them."""
+    return cast(Array, module.apply({"params": params}, x, features=True))

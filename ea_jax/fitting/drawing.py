@@ -14,7 +14,7 @@ BENT = 6000  # pairs, at which query vectors would do without a linear share
 GIVEN = 0.1  # of the held-out rank, for the linear share that few pairs call for
 STEPS = 10  # of a linear share, where it may go beyond those; the last bends nothing, and is for hits not fitted on
 RIVALS = 5  # rows of a corpus that are next to its best one
-HALF = 0.5  # of a corpus
+LARGELY = 0.5  # of a corpus not fitted on: from there, rivals of a hit are mostly not fitted on either
 CORPUS_SIZE = 20_000  # rows of the native corpus that queries will search, where nothing is said of it
 
 Scores = Float[np.ndarray, " q"]
@@ -131,7 +131,7 @@ def raised(
     found, best = _scored(a, b, shares, lambda rows: weights @ score(rows).reshape(2, -1))
     if pairs < LEAST_CHOSEN:
         return least if within_a_tenth(found[best], found[least]) else best
-    if p >= HALF:
+    if p >= LARGELY:
         return min(share for share, one in found.items() if within_error(found[best], one))
     return best
 
