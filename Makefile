@@ -9,8 +9,9 @@ SAMPLE := Where can I get a hamburger?
 embed: .venv/minilm
 	$(BIN)/ea-jax embed --verbose --source minilm --target oai-3-small --text "$(SAMPLE)"
 
+# Two workers take two cores: more threads in each would only get in each other's way.
 test: .venv/minilm .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -64,11 +64,13 @@ def rank_of(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], hit: 
     return jax.lax.map(one, (jnp.asarray(queries), jnp.asarray(hit)), batch_size=BLOCK)
 
 
+@jax.jit
 def reciprocal_rank(rank: Int[ArrayIn, " n"]) -> Float[Array, ""]:
     """Mean reciprocal rank; larger is better. Source: Voorhees 1999, TREC-8."""
     return jnp.mean(1 / jnp.asarray(rank))
 
 
+@jax.jit
 def mean_cosine(a: Float[ArrayIn, "n d"], b: Float[ArrayIn, "n d"]) -> Float[Array, ""]:
     """Mean cosine of row-aligned unit vectors; larger is better."""
     return jnp.mean(jnp.sum(jnp.asarray(a) * b, axis=-1))

@@ -22,6 +22,7 @@ def check_embeddings(x: Any, width: int, model: str) -> None:
         )
 
 
+@jax.jit
 def unit(x: Float[ArrayIn, "*batch d"]) -> Float[Array, "*batch d"]:
     """Each row scaled to length one, in float32 at least; a zero row stays zero and has a finite gradient."""
     wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))

@@ -58,6 +58,7 @@ class Scores(NamedTuple):
     confidence: Float[Array, "*batch"]
 
 
+@jax.jit
 def distances(statistics: Params, x: Float[Array, "*batch d"]) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Mahalanobis distance and chord length to the nearest reference of unit rows."""
     if "factor" in statistics:  # of an imported adapter, whose inverse covariance is F F^T
@@ -76,6 +77,7 @@ def _distances(params: Params, x: Float[ArrayIn, "*batch d"]) -> Distances:
     return Distances(far, near, conf_maha, conf_knn, jnp.minimum(conf_maha, conf_knn))
 
 
+@jax.jit
 def features(
     far: Float[ArrayIn, "*batch"],
     near: Float[ArrayIn, "*batch"],
@@ -103,18 +105,21 @@ def features(
     return jnp.stack(found, axis=-1)
 
 
+@jax.jit
 def standardised(scale: Params, found: Float[Array, "*batch f"]) -> Float[Array, "*batch f"]:
     """Features less their mean, in deviations, cut at five."""
     away = found - jnp.broadcast_to(scale["mean"], found.shape)
     return jnp.clip(away / jnp.broadcast_to(scale["deviation"], found.shape), -WIDEST, WIDEST)
 
 
+@jax.jit
 def squares(z: Float[Array, "*batch f"]) -> Float[Array, "*batch q"]:
     """Features, and their products two by two."""
     a, b = jnp.triu_indices(z.shape[-1])
     return jnp.concatenate([z, z[..., a] * z[..., b]], axis=-1)
 
 
+@jax.jit
 def bumps(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch m"]:
     """Radial functions of unit rows around the references."""
     return jnp.exp(BANDWIDTH * (x @ references.T - 1))
@@ -150,11 +155,11 @@ def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"])
         far, near, conf_maha, conf_knn, least = d
         return Scores(far, near, conf_maha, conf_knn, 1 - least, unknown, unknown, least)
     read, d = _read(module, params, x), _distances(params, x)
-    x, z = unit(x), standardised(params["features"], read)
-    cosine = expected(params["cosine"], z, x, params["references"])
+    rows, z = unit(x), standardised(params["features"], read)
+    cosine = expected(params["cosine"], z, rows, params["references"])
     margin = jnp.interp(cosine, params["margin"]["at"], params["margin"]["width"])
     junk = params["junk"]
-    is_junk = jax.nn.sigmoid(x @ junk["x"] + junk["bias"])
+    is_junk = jax.nn.sigmoid(rows @ junk["x"] + junk["bias"])
     novelty = jnp.where(junk["known"] > 0, is_junk, 1 - d.confidence)
     said = probability(params["hit"], z, cosine) * (1 - jnp.where(junk["known"] > 0, is_junk, 0.0))
     hit = jnp.interp(said, params["chance"]["said"], params["chance"]["found"])

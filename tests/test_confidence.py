@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from ea_jax.fitting import Budget, Foreign, fit
 from ea_jax.fitting.confidence import INPUT, RADIAL, SQUARES, affordable, chance_map, cosine_head, margins
-from ea_jax.fitting.statistics import SOURCE
+from ea_jax.fitting.statistics import SOURCE, principal
 from ea_jax.metrics import rank_of, top_hit
 from ea_jax.solve import logistic
 from tests.conftest import unit_rows
@@ -97,6 +97,19 @@ def test_the_cosine_head_prefers_what_holds_on_folds_left_out():
     rows, _ = cosine_head(good, x, np.zeros((n, 2)), truth, rng.integers(5, size=n))
     assert np.linalg.norm(ours["x"]) < 0.85 * np.linalg.norm(rows["x"])
     assert ours["quadratic"][0] == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize(("n", "k"), [(90, 5), (20, 5), (4, 5), (20, 0)])
+def test_principal_directions_are_those_of_the_covariance_of_many_rows_and_of_few(n, k):
+    x = (np.random.default_rng(0).normal(size=(n, 30)) * np.geomspace(1, 0.1, 30) + 1).astype(np.float32)
+    found = principal(x, k)
+    values, vectors = np.linalg.eigh(np.cov(x.T.astype(np.float64), bias=True))
+    np.testing.assert_allclose(found.mean, x.mean(axis=0), atol=1e-6)
+    assert found.total == pytest.approx(values.sum(), rel=1e-5)
+    assert found.vectors.shape == (30, k)
+    np.testing.assert_allclose(found.values, values[30 - k :], atol=1e-6)
+    wanted = (vectors[:, 30 - k :] * values[30 - k :]) @ vectors[:, 30 - k :].T
+    np.testing.assert_allclose((found.vectors * found.values) @ found.vectors.T, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(("d_in", "d_out"), [(384, 256), (256, 384), (384, 1536), (1536, 256), (8, 6)])

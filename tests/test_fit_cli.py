@@ -92,15 +92,15 @@ def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_file
 def test_fit_embeds_the_texts_of_a_folder(ea, minilm, tmp_path):
     (tmp_path / "pairs").mkdir()
     texts = [f"text number {i}" for i in range(60)]
-    np.save(tmp_path / "pairs" / "y.npy", np.eye(60, 1536, dtype=np.float16))
+    np.save(tmp_path / "pairs" / "y.npy", np.eye(60, 256, dtype=np.float16))
     (tmp_path / "pairs" / "text.txt").write_text("\n".join(texts))
     code, _, err = ea(
-        "fit", str(tmp_path / "pairs"), "--source", "minilm", "--target", "oai-3-small", "--family", "linear",
+        "fit", str(tmp_path / "pairs"), "--source", "minilm", "--target", "wordllama", "--family", "linear",
         "--out", str(tmp_path / "out"),
     )  # fmt: skip
     assert code == 0, err
     assert "60 pairs read" in err
-    assert (tmp_path / "out" / "minilm--oai-3-small--large" / "entry.toml").exists()
+    assert (tmp_path / "out" / "minilm--wordllama--large" / "entry.toml").exists()
 
 
 def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, monkeypatch):
@@ -110,19 +110,19 @@ def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, mo
     (out / "spaces.toml").write_text(f'[[space]]{space}prompts = {{ query = "query: " }}\n')
     monkeypatch.setenv("EA_JAX_REGISTRY", str(out))
     texts = [f"text number {i}" for i in range(60)]
-    write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=np.eye(60, 1536, dtype=np.float32)))
-    asked = ("fit", str(tmp_path / "pairs.parquet"), "--target", "oai-3-small", "--family", "linear", "--out", str(out))
+    write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=np.eye(60, 256, dtype=np.float32)))
+    asked = ("fit", str(tmp_path / "pairs.parquet"), "--target", "wordllama", "--family", "linear", "--out", str(out))
     for source, prompt, told in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "leave it out")]:
         code, _, err = ea(*asked, "--source", source, "--prompt", prompt)
         assert code == 1
         assert told in err
     assert ea(*asked, "--source", "minilm", "--prompt", "query")[0] == 0
-    info = json.loads(ea("info", "minilm--oai-3-small--large", "--json")[1])
+    info = json.loads(ea("info", "minilm--wordllama--large", "--json")[1])
     assert info["encoder"]["prefix"] == "query: "
     assert info["encoder"]["fingerprint"] != minilm.spec.facts()["fingerprint"]
     code, found, err = ea("embed", *asked[2:4], "--source", "minilm", "--flavor", "large", "--text", "hello")
     assert code == 0, err
-    adapt = load("minilm", "oai-3-small", flavor="large", root=out)
+    adapt = load("minilm", "wordllama", flavor="large", root=out)
     wanted = np.asarray(adapt(adapt.params, minilm(["query: hello"])))
     np.testing.assert_allclose(json.loads(found)[0]["embedding"], wanted[0], atol=1e-3)
 

@@ -1,8 +1,10 @@
 """Statistics of embeddings that an adapter was fitted on: what distances are measured with."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Float64, Int
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.fitting.splits import FOLDS
@@ -13,6 +15,7 @@ from ea_jax.quality_store import prepared
 from ea_jax.solve import cluster_centres, covariance, moments
 
 SHRINKAGE = 1e-3
+NOTHING = 1e-9  # of the largest variance: what is left where rows have none
 SAMPLE = 16384
 BLOCK = 8192
 SOURCE, TARGET = (512 * 384, 128 * 384), (128 * 384, 48 * 384)  # numbers in references and directions, at the most
@@ -55,17 +58,47 @@ def measured(
 
 
 def _statistics(x: Float[np.ndarray, "n d"], detail: tuple[int, int], seed: int) -> Params:
-    c, d = covariance(moments(x, x[:, :1])), x.shape[1]
-    references, directions = detail
-    values, vectors = np.linalg.eigh(c.xx)
-    values = np.maximum(values, 0) + SHRINKAGE * values.mean()
+    d, (references, directions) = x.shape[1], detail
     k = min(directions // d, d - 1)
-    variance = values[: d - k].mean()
-    leading = vectors[:, d - k :] * np.sqrt(np.maximum(1 / variance - 1 / values[d - k :], 0))
+    mean, total, values, vectors = principal(x, k)
+    shrinkage = SHRINKAGE * total / d
+    variance = (total - values.sum()) / (d - k) + shrinkage
+    leading = vectors * np.sqrt(np.maximum(1 / variance - 1 / (values + shrinkage), 0))
     centres = cluster_centres(x, min(references // d, len(x)), seed=seed)
     return {
-        "mean": c.x_mean.astype(np.float32),
+        "mean": mean.astype(np.float32),
         "spread": np.asarray(np.sqrt(variance), np.float32),
         "directions": leading.astype(np.float16),
         "references": nearest_grid(np.asarray(centres), 127).values,
     }
+
+
+class Principal(NamedTuple):
+    """Mean of rows, their variance in all, and leading eigenvalues and eigenvectors (columns) of their covariance."""
+
+    mean: Float64[np.ndarray, " d"]
+    total: float
+    values: Float64[np.ndarray, " k"]
+    vectors: Float64[np.ndarray, "d k"]
+
+
+def principal(x: Float[np.ndarray, "n d"], k: int) -> Principal:
+    """The k leading principal directions, the largest last; of few rows by the rows' inner products, which is quicker.
+
+    Directions that so few rows do not have are of no variance, and zeros.
+
+    Source: Bishop 2006, section 12.1.4, for the inner products.
+    """
+    n, d = x.shape
+    if n >= d:
+        c = covariance(moments(x, x[:, :1]))
+        values, vectors = np.linalg.eigh(c.xx)
+        return Principal(c.x_mean, values.sum(), np.maximum(values[d - k :], 0), vectors[:, d - k :])
+    mean = x.mean(axis=0, dtype=np.float64)
+    centred = x - mean
+    values, sides = np.linalg.eigh(centred @ centred.T / n)
+    there = np.flatnonzero(values > NOTHING * values[-1])
+    there = there[max(0, len(there) - k) :]
+    absent = k - len(there)
+    vectors = centred.T @ (sides[:, there] / np.sqrt(n * values[there]))
+    return Principal(mean, values.sum(), np.pad(values[there], (absent, 0)), np.pad(vectors, ((0, 0), (absent, 0))))
