@@ -15,7 +15,7 @@ from ea_jax.quality_store import prepared
 from ea_jax.solve import cluster_centres, covariance, moments
 
 SHRINKAGE = 1e-3
-NOTHING = 1e-9  # of the largest variance: what is left where rows have none
+RANK_TOLERANCE = 1e-9  # of the largest variance: below it is rounding
 SAMPLE = 16384
 BLOCK = 8192
 SOURCE, TARGET = (512 * 384, 128 * 384), (128 * 384, 48 * 384)  # numbers in references and directions, at the most
@@ -96,9 +96,9 @@ def principal(x: Float[np.ndarray, "n d"], k: int) -> Principal:
         return Principal(c.x_mean, values.sum(), np.maximum(values[d - k :], 0), vectors[:, d - k :])
     mean = x.mean(axis=0, dtype=np.float64)
     centred = x - mean
-    values, sides = np.linalg.eigh(centred @ centred.T / n)
-    there = np.flatnonzero(values > NOTHING * values[-1])
-    there = there[max(0, len(there) - k) :]
-    absent = k - len(there)
-    vectors = centred.T @ (sides[:, there] / np.sqrt(n * values[there]))
-    return Principal(mean, values.sum(), np.pad(values[there], (absent, 0)), np.pad(vectors, ((0, 0), (absent, 0))))
+    values, left = np.linalg.eigh(centred @ centred.T / n)
+    rank = int((values > RANK_TOLERANCE * values[-1]).sum())
+    first, absent = n - min(k, rank), max(0, k - rank)
+    values, total = values[first:], values.sum()
+    vectors = centred.T @ (left[:, first:] / np.sqrt(n * values))
+    return Principal(mean, total, np.pad(values, (absent, 0)), np.pad(vectors, ((0, 0), (absent, 0))))
