@@ -136,7 +136,7 @@ def test_margins_hold_for_nine_in_ten_new_rows_whatever_the_forecast():
     assert found["width"][-1] > 2 * found["width"][0]
 
 
-@pytest.fixture(scope="module", params=["linear", "kernel"])
+@pytest.fixture(scope="module", params=["linear", pytest.param("kernel", marks=pytest.mark.slow)])
 def forecast(request):
     """Scores of rows that a fit has not seen, and what came true."""
     x, y = curved_pairs(1800)

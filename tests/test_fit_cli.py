@@ -89,6 +89,7 @@ def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_file
     assert infos[0] == infos[1]
 
 
+@pytest.mark.slow
 def test_fit_embeds_the_texts_of_a_folder(ea, minilm, tmp_path):
     (tmp_path / "pairs").mkdir()
     texts = [f"text number {i}" for i in range(60)]

@@ -21,6 +21,7 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"```{kind}\n(.*?)```", README, re.S)
 
 
+@pytest.mark.slow
 def test_the_python_blocks_run_in_order(minilm):
     names = {}
     for block in blocks("python"):

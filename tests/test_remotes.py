@@ -92,6 +92,7 @@ def cached(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "CACHE" / "ea_jax" / "registries").glob("*/*/*"))
 
 
+@pytest.mark.slow
 def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_path):
     (stand_in, run), repo = served, REPO
     found = run("publish", str(folder), f"hf:{repo}")
