@@ -109,17 +109,41 @@ def sums(
 
 
 def weights(
-    s: Sums, norm: Float64[np.ndarray, "m m"], affine: Affine, penalties: Sequence[float]
-) -> Iterator[Float[np.ndarray, "m d_out"]]:
-    """Weights of the radial functions for each penalty, fitted to what an affine map leaves over.
+    s: Sums, norm: Float64[np.ndarray, "m m"], affine: Affine, penalty: float
+) -> Float64[np.ndarray, "m d_out"]:
+    """Weights of the radial functions, fitted to what an affine map leaves over.
 
     `W = (Phi^T Phi + penalty * K_zz)^-1 Phi^T (Y - X A - b)`, K_zz the kernel between landmarks.
 
     Source: Williams and Seeger 2001 (Nystrom); Rudi et al. 2015, arXiv:1507.04717.
     """
-    left = s.cross_y - s.cross_x @ affine.kernel - np.outer(s.phi, affine.bias)
+    return cho_solve((_factor(s, norm, penalty), True), _left_over(s, affine), check_finite=False)
+
+
+def corrections(
+    s: Sums,
+    norm: Float64[np.ndarray, "m m"],
+    affine: Affine,
+    penalties: Sequence[float],
+    phi: Float32[np.ndarray, "q m"],
+) -> Iterator[Float64[np.ndarray, "q d_out"]]:
+    """What the weights for each penalty add to an affine map's outputs, `phi W`.
+
+    Where rows are fewer than outputs, they take the place of these in the system, which is then solved in less time.
+    """
+    left = _left_over(s, affine)
+    few = len(phi) < left.shape[1]
     for penalty in penalties:
-        yield cho_solve((_factor(s, norm, penalty), True), left, check_finite=False)
+        factor = _factor(s, norm, penalty), True
+        if few:
+            yield cho_solve(factor, phi.T, check_finite=False).T @ left
+        else:
+            yield phi @ cho_solve(factor, left, check_finite=False)
+
+
+def _left_over(s: Sums, affine: Affine) -> Float64[np.ndarray, "m d_out"]:
+    """`Phi^T (Y - X A - b)`."""
+    return s.cross_y - s.cross_x @ affine.kernel - np.outer(s.phi, affine.bias)
 
 
 def _factor(s: Sums, norm: Float64[np.ndarray, "m m"], penalty: float) -> Float64[np.ndarray, "m m"]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int
+from scipy.linalg import eigh
 from scipy.special import expit
 
 from ea_jax.arrays import ArrayIn
@@ -114,8 +115,13 @@ def ridge(c: Covariance, penalty: float) -> Affine:
 
     Source: Hoerl and Kennard 1970; the penalty is relative, so that it means the same at every scale.
     """
+    return _centred(_regularised(c, penalty, c.xy), c)
+
+
+def _regularised(c: Covariance, penalty: float, right: Float[np.ndarray, "d_in k"]) -> Float64[np.ndarray, "d_in k"]:
+    """`(C_xx + penalty * t I)^-1 R`, by LU: about a far mean, single precision can leave C_xx indefinite."""
     t = np.trace(c.xx) / len(c.xx)
-    return _centred(np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), c.xy), c)
+    return np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), right)
 
 
 class Hat(NamedTuple):
@@ -130,8 +136,8 @@ def ridge_hat(c: Covariance, penalty: float, n: int, x: Float[np.ndarray, "q d_i
 
     Source: Hoaglin and Welsch 1978.
     """
-    t, centred = np.trace(c.xx) / len(c.xx), x - c.x_mean
-    pull = np.linalg.solve(c.xx + penalty * t * np.eye(len(c.xx)), centred.T).T / n
+    centred = x - c.x_mean
+    pull = _regularised(c, penalty, centred.T).T / n
     one = np.ones((len(x), 1))
     return Hat(np.concatenate([one / n, centred], axis=1), np.concatenate([one, pull], axis=1))
 
@@ -188,15 +194,19 @@ def logistic(
     return plain, float(weight[-1] - mean @ plain)
 
 
+def largest(c: Float64[np.ndarray, "d d"], k: int) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "d k"]]:
+    """The k largest eigenvalues of a symmetric matrix in rising order, or all of them, and their eigenvectors."""
+    d = len(c)
+    return eigh(c, subset_by_index=(max(0, d - k), d - 1), check_finite=False) if k else (np.zeros(0), np.zeros((d, 0)))
+
+
 def reduced_rank(c: Covariance, penalty: float, rank: int) -> Affine:
     """Reduced-rank ridge regression: the ridge map projected on the leading directions of its own fitted values.
 
     Source: Izenman 1975; Mukherjee and Zhu 2011, for the penalty.
     """
     kernel = ridge(c, penalty).kernel
-    values, axes = np.linalg.eigh(c.xx)
-    root = np.sqrt(np.maximum(values, 0))[:, None] * axes.T
-    leading = np.linalg.svd(root @ kernel, full_matrices=False)[2][:rank].T
+    _, leading = largest(kernel.T @ c.xx @ kernel, rank)
     return _centred(kernel @ leading @ leading.T, c)
 
 

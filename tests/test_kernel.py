@@ -28,8 +28,17 @@ def machine(pairs):
     radial = kernel.Radial.around(cluster_centres(x, 80), GAMMA, x)
     affine = ridge(covariance(moments(x, y)), 0.1)
     s = kernel.sums(radial, x, y)
-    (w,) = kernel.weights(s, radial.among, affine, (PENALTY,))
+    w = kernel.weights(s, radial.among, affine, PENALTY)
     return radial, affine, s, w
+
+
+@pytest.mark.parametrize("rows", [5, 20])
+def test_corrections_of_few_rows_and_of_many_are_what_the_weights_make(pairs, machine, rows):
+    radial, affine, s, w = machine
+    phi = radial(pairs[0][:rows])
+    milder, found = kernel.corrections(s, radial.among, affine, (PENALTY / 10, PENALTY), phi)
+    np.testing.assert_allclose(found, phi @ w, atol=1e-6)
+    assert np.abs(milder - found).max() > 1e-3
 
 
 def textbook(radial, x):
@@ -80,7 +89,7 @@ def test_the_hat_matrix_is_that_of_both_steps(pairs, machine):
         changed = y.copy()
         changed[j] += 1
         again = ridge(covariance(moments(x, changed)), 0.1)
-        (without,) = kernel.weights(kernel.sums(radial, x, changed), radial.among, again, (PENALTY,))
+        without = kernel.weights(kernel.sums(radial, x, changed), radial.among, again, PENALTY)
         after = again.apply(x[:40]) + radial(x[:40]) @ without
         np.testing.assert_allclose((after - before).mean(axis=1), hat.left @ hat.right[j], atol=2e-3)
 
@@ -95,7 +104,7 @@ def test_left_out_outputs_are_near_those_of_fits_without_the_rows(pairs, machine
     found = left_out(fitted, y[rows], hat, np.array([len(rows)]))
     others = np.delete(np.arange(400), rows)
     again = ridge(covariance(moments(x[others], y[others])), 0.1)
-    (without,) = kernel.weights(kernel.sums(radial, x, y, others), radial.among, again, (PENALTY,))
+    without = kernel.weights(kernel.sums(radial, x, y, others), radial.among, again, PENALTY)
     wanted = again.apply(x[rows[:1]]) + radial(x[rows[:1]]) @ without
     # of two steps, which are no single least-squares problem, the formula holds to first order
     assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(fitted[:1] - wanted)

@@ -115,6 +115,14 @@ def test_all_rows_are_centres_where_there_are_fewer_than_asked():
     assert solve.cluster_centres(x, 9).shape == (5, 4)
 
 
+def test_rows_about_a_far_mean_have_a_ridge_map_where_rounding_leaves_their_covariance_indefinite():
+    rng = np.random.default_rng(0)
+    x = unit_rows(rng, 400, 32) * np.geomspace(1, 0.001, 32, dtype=np.float32) + 10
+    c = solve.covariance(solve.moments(x, x))
+    assert np.linalg.eigvalsh(c.xx)[0] < -0.003 * np.trace(c.xx) / 32
+    assert np.isfinite(solve.ridge(c, 0.003).kernel).all()
+
+
 def test_reduced_rank_is_the_best_approximation_of_the_ridge_maps_values(pairs, c):
     x, _ = pairs
     plain, found = solve.ridge(c, 0.1), solve.reduced_rank(c, 0.1, 3)

@@ -69,7 +69,7 @@ def kernel_body(folds: Folds, machine: Machine, unseen: Kin, landmarks: int, ran
     radial = Radial.around(landmarks_apart(x, min(landmarks, len(x)), unseen.rows, seed), machine.gamma, x)
     s = sums(radial, x, y)
     affine = folds.base.solve(covariance(m))
-    (w,) = weights(s, radial.among, affine, (machine.penalty,))
+    w = weights(s, radial.among, affine, machine.penalty)
     metric, rank = whitening(folds.spectrum, METRIC), min(rank, len(w), y.shape[1])
     features, expand = mixed(radial, w, s, metric, rank, bits)
     c = features.covariance(s, m)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import isotonic_regression
 from scipy.special import expit
 
@@ -125,10 +125,10 @@ def cosine_head(
     gram, cross = z.T @ z / len(z), z.T @ (truth - truth.mean()) / len(z)
     tried, apart = [], _apart(z, truth, [stronger * penalty for stronger in STRONGER], fold)
     for stronger, said_apart in zip(STRONGER, apart, strict=True):
-        factor = cho_factor(gram + stronger * np.diag(penalty))
-        weight = cho_solve(factor, cross)
+        low = cholesky(gram + stronger * np.diag(penalty), lower=True)
+        weight = cho_solve((low, True), cross)
         said = truth.mean() + z @ weight
-        leverage = (1 + np.einsum("np,pn->n", z, cho_solve(factor, z.T))) / len(z)
+        leverage = (1 + np.sum(np.square(solve_triangular(low, z.T, lower=True)), axis=0)) / len(z)
         held_out = truth - (truth - said) / np.maximum(1 - leverage, 1e-3)
         tried.append((_error(held_out, truth), _error(said_apart, truth), weight, held_out))
     least = WITHIN * min(one[0] for one in tried)

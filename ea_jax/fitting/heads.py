@@ -53,7 +53,6 @@ class Shape(NamedTuple):
 
 PLAIN = Shape(0.3, 2.0)
 FLAT = Shape(0.7, 4.0)  # where training a single matrix ends best, wherever it starts best
-SHAPES = [Shape(e, s) for e in EXPONENTS for s in LENGTHS]
 
 
 class Judge:

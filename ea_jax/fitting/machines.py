@@ -8,10 +8,10 @@ from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn
 from ea_jax.fitting.drawing import SHARES, averaged, within_error
-from ea_jax.fitting.heads import FLAT, PLAIN, SHAPES, Shape
+from ea_jax.fitting.heads import FLAT, PLAIN, Shape
 from ea_jax.fitting.search import Choice, Folds, Found, shape_of, total
 from ea_jax.fitting.splits import FOLDS, Held
-from ea_jax.kernel import Radial, Sums, sums, weights
+from ea_jax.kernel import Radial, Sums, corrections, sums
 from ea_jax.solve import cluster_centres, covariance
 
 GAMMAS = (0.3, 0.7, 1.5)
@@ -92,8 +92,7 @@ def shape_and_share(rows: tuple[Folds, Found], domains: tuple[Folds, Found]) -> 
     score: dict[tuple[Shape, float], list[float]] = {}
     for folds, found in (rows, domains):
         linear = {k: _flat(folds, k) for k in folds.judges}
-        for shape in SHAPES:
-            own = {k: folds.shaped(found[k], shape) for k in folds.judges}
+        for shape, own in folds.in_shapes(found):
             for share in FORM_SHARES:
                 ranks = folds.ranks({k: averaged(own[k], linear[k], share)[0] for k in folds.judges})
                 score.setdefault((shape, share), []).append(float(ranks.mean()))
@@ -164,4 +163,4 @@ def _outputs(
     affine = folds.base.solve(covariance(total([folds.moments[i] for i in used])))
     phi, plain = radial(held.x), affine.apply(held.x)
     s = total([parts[i] for i in used])
-    return [plain + phi @ w.astype(np.float32) for w in weights(s, radial.among, affine, penalties)]
+    return [plain + more.astype(np.float32) for more in corrections(s, radial.among, affine, penalties, phi)]

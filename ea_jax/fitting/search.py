@@ -1,14 +1,14 @@
 """Held-out scores of the ways to fit: which affine map, and which shape of query vectors."""
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterator, Sequence
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn
-from ea_jax.fitting.heads import SHAPES, Judge, Shape, shaped, whitenings
+from ea_jax.fitting.heads import EXPONENTS, LENGTHS, Judge, Shape, shaped, whitenings
 from ea_jax.fitting.splits import LEAST_CHOSEN, Held
 from ea_jax.solve import (
     Affine,
@@ -124,6 +124,14 @@ class Folds(NamedTuple):
         """The same by faithful outputs, which are shaped first."""
         return self.ranks({k: self.shaped(found[k], shape) for k in self.judges})
 
+    def in_shapes(self, found: Found) -> Iterator[tuple[Shape, Found]]:
+        """Faithful outputs as query vectors of every shape, whitened once for all lengths."""
+        mean = self.covariance.y_mean[None].astype(np.float32)
+        for exponent in EXPONENTS:
+            white = {k: self.shaped(found[k], Shape(exponent, 1.0)) - mean for k in self.judges}
+            for length in LENGTHS:
+                yield Shape(exponent, length), {k: mean + length * own for k, own in white.items()}
+
 
 def total(parts: Sequence[Any]) -> Any:
     """Sums of all parts together."""
@@ -132,8 +140,9 @@ def total(parts: Sequence[Any]) -> Any:
 
 def shape_of(found: Found, folds: Folds) -> tuple[Shape, float]:
     """The shape in which held-out outputs, by fold, rank best, or the safe one; and their mean reciprocal rank."""
-    shapes = SHAPES if len(folds.x) >= LEAST_CHOSEN else [SAFE_SHAPE]
-    score = {shape: float(folds.shaped_ranks(found, shape).mean()) for shape in shapes}
+    if len(folds.x) < LEAST_CHOSEN:
+        return SAFE_SHAPE, float(folds.shaped_ranks(found, SAFE_SHAPE).mean())
+    score = {shape: float(folds.ranks(own).mean()) for shape, own in folds.in_shapes(found)}
     best = max(score, key=score.__getitem__)
     return best, score[best]
 
@@ -142,6 +151,7 @@ def choose_linear(folds: Folds) -> Choice:
     """The best affine map for each purpose."""
     maps = {k: folds.without(k) for k in folds.judges}
 
+    @cache
     def outputs(kind: Kind) -> Found:
         return {k: kind.solve(c).apply(folds.judges[k].held.x) for k, c in maps.items()}
 

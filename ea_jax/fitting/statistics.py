@@ -12,7 +12,7 @@ from ea_jax.ops import unit
 from ea_jax.packing import nearest_grid
 from ea_jax.quality import distances
 from ea_jax.quality_store import prepared
-from ea_jax.solve import cluster_centres, covariance, moments
+from ea_jax.solve import cluster_centres, covariance, largest, moments
 
 SHRINKAGE = 1e-3
 RANK_TOLERANCE = 1e-9  # of the largest variance: below it is rounding
@@ -92,8 +92,8 @@ def principal(x: Float[np.ndarray, "n d"], k: int) -> Principal:
     n, d = x.shape
     if n >= d:
         c = covariance(moments(x, x[:, :1]))
-        values, vectors = np.linalg.eigh(c.xx)
-        return Principal(c.x_mean, values.sum(), np.maximum(values[d - k :], 0), vectors[:, d - k :])
+        values, vectors = largest(c.xx, k)
+        return Principal(c.x_mean, float(np.trace(c.xx)), np.maximum(values, 0), vectors)
     mean = x.mean(axis=0, dtype=np.float64)
     centred = x - mean
     values, left = np.linalg.eigh(centred @ centred.T / n)
