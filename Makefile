@@ -11,7 +11,7 @@ embed: .venv/minilm
 
 # Two workers take two cores: more threads in each would only get in each other's way.
 test: .venv/minilm .venv/dev
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -77,12 +77,6 @@ def write_toy_registry(root: Path, flavors: tuple[str, ...] = ("small",), family
     return root
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: begun last, one would keep a single worker busy."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory) -> Path:
     """A registry that no test may change."""
