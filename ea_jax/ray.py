@@ -88,7 +88,8 @@ def on_actors(job: Job, names: Names, options: Options, workers: int) -> Callabl
         raise BadInput("--engine ray needs Ray: pip install 'ea_jax[ray]'.") from error
 
     def work(parts: list[Any], advance: Callable[[int], None]) -> dict[str, float]:
-        if not ray.is_initialized():
+        begun = not ray.is_initialized()
+        if begun:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         made = ray.remote(max_restarts=-1, max_task_retries=-1)(PartActor)
         shared = ray.put(job)
@@ -98,6 +99,9 @@ def on_actors(job: Job, names: Names, options: Options, workers: int) -> Callabl
                 advance(cast(int, rows))
         except RayTaskError as error:
             raise error.cause from None
+        finally:
+            if begun:
+                ray.shutdown()
         return {}
 
     return work

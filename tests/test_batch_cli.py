@@ -1,6 +1,8 @@
 """`ea-jax map` and `ea-jax embed --input` at the command line."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,20 @@ def test_map_prints_the_output_alone_on_stdout(ea, adapt, toys, x, tmp_path):  #
     assert parquet.read_schema(out).names == ["id", "v", "note", "confidence"]
     code, stdout, _ = ea("map", "--status", str(out))
     assert (code, json.loads(stdout)["state"]) == (0, "done")
+
+
+def test_what_others_print_during_a_job_is_on_stderr():
+    said = """
+import os
+from ea_jax.cli.files import others_on_stderr
+print("before")
+with others_on_stderr():
+    os.write(1, b"from C++\\n")
+    print("from a thread")
+print("after")
+"""
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("before\nafter\n", "from C++\nfrom a thread\n")
 
 
 def test_what_is_missing_is_said(ea, toys, x, tmp_path):  # noqa: F811

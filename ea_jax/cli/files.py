@@ -1,6 +1,9 @@
 """What the commands over files share: their choices, and the run of a job."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +12,7 @@ import typer
 
 from ea_jax.errors import BadInput
 
+STDOUT, STDERR = 1, 2  # file descriptors
 AssumeSource = Annotated[
     bool, typer.Option("--assume-source", help="Take x for the source model's vectors, whatever their file says.")
 ]
@@ -60,20 +64,21 @@ def run_files(
         raise BadInput("--on-error skip needs --rejects FILE, where the rows are listed.")
     from ea_jax.cli.device import start_jax
 
-    if distributed:
-        _join_cluster()
-    start_jax(device)
-    from ea_jax.batch.core import Options
-    from ea_jax.batch.job import plan, run_job
-    from ea_jax.batch.named import Names, load_map
+    with others_on_stderr():
+        if distributed:
+            _join_cluster()
+        start_jax(device)
+        from ea_jax.batch.core import Options
+        from ea_jax.batch.job import plan, run_job
+        from ea_jax.batch.named import Names, load_map
 
-    run = load_map(Names(**names), Options(**options))
-    job, work = plan(given, out, run, **how), None
-    if workers:
-        from ea_jax.ray import on_actors
+        run = load_map(Names(**names), Options(**options))
+        job, work = plan(given, out, run, **how), None
+        if workers:
+            from ea_jax.ray import on_actors
 
-        work = on_actors(job, Names(**names), run.options, workers)
-    report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
+            work = on_actors(job, Names(**names), run.options, workers)
+        report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
     total = report.totals
     said = f"{total.read:,} rows read, {total.written:,} written"
     said += f", {total.rejected:,} rejected" * bool(total.rejected) + f", {total.dropped:,} dropped" * bool(
@@ -81,6 +86,23 @@ def run_files(
     )
     print(f"ea-jax: {said}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
     print(out)
+
+
+@contextmanager
+def others_on_stderr() -> Iterator[None]:
+    """What is printed meanwhile goes to stderr, whoever prints it: libraries in C++ do, and a thread of Ray."""
+    if sys.stdout is None:  # closed, and its number may be another file's
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(STDOUT)
+    os.dup2(STDERR, STDOUT)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, STDOUT)
+        os.close(kept)
 
 
 def _join_cluster() -> None:
