@@ -35,10 +35,12 @@ def table(found: Cells) -> str:
 
 
 def _caption(found: Cells) -> str:
-    seeds = max(cell.seeds for cell in found.values())
+    fits = [cell.seeds for (_, _, family), cell in found.items() if family != KEEP]
+    fewest, most = min(fits, default=1), max(fits, default=1)
     drawn = (
-        f"means of up to {seeds} seeds, which draw the pairs and seed the fit; for R@1 ± the largest less the smallest"
-        if seeds > 1
+        f"means of {'up to ' * (fewest < most)}{most} seeds, which draw the pairs and seed the fit; "
+        "for R@1 ± the largest less the smallest"
+        if most > 1
         else "one seed, which draws the pairs and seeds the fit"
     )
     return (
