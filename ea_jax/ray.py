@@ -77,6 +77,8 @@ class PartActor:
 def on_actors(job: Job, names: Names, options: Options, workers: int) -> Callable[..., dict[str, float]]:
     """What `run_job` takes as `work`, to map parts on actors. Input and output lie where all nodes see them.
 
+    Where Ray is not initialised yet, it is for the job alone.
+
     Raises:
         BadInput: Ray is not installed.
     """
@@ -91,10 +93,10 @@ def on_actors(job: Job, names: Names, options: Options, workers: int) -> Callabl
         begun = not ray.is_initialized()
         if begun:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        made = ray.remote(max_restarts=-1, max_task_retries=-1)(PartActor)
-        shared = ray.put(job)
-        pool = ActorPool([made.remote(shared, names, options) for _ in range(min(workers, len(parts)))])
         try:
+            made = ray.remote(max_restarts=-1, max_task_retries=-1)(PartActor)
+            shared = ray.put(job)
+            pool = ActorPool([made.remote(shared, names, options) for _ in range(min(workers, len(parts)))])
             for rows in pool.map_unordered(lambda actor, part: actor.map_part.remote(part.number), parts):
                 advance(cast(int, rows))
         except RayTaskError as error:
