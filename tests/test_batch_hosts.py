@@ -56,7 +56,11 @@ rows = mapped(texts, MapTexts, "wordllama", "oai-3-small", fn_constructor_kwargs
 np.savez(folder / "texts.npz", **{name: np.stack([row[name] for row in rows]) for name in ("embedding", "confidence")})
 sys.argv = ["ea-jax", "map", given, str(folder / "cli"), "--source", "toy-a", "--target", "toy-b"]
 sys.argv += ["--part-rows", "100", "--engine", "ray", "--workers", "2"]
-main()
+ray.shutdown()
+try:
+    main()
+finally:
+    assert not ray.is_initialized()
 """
 
 
@@ -145,8 +149,7 @@ def ray_run(toy_root, given, tmp_path_factory):
                 os.kill(actors[0].pid, signal.SIGKILL)
                 killed = len(list(done.iterdir()))
         time.sleep(0.01)
-    lines = [line for line in finished(process).splitlines() if line.strip() and "(raylet)" not in line]
-    assert lines[-1] == str(folder / "cli")  # a node of the script's own Ray talks on its stdout at any time
+    assert finished(process).splitlines()[-1] == str(folder / "cli")  # before it, the script's own Ray may have talked
     assert 0 < killed < 100
     return folder
 
