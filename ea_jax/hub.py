@@ -25,11 +25,16 @@ def encoder_folder(space: Space, folder: Path | None = None, *, download: bool =
     Raises:
         EncoderNotFound: It is nowhere; the message says how to get it.
         BadEncoder: The explicit folder has no weights.
+        BadInput: It is a composite, whose members have folders.
     """
     if folder is not None:
         if not space.table and not any((folder / name).is_file() for name in ("config.json", "modules.json")):
             raise BadEncoder(f"{folder} has no config.json. Name a sentence-transformers folder.")
         return folder
+    if space.composite:
+        raise BadInput(
+            f"{space.alias} is a composite: each of its members, {space.composite}, has a folder of its own."
+        )
     if not space.local:
         raise EncoderNotFound(f"{space.id} has no encoder that runs here; embed texts with its provider instead.")
     found = _cached(space) or _packaged(space)
@@ -38,6 +43,11 @@ def encoder_folder(space: Space, folder: Path | None = None, *, download: bool =
     if found is None:
         raise EncoderNotFound(f"{space.id} is not on this machine. {_how(space)}")
     return found
+
+
+def table_file(folder: Path, name: str) -> Path:
+    """A file of a static token table: where the package has it, or at the top of the folder, where the hub has it."""
+    return folder / name if (folder / name).is_file() else folder / Path(name).name
 
 
 def check_weights(file: Path, wanted: str) -> str:
@@ -58,7 +68,7 @@ def check_weights(file: Path, wanted: str) -> str:
 def _lacks(folder: Path, space: Space) -> str:
     """What an encoder folder lacks to be loaded; nothing if it is whole."""
     if space.table:
-        return ", ".join(name for name in (space.table, space.tokenizer) if not (folder / name).is_file())
+        return ", ".join(name for name in (space.table, space.tokenizer) if not table_file(folder, name).is_file())
     if not (folder / "modules.json").is_file():
         return "modules.json"
     try:
@@ -77,8 +87,11 @@ def _complete(folder: Path, space: Space) -> Path | None:
 def _cached(space: Space) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(space.id, "config.json")
-    return _complete(Path(found).parent, space) if isinstance(found, str) else None
+    for name in (space.table, Path(space.table).name) if space.table else ("config.json",):
+        found = try_to_load_from_cache(space.id, name)
+        if isinstance(found, str):
+            return _complete(Path(found.removesuffix(name)), space)
+    return None
 
 
 def _packaged(space: Space) -> Path | None:

@@ -12,7 +12,7 @@ from ea_jax.registry import Entry
 
 INDEX = "index.json"
 SCHEMA = 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@,+-]*")
 
 
 class Listed(NamedTuple):

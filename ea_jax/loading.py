@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ea_jax.adapter import Adapter, compose
 from ea_jax.arrays import Params
 from ea_jax.checkpoint import AGAIN, load_params
+from ea_jax.composites import load_composite
 from ea_jax.devices import fast_dtype
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadEntry, BadInput, FingerprintMismatch, UnknownName
@@ -25,10 +26,12 @@ from ea_jax.quality import Quality
 from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
 from ea_jax.registry import Entry, entries, find_space
 from ea_jax.routes import hop_entries
+from ea_jax.spaces import members_of
 from ea_jax.spec import Purpose, Spec
 from ea_jax.vectors import encoder_facts
 
 DTYPES = ("float32", "bfloat16")
+LONG = ("cut", "window")
 PURPOSES: tuple[Purpose, ...] = ("store", "query")
 Root = str | os.PathLike[str] | None
 
@@ -99,14 +102,18 @@ def load_encoder(
     folder: str | os.PathLike[str] | None = None,
     dim: int | None = None,
     dtype: str | None = None,
+    long: str | None = None,
     root: Root = None,
 ) -> Encoder:
-    """The encoder of a local model.
+    """The encoder of a local model, or of a composite such as `minilm@0,3,6+wordllama`.
 
     Args:
-        name: Its id or alias; or the path of a sentence-transformers folder.
+        name: Its id or alias; the members of a composite; or the path of a sentence-transformers folder.
         folder: Where its files are; hub cache, installed weight package and hub are searched if None.
         dim: How many leading numbers are kept, for models trained for that (Matryoshka); all if None.
+        long: What becomes of a text beyond the model's limit: `cut` it there, as sentence-transformers does, or read it
+            in as many as six windows, `window`, whose tokens are averaged. If None, composites use windows and other
+            encoders cut.
         dtype: What products are taken in, `float32` or `bfloat16`; sums are always float32. If None, bfloat16 where the
             device has instructions for it, which changes MiniLM's vectors to a cosine of .9999, and float32 elsewhere.
         root: A registry folder whose spaces are known too.
@@ -115,13 +122,23 @@ def load_encoder(
         UnknownName: No model of this name, and no such folder.
         EncoderNotFound: Its files are nowhere; the message says how to get them.
         BadEncoder: Its files are incomplete, unsupported, or another model's.
+        BadInput: It is no possible composite; or dim, folder, long or dtype does not go with the model.
     """
+    if long not in (None, *LONG):
+        raise BadInput(f"long is {long!r}; it must be one of {', '.join(LONG)}.")
     dtype = _product_dtype(dtype)
     if Path(name).is_dir():
-        return load_folder(Path(name), dim=dim, dtype=dtype)
-    space = find_space(str(name), root)
-    found = encoder_folder(space, Path(folder) if folder is not None else None)
-    return load_folder(found, space, dim=dim, dtype=dtype)
+        encoder = load_folder(Path(name), dim=dim, dtype=dtype)
+    elif (space := find_space(str(name), root)).composite:
+        if dim is not None or folder is not None:
+            option = "dim" if dim is not None else "folder"
+            raise BadInput(f"{space.alias} is a composite, which takes no {option}. Load it without.")
+        composite = load_composite(space, members_of(space, root), dtype=dtype)
+        return composite.windowed(1) if long == "cut" else composite
+    else:
+        found = encoder_folder(space, Path(folder) if folder is not None else None)
+        encoder = load_folder(found, space, dim=dim, dtype=dtype)
+    return encoder.windowed() if long == "window" else encoder
 
 
 def entry_for(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
@@ -149,7 +166,8 @@ def source_encoder(entry: Entry) -> Encoder:
         FingerprintMismatch: The files here are of another encoder.
         UnknownName, EncoderNotFound, BadEncoder: As `load_encoder`.
     """
-    encoder = load_encoder(entry.source, root=entry.path.parent)
+    long = "window" if isinstance(entry.encoder.get("windows"), int) else None
+    encoder = load_encoder(entry.source, long=long, root=entry.path.parent)
     spec, prefix = encoder.spec, entry.encoder.get("prefix")
     named = [name for name, text in spec.prompts if text == prefix != spec.prefix(None)]
     encoder = encoder.prompted(named[0]) if named else encoder

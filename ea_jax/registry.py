@@ -5,7 +5,6 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,34 +12,14 @@ from ea_jax.durable import restore_folders
 from ea_jax.errors import BadEntry, UnknownName, nearest
 from ea_jax.places import roots
 from ea_jax.records import build, read_text, read_toml
+from ea_jax.spaces import Space as Space
+from ea_jax.spaces import find_space as find_space
+from ea_jax.spaces import spaces as spaces
 from ea_jax.spec import Purpose, Spec
 
 SMALL = "small"
 SCHEMA = 1
 DEEPEST = 1000  # blocks of a network
-
-
-@dataclass(frozen=True)
-class Space:
-    """A model's embedding space. Attributes are the keys of `spaces.toml`, which explains them."""
-
-    id: str
-    width: int
-    unit_norm: bool
-    local: bool
-    aliases: tuple[str, ...] = ()
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    sha256: str = ""
-    package: str = ""
-    folder: str = ""
-    table: str = ""
-    tokenizer: str = ""
-    matryoshka: bool = False
-
-    @property
-    def alias(self) -> str:
-        """The shortest way to name it: its first alias, or its id."""
-        return self.aliases[0] if self.aliases else self.id
 
 
 class Head(NamedTuple):
@@ -119,36 +98,6 @@ class Entry:
             self.encoder["fingerprint"],
             tuple(sorted(self.sizes.items())),
         )
-
-
-def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
-    """Every known space: those of `root` first, then those of all registries."""
-    found: dict[str, Space] = {}
-    for folder in dict.fromkeys([*roots(root), *roots()]):
-        path = folder / "spaces.toml"
-        for space in _spaces(path, path.stat().st_mtime_ns) if path.exists() else ():
-            found.setdefault(space.id, space)
-    return list(found.values())
-
-
-@lru_cache(8)
-def _spaces(path: Path, changed: int) -> tuple[Space, ...]:
-    """Spaces of a file, parsed once for as long as it is not changed."""
-    return tuple(build(Space, facts, path) for facts in read_toml(path).get("space", []))
-
-
-def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
-    """The space of a full id or an alias, in any letter case.
-
-    Raises:
-        UnknownName: No space has the name; the message lists the nearest.
-    """
-    known = spaces(root)
-    for space in known:
-        if name.lower() in (space.id.lower(), *(alias.lower() for alias in space.aliases)):
-            return space
-    names = [name for space in known for name in (space.id, *space.aliases)]
-    raise UnknownName(f"No model space is named {name!r}. {nearest(name, names)} `ea-jax registry` lists them all.")
 
 
 def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:

@@ -83,18 +83,20 @@ def embed(
 
 
 def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or alias.")]) -> None:
-    """Put a local model's files on this machine, and print their folder.
+    """Put a local model's files on this machine, and print their folder; of a composite, a folder a line.
 
     Example: ea-jax fetch minilm
     """
-    from ea_jax.hub import check_weights, encoder_folder
-    from ea_jax.registry import find_space
+    from ea_jax.hub import check_weights, encoder_folder, table_file
+    from ea_jax.spaces import find_space, members_of
 
     space = find_space(source)
-    folder = encoder_folder(space)
-    if space.sha256:
-        check_weights(folder / (space.table or "model.safetensors"), space.sha256)
-    print(folder)
+    for part in [member.space for member in members_of(space)] or [space]:
+        folder = encoder_folder(part)
+        if part.sha256:
+            file = table_file(folder, part.table) if part.table else folder / "model.safetensors"
+            check_weights(file, part.sha256)
+        print(folder)
 
 
 COMMANDS = {embed: "embed", fetch: "fetch"}
@@ -137,8 +139,10 @@ def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, sa
     def run(texts: list[str]) -> Iterator[dict[str, Any]]:
         tokenized = encode.tokenize(texts, max_length=max_length)
         if any(tokenized.cut):
-            limit = max_length or encode.spec.max_length
-            print(f"ea-jax: {sum(tokenized.cut)} of {len(texts)} texts were cut at {limit} tokens.", file=sys.stderr)
+            limit = f"{max_length or encode.spec.max_length} tokens"
+            if encode.spec.windows > 1 and not max_length:
+                limit = f"{encode.spec.windows} windows of {limit}"
+            print(f"ea-jax: {sum(tokenized.cut)} of {len(texts)} texts were cut at {limit}.", file=sys.stderr)
         x = encode.embed(tokenized, batch_size, show_progress=sys.stderr.isatty())
         y = np.asarray(adapt(adapt.params, x))
         confidence = np.asarray(judge(judge.params, x).confidence) if judge else None

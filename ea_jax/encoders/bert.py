@@ -106,8 +106,12 @@ class Bert(nn.Module):
 
     config: BertConfig
 
-    @nn.compact
     def __call__(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        return self.hidden_states(ids, mask, self.config.num_hidden_layers)[-1]
+
+    @nn.compact
+    def hidden_states(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"], depth: int) -> list[Float[Array, "b t d"]]:
+        """Outputs of the embedding layer, its norm included, and of the first `depth` layers."""
         c = self.config
         place = positions(mask) + c.offset
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)
@@ -119,9 +123,10 @@ class Bert(nn.Module):
         if c.buckets:
             near = nn.Embed(c.buckets, c.num_attention_heads, name="relative")(relative_bucket(place, c.buckets))
             bias += jnp.moveaxis(near, -1, 1)
-        for i in range(c.num_hidden_layers):
-            x = Layer(c, name=f"layer_{i}")(x, bias)
-        return x
+        states = [x]
+        for i in range(depth):
+            states.append(Layer(c, name=f"layer_{i}")(states[-1], bias))
+        return states
 
 
 def relative_bucket(place: Int[Array, "b t"], buckets: int, furthest: int = 128) -> Int[Array, "b t t"]:

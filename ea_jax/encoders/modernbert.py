@@ -94,15 +94,21 @@ class ModernBert(nn.Module):
 
     config: ModernBertConfig
 
-    @nn.compact
     def __call__(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        return self.hidden_states(ids, mask, self.config.num_hidden_layers)[-1]
+
+    @nn.compact
+    def hidden_states(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"], depth: int) -> list[Float[Array, "b t d"]]:
+        """Outputs of the embedding layer and of the first `depth` layers; that of the last one is normed."""
         c, place, everywhere = self.config, positions(mask), padding_bias(mask)
         distance = jnp.abs(place[:, :, None] - place[:, None, :])
         nearby = everywhere + jnp.where(distance <= c.reach, 0.0, NEVER)[:, None]
-        x = _norm(c, "norm")(nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids))
-        for i in range(c.num_hidden_layers):
-            x = Layer(c, i, name=f"layer_{i}")(x, nearby if c.local[i] else everywhere, place)
-        return _norm(c, "final_norm")(x)
+        states = [_norm(c, "norm")(nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids))]
+        for i in range(depth):
+            states.append(Layer(c, i, name=f"layer_{i}")(states[-1], nearby if c.local[i] else everywhere, place))
+        if depth == c.num_hidden_layers:
+            states[-1] = _norm(c, "final_norm")(states[-1])
+        return states
 
 
 def _norm(c: ModernBertConfig, name: str) -> nn.LayerNorm:

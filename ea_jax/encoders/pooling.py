@@ -1,6 +1,7 @@
 """What a sentence-transformers folder puts behind the model: pooling, dense layers, truncation, unit length."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -33,6 +34,22 @@ def mean(hidden: Hidden, mask: Mask) -> Pooled:
     return mean_pool(hidden, mask.astype(hidden.dtype))
 
 
+def mean_of_windows(
+    hidden: Hidden, mask: Mask, text: Int[Array, " b"], tokens: Int[Array, " n"]
+) -> Float[Array, "n d"]:
+    """Mean of the token vectors of all windows of a text.
+
+    Args:
+        hidden: Token vectors of each window.
+        mask: Which of them are of tokens.
+        text: Which text each window is of.
+        tokens: Number of tokens of each text.
+    """
+    total = jnp.einsum("btd,bt->bd", hidden, mask.astype(hidden.dtype))
+    summed = jax.ops.segment_sum(total, text, num_segments=tokens.shape[0])
+    return summed / jnp.maximum(tokens, 1).astype(hidden.dtype)[:, None]
+
+
 def mean_sqrt_len(hidden: Hidden, mask: Mask) -> Pooled:
     """Sum of the token vectors over the square root of their number."""
     return mean(hidden, mask) * jnp.sqrt(jnp.sum(mask, axis=-1, keepdims=True).astype(hidden.dtype))
@@ -60,7 +77,7 @@ POOLINGS = {
 
 
 class Pipeline(nn.Module):
-    """Token ids and mask to embeddings, as the folder's modules.json chains it.
+    """Token ids and mask to embeddings, as the folder's modules.json chains it; of windows, with their texts and sizes.
 
     Attributes:
         model: Token ids and mask to token vectors.
@@ -77,9 +94,14 @@ class Pipeline(nn.Module):
     normalize: bool
 
     @nn.compact
-    def __call__(self, ids: Mask, mask: Mask) -> Pooled:
+    def __call__(
+        self, ids: Mask, mask: Mask, text: Int[Array, " b"] | None = None, tokens: Int[Array, " n"] | None = None
+    ) -> Float[Array, "texts d"]:
         hidden = self.model(ids, mask)
-        x = jnp.concatenate([POOLINGS[name](hidden, mask) for name in self.pooling], axis=-1)
+        if text is not None and tokens is not None:  # rows are windows, which go with mean pooling alone
+            x = mean_of_windows(hidden, mask, text, tokens)
+        else:
+            x = jnp.concatenate([POOLINGS[name](hidden, mask) for name in self.pooling], axis=-1)
         for i, (width, bias, act) in enumerate(self.heads):
             x = ACTIVATIONS[act](Dense(width, bias, name=f"head_{i}")(x))
         x = x[:, : self.dim]

@@ -87,16 +87,22 @@ class Qwen3(nn.Module):
 
     config: Qwen3Config
 
-    @nn.compact
     def __call__(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        return self.hidden_states(ids, mask, self.config.num_hidden_layers)[-1]
+
+    @nn.compact
+    def hidden_states(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"], depth: int) -> list[Float[Array, "b t d"]]:
+        """Outputs of the embedding layer and of the first `depth` layers; that of the last one is normed."""
         c, place = self.config, positions(mask)
         step = jnp.arange(ids.shape[-1])
         causal = jnp.where(step[None, :] <= step[:, None], 0.0, NEVER)
         bias = padding_bias(mask) + causal[None, None]
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)
-        for i in range(c.num_hidden_layers):
-            x = Layer(c, name=f"layer_{i}")(x, bias, place)
-        return nn.RMSNorm(c.eps, name="norm")(x)
+        states = [nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)]
+        for i in range(depth):
+            states.append(Layer(c, name=f"layer_{i}")(states[-1], bias, place))
+        if depth == c.num_hidden_layers:
+            states[-1] = nn.RMSNorm(c.eps, name="norm")(states[-1])
+        return states
 
 
 def qwen3_weights(config: Qwen3Config) -> WeightMap:
