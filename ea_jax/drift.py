@@ -11,6 +11,7 @@ from ea_jax.errors import BadInput
 from ea_jax.quality import Quality, Scores
 from ea_jax.quality_store import SCORED
 
+COMPARED = tuple(name for name in SCORED if name in Scores._fields)  # what is known of a query before any search
 BINS = 10
 MODERATE, LARGE = 0.1, 0.25
 LEAST = 20
@@ -46,12 +47,13 @@ def baseline(quality: Quality) -> dict[str, Float[np.ndarray, " n"]]:
     """Scores by name of pairs that were held out when the adapter was fitted."""
     if "calibration" not in quality.params:
         raise BadInput("An imported adapter carries no scores of its fit; compare with a file of earlier inputs.")
-    return dict(zip(SCORED, np.asarray(quality.params["calibration"]["scores"]).T, strict=True))
+    scores = np.asarray(quality.params["calibration"]["scores"])
+    return {name: scores[:, SCORED.index(name)] for name in COMPARED}
 
 
 def sample(scores: Scores) -> dict[str, Float[np.ndarray, " n"]]:
     """The same of other inputs, out of their scores."""
-    return {name: np.asarray(getattr(scores, name)) for name in SCORED}
+    return {name: np.asarray(getattr(scores, name)) for name in COMPARED}
 
 
 def drift(before: Sample, now: Sample) -> dict[str, Shift]:

@@ -54,7 +54,7 @@ def save_entry(
         "target": target.id,
         "flavor": flavor,
         "d_in": source.width,
-        "d_out": target.width,
+        "d_out": len(fitted.params["out"]["store"]["bias"]),
         "unit_norm": target.unit_norm,
         "sizes": fitted.sizes,
         "description": description,
@@ -63,9 +63,14 @@ def save_entry(
         "training": fitted.report,
         "metrics": metrics,
     }
-    name = f"{source.alias}--{target.alias}--{flavor}"
+    name = entry_folder(source, target, flavor)
     card = front_matter(name, (source, target), metrics, "apache-2.0") + _card(facts, source.alias, target.alias)
-    return write_entry(root, name, facts, fitted.params, fitted.quality, sizes_of(fitted.quality), card)
+    return write_entry(root, name, facts, fitted.params, fitted.quality_params, sizes_of(fitted.quality_params), card)
+
+
+def entry_folder(source: Space, target: Space, flavor: str) -> str:
+    """Name of an entry's folder."""
+    return f"{source.alias}--{target.alias}--{flavor}".replace("/", "_")
 
 
 def write_entry(
@@ -76,9 +81,9 @@ def write_entry(
     Args:
         root: The registry folder; it is made if it is not there.
         name: Of the folder.
-        facts: Of `entry.toml`, but those of the two checkpoints.
+        facts: For `entry.toml`, without those of the two checkpoints.
         params: The adapter's, as they are stored.
-        quality: Of the quality part, likewise.
+        quality: The quality part's, likewise.
         sizes: What the shapes of the quality part follow from.
         card: The model card.
     """
@@ -102,10 +107,16 @@ def metrics_table(metrics: dict[str, Any], rows: dict[str, str]) -> str:
     names = list(metrics)
     head = ["", *(f"{name} cosine | {name} R@1 / 5 / 10" for name in names)]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: | ---: |" * len(names)]
-    for row, label in rows.items():
+    for row, label in (rows | _kept(metrics[names[0]])).items():
         cells = [_cells(metrics[name][row]) for name in names]
         lines.append("| " + " | ".join([label, *cells]) + " |")
     return "\n".join(lines)
+
+
+def _kept(rows: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of the rows for keeping the source model, or one member of a composite."""
+    kept = [row for row in rows if row.startswith("keep_") and row != KEEP_SOURCE]
+    return {row: f"keep {row.removeprefix('keep_')} alone on both sides" for row in kept}
 
 
 def _cells(figures: dict[str, float]) -> str:
@@ -113,45 +124,23 @@ def _cells(figures: dict[str, float]) -> str:
     return f"{cosine} | " + " / ".join(f"{figures[f'recall@{k}']:.3f}" for k in (1, 5, 10))
 
 
-def _listed(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}".replace("_", " ") for key, value in facts.items())
-
-
-def _kernel_told(facts: dict[str, Any]) -> str:
-    sizes = facts["sizes"]
-    return (
-        f"One affine map plus {sizes['landmarks']:,} radial functions on the sphere, mixed down to {sizes['rank']:,} "
-        "features (Nystrom kernel ridge regression),"
-    )
-
-
-TOLD = {
-    "linear": lambda facts: "One affine map",
-    "kernel": _kernel_told,
-    "mlp": lambda facts: f"One affine map plus a gated network {facts['sizes']['width']:,} wide",
+DESCRIPTIONS = {
+    "linear": lambda sizes: "One affine map",
+    "kernel": lambda sizes: (
+        f"One affine map of the input beside {sizes['rank']:,} kernel principal components around "
+        f"{sizes['landmarks']:,} landmarks (Nystrom),"
+    ),
 }
 
 
-def _choice(training: dict[str, Any]) -> str:
-    return "\n".join(f"- `{purpose}`: {_listed(training[purpose])}" for purpose in ("store", "query"))
-
-
-def _curve(training: dict[str, Any]) -> str:
-    points = training["learning_curve"]
-    if not points:
-        return ""
-    told = ", ".join(f"{rank:.3f} with {int(pairs):,} pairs" for pairs, rank in points.items())
-    return f"Learning curve, mean reciprocal rank on a held-out fold: {told}.\n\n"
-
-
 def front_matter(name: str, between: Sequence[Space], metrics: Mapping[str, Any], licence: str | None = None) -> str:
-    """What a model card begins with, in the form that the Hugging Face hub reads, which shows the figures beside it.
+    """Front matter of a model card, in the form that the Hugging Face hub reads to show the figures.
 
     Args:
         name: Of the adapter.
         between: Its spaces; those whose models are on the hub are its base models.
         metrics: Figures by test set, then by row.
-        licence: Its licence, as the hub abbreviates it; not told if None.
+        licence: Its licence, as the hub abbreviates it; omitted if None.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -180,14 +169,33 @@ def front_matter(name: str, between: Sequence[Space], metrics: Mapping[str, Any]
     return f"---\n{facts.to_yaml()}\n---\n"
 
 
+def comparison(facts: dict[str, Any]) -> str:
+    """A sentence: does the adapter beat keeping the source model, on the last test set or on the fit's held-out pairs?
+
+    Test sets of held-out sources come last in an entry, and say more than those of sources that were fitted on.
+    """
+    metrics, training = facts["metrics"], facts["training"]
+    name = list(metrics)[-1] if metrics else "held-out pairs"
+    figures = metrics[name] if metrics else training
+    kept = max((row for row in figures if row.startswith("keep_")), key=lambda row: figures[row]["recall@10"])
+    model = "the source model" if kept == KEEP_SOURCE else kept.removeprefix("keep_")
+    ours, keep = (figures[row]["recall@10"] for row in ("query", kept))
+    error = (ours * (1 - ours) / training["held_out_queries"]) ** 0.5
+    beats = "beats" if ours > keep + error else "does not beat" if ours < keep - error else "is as good as"
+    where = "sources that were held out" if name == "across" else name
+    return (
+        f"On {where}, this adapter {beats} keeping {model} on both sides: {ours:.1%} of the queries find their true "
+        f"neighbor among the first ten, against {keep:.1%} after embedding the corpus again."
+    )
+
+
 def _card(facts: dict[str, Any], source: str, target: str) -> str:
     training = facts["training"]
-    near = training.get("near_duplicates", 0)
     measured = (
         f"""## Measured
 
-Mean cosine to the native vector, and the share of queries whose native top hit is among the first 1, 5 and 10, each
-query ranking a corpus of native {target} vectors. No test row, nor a near-duplicate of one, was fitted on.
+Mean cosine to the native vector, and the share of queries whose true neighbor is among the first 1, 5 and 10, each
+query searching a corpus of native {target} vectors. No query, nor a near-duplicate of one, was fitted on.
 
 {metrics_table(facts["metrics"], ROWS)}
 
@@ -195,17 +203,20 @@ query ranking a corpus of native {target} vectors. No test row, nor a near-dupli
         if facts["metrics"]
         else ""
     )
-    weak = "".join(f"- {line}\n" for line in training["advice"])
+    near = training.get("near_duplicates", 0)
+    left_out = f" {near:,} more were left out as near-duplicates of test queries." if near else ""
     return f"""
 # {source} to {target}, flavor {facts["flavor"]}
 
-{TOLD[facts["family"]](facts)} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
-to the space of `{facts["target"]}` (width {facts["d_out"]}), in two versions: `store` is faithful, `query` ranks best.
+{DESCRIPTIONS[facts["family"]](facts["sizes"])} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
+to the space of `{facts["target"]}` (width {facts["d_out"]}), for two purposes: `store` is faithful, `query` ranks best.
+
+{comparison(facts)}
 
 ```python
 from ea_jax import load
 
-adapt = load("{source}", "{target}", flavor="{facts["flavor"]}")
+adapt = load("{source}", "{target}", flavor="{facts["flavor"]}", purpose="query")
 y = adapt(adapt.params, x)
 ```
 
@@ -213,14 +224,12 @@ y = adapt(adapt.params, x)
 
 {facts["description"]}
 
-{training["pairs"]:,} pairs; {near:,} more were left out as near-duplicates of test queries. Chosen on folds of
-{training["groups"]:,} groups, which no fold shares, with the figure that decided:
+{training["pairs"]:,} pairs of {training["groups"]:,} groups.{left_out} Ridge penalty {training["penalty"]:g}, prior:
+{training["prior"] or "none"}, steps of fine-tuning: {training["fine_tuning_steps"]}.
 
-{_choice(training)}
+{measured}## Limits
 
-{_curve(training)}{measured}## Limits
-
-{weak}- It knows what its pairs knew. Text of another kind, language or length is mapped less well: read the confidence,
-  and judge the adapter on your own data.
+- Text of another kind, language or length is mapped less well: read the confidence, and measure on your own data. A fit
+  on the texts and vectors of your own index, with this adapter as the prior, is better: `ea-jax fit`.
 - Scores of `query` vectors are for ranking; `Quality.native_similarity` puts them on the scale of native similarities.
 """

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ea_jax.metrics import KS, cosines, first_equal, recalls
+from ea_jax.ops import unit
 from ea_jax.search import search
 
 KEEP_SOURCE = "keep_source"
@@ -29,12 +30,18 @@ class HeldOut:
     corpus_y: Float[np.ndarray, "m d_out"]
 
 
-def held_out_figures(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d_out"]]) -> dict[str, dict[str, float]]:
+def held_out_figures(
+    test: HeldOut,
+    outputs: Mapping[str, Float[np.ndarray, "n d_out"]],
+    blocks: Mapping[str, slice] | None = None,
+) -> dict[str, dict[str, float]]:
     """Figures of each map on one test set, and of keeping the source model on both sides.
 
     Args:
         test: Queries and corpus.
         outputs: By name, what a map makes of `test.x`.
+        blocks: Columns of x that are embeddings of their own, by name: keeping one of them, `keep_NAME`, may be better
+            than keeping the whole.
 
     Returns:
         By name: `cosine`, the mean cosine to the native query vectors, and `recall@k`, the share of queries whose
@@ -51,6 +58,8 @@ def held_out_figures(test: HeldOut, outputs: Mapping[str, Float[np.ndarray, "n d
     figures = {
         name: {"cosine": _mean(cosines(out, test.y)), **told(out, test.corpus_y)} for name, out in outputs.items()
     }
+    for name, part in (blocks or {}).items():
+        figures[f"keep_{name}"] = told(unit(test.x[:, part]), unit(test.corpus_x[:, part]))
     return figures | {KEEP_SOURCE: told(test.x, test.corpus_x)}
 
 

@@ -178,7 +178,7 @@ def source_encoder(entry: Entry) -> Encoder:
 def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
     """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
     ours = encoder.spec.facts()
-    if not _same_encoder(entry.encoder, ours):
+    if not same_encoder(entry.encoder, ours):
         raise FingerprintMismatch(
             f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, ours)}. "
             "Use the encoder that it names, or fit an adapter on yours."
@@ -208,7 +208,7 @@ def check_source(
     Raises:
         FingerprintMismatch: They differ; the message spells out both, field by field.
     """
-    if facts is None or _same_encoder(wanted, facts):
+    if facts is None or same_encoder(wanted, facts):
         return {}
     if assume_source:
         return {"assumed_source": dict(facts)}
@@ -226,7 +226,7 @@ def check_files(files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, 
     return found
 
 
-def _same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether the facts are of this encoder; of this model, where one side knows no more than a name."""
     known = "fingerprint" if wanted.get("fingerprint") and facts.get("fingerprint") else "model"
     return facts.get(known) == wanted.get(known)

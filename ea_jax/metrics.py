@@ -1,7 +1,6 @@
 """Retrieval and agreement measures, exact and blocked: no query-by-corpus matrix is ever whole."""
 
 import hashlib
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -68,30 +67,3 @@ def rank_of(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], hit: 
 def reciprocal_rank(rank: Int[ArrayIn, " n"]) -> Float[Array, ""]:
     """Mean reciprocal rank; larger is better. Source: Voorhees 1999, TREC-8."""
     return jnp.mean(1 / jnp.asarray(rank))
-
-
-@jax.jit
-def mean_cosine(a: Float[ArrayIn, "n d"], b: Float[ArrayIn, "n d"]) -> Float[Array, ""]:
-    """Mean cosine of row-aligned unit vectors; larger is better."""
-    return jnp.mean(jnp.sum(jnp.asarray(a) * b, axis=-1))
-
-
-@partial(jax.jit, static_argnames="k")
-def occurrences(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], k: int) -> Int[Array, " m"]:
-    """How often each corpus row is among the first k of the queries by inner product; earlier rows win ties.
-
-    Their sum is `n k`. Source: Radovanović et al. 2010, JMLR 11: the k-occurrences N_k.
-    """
-    first = jax.lax.map(lambda q: jax.lax.top_k(corpus @ q, k)[1], jnp.asarray(queries), batch_size=BLOCK)
-    return jnp.bincount(first.ravel(), length=len(corpus))
-
-
-def skewness(counts: Int[ArrayIn, " m"]) -> Float[Array, ""]:
-    """Third standardised moment of k-occurrences, `E[(N - mean)^3] / sd^3`; larger is more hubs, 0 is none.
-
-    Source: Radovanović et al. 2010, JMLR 11: S_{N_k}.
-    """
-    away = jnp.asarray(counts, jnp.float32)
-    away = away - jnp.mean(away)
-    variance = jnp.mean(jnp.square(away))
-    return jnp.mean(away**3) / jnp.where(variance > 0, variance, 1) ** 1.5

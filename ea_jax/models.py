@@ -66,31 +66,6 @@ class Kernel(nn.Module):
         return unit(y) if self.unit_norm else y
 
 
-class MLP(nn.Module):
-    """Linear plus a gated residual network of `depth` blocks, whose features join the input before the last layer."""
-
-    d_out: int
-    unit_norm: bool
-    width: int
-    depth: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch d_in"], features: bool = False) -> Float[Array, "*batch d"]:
-        """Outputs, or what the last layer reads."""
-        h = _Dense(self.width, name="in")(x)
-        for block in range(self.depth):
-            value = _LayerNorm(name=f"norm_{block}")(h)
-            gated = _Dense(self.width, name=f"value_{block}")(value) * nn.gelu(
-                _Dense(self.width, name=f"gate_{block}")(value)
-            )
-            h = h + _Dense(self.width, name=f"down_{block}")(gated)
-        read = jnp.concatenate([x, _LayerNorm(name="norm")(h)], axis=-1)
-        if features:
-            return read
-        y = _Dense(self.d_out, name="out")(read)
-        return unit(y) if self.unit_norm else y
-
-
 class _Gated(nn.Module):
     """One residual step of `ResMLP`, `x + gamma * W (a * gelu(g))` with `a, g` halves of one projection."""
 
@@ -130,7 +105,7 @@ class Chain(nn.Module):
         return x
 
 
-FAMILIES = {"linear": Linear, "kernel": Kernel, "mlp": MLP, "resmlp": ResMLP}
+FAMILIES = {"linear": Linear, "kernel": Kernel, "resmlp": ResMLP}
 
 
 def build(spec: Spec) -> nn.Module:

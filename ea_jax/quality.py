@@ -12,14 +12,15 @@ from jaxtyping import Array, Float
 
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.errors import BadInput
-from ea_jax.models import Linear, build
+from ea_jax.models import build
+from ea_jax.neighbors import TOP
 from ea_jax.ops import check_embeddings, distance_confidence, mahalanobis, nearest_distance, unit
 from ea_jax.spec import Spec
 
 WIDEST = 5.0  # deviations from the mean at which a feature is cut, so that squares stay near what was fitted
-BANDWIDTH = 2.0
 TINY = 1e-6
-FEATURES = ("mahalanobis", "knn_distance", "length", "affine length", "agreement")
+FEATURES = ("mahalanobis", "knn_distance", "mean_cosine", "length")
+SOURCE_FEATURES = 3  # the first ones, which need no adapter
 REPORTED = ("confidence", "expected_cosine", "expected_cosine_lower", "novelty")
 SURE, DOUBTFUL, SHOWN = 0.8, 0.5, 60
 
@@ -39,13 +40,14 @@ class Scores(NamedTuple):
 
     Attributes:
         mahalanobis: Distance from the Gaussian of the fit's inputs, in standard deviations.
-        knn_distance: Chord length to the nearest of their cluster centres.
+        knn_distance: Chord length to the nearest of their references, a sample of them.
         conf_maha: Logistic of the first, .8 at the 95th percentile of the fit's inputs and .2 at the 99th.
         conf_knn: The same of the second.
-        novelty: Probability of being junk rather than text; without junk at the fit, 1 less the smaller of the two.
+        novelty: Probability that the vector is not of an ordinary text: random, another model's, or of junk. Of
+            imported adapters, 1 less the smaller of the two.
         expected_cosine: Expectation of the cosine between the `store` output and the native vector.
-        expected_cosine_lower: What that cosine exceeds for nine inputs in ten that are like those of the fit.
-        confidence: Probability that the `query` output has the native top hit among its first ten.
+        expected_cosine_lower: Lower bound of that cosine, for nine in ten inputs like those of the fit.
+        confidence: Probability that the `query` output has its true neighbor among its first ten results.
     """
 
     mahalanobis: Float[Array, "*batch"]
@@ -79,91 +81,94 @@ def _distances(params: Params, x: Float[ArrayIn, "*batch d"]) -> Distances:
 
 @jax.jit
 def features(
-    far: Float[ArrayIn, "*batch"],
-    near: Float[ArrayIn, "*batch"],
-    raw: Float[ArrayIn, "*batch d_out"],
-    linear: Float[ArrayIn, "*batch d_out"] | None,
+    statistics: Params, x: Float[ArrayIn, "*batch d_in"], raw: Float[ArrayIn, "*batch d_out"]
 ) -> Float[Array, "*batch f"]:
-    """What an adapter's error shows in: both distances, the length of its output, and what its affine part says.
+    """Predictors of an adapter's error, in the order of `FEATURES`: two distances, one cosine, and a length.
 
-    Regression shrinks what it does not know towards the mean, so a short output is a doubtful one; and where the affine
-    part and the whole disagree, one of them errs.
+    Regression shrinks what it does not know towards the mean, so a short output is a doubtful one.
 
     Args:
-        far: Mahalanobis distance of the input.
-        near: Its distance to the nearest reference.
-        raw: The `store` output before it gets length one.
-        linear: What the affine part alone puts out; None where that is all there is.
+        statistics: Of the fit's inputs.
+        x: Source embeddings.
+        raw: The `store` outputs before they get unit length.
     """
-
-    def length(y: Float[ArrayIn, "*batch d"]) -> Float[Array, "*batch"]:
-        return jnp.log(jnp.sqrt(jnp.sum(jnp.square(y), axis=-1)) + TINY)
-
-    found = [jnp.asarray(far), jnp.asarray(near), length(raw)]
-    if linear is not None:
-        found += [length(linear), jnp.sum(unit(raw) * unit(linear), axis=-1)]
-    return jnp.stack(found, axis=-1)
+    far, near = distances(statistics, unit(x))
+    return stacked_features(far, near, x, statistics["mean"], raw)
 
 
 @jax.jit
-def standardised(scale: Params, found: Float[Array, "*batch f"]) -> Float[Array, "*batch f"]:
-    """Features less their mean, in deviations, cut at five."""
-    away = found - jnp.broadcast_to(scale["mean"], found.shape)
-    return jnp.clip(away / jnp.broadcast_to(scale["deviation"], found.shape), -WIDEST, WIDEST)
+def stacked_features(
+    far: Float[ArrayIn, "*batch"],
+    near: Float[ArrayIn, "*batch"],
+    x: Float[ArrayIn, "*batch d_in"],
+    mean: Float[ArrayIn, " d_in"],
+    raw: Float[ArrayIn, "*batch d_out"],
+) -> Float[Array, "*batch f"]:
+    """`features` of inputs whose distances are known."""
+    cosine = unit(jnp.asarray(x)) @ unit(jnp.asarray(mean))
+    length = jnp.log(jnp.sqrt(jnp.sum(jnp.square(raw), axis=-1)) + TINY)
+    return jnp.stack([jnp.asarray(far), jnp.asarray(near), cosine, length], axis=-1)
+
+
+@jax.jit
+def standardized(scale: Params, values: Float[Array, "*batch f"]) -> Float[Array, "*batch f"]:
+    """Features in standard deviations from their mean, clipped at five."""
+    away = values - jnp.broadcast_to(scale["mean"], values.shape)
+    return jnp.clip(away / jnp.broadcast_to(scale["deviation"], values.shape), -WIDEST, WIDEST)
 
 
 @jax.jit
 def squares(z: Float[Array, "*batch f"]) -> Float[Array, "*batch q"]:
-    """Features, and their products two by two."""
+    """Features and their pairwise products."""
     a, b = jnp.triu_indices(z.shape[-1])
     return jnp.concatenate([z, z[..., a] * z[..., b]], axis=-1)
 
 
-@jax.jit
-def bumps(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch m"]:
-    """Radial functions of unit rows around the references."""
-    return jnp.exp(BANDWIDTH * (x @ references.T - 1))
+def expected_cosine(head: Params, z: Float[Array, "*batch f"], x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Ridge regression of the cosine on features, their products, and the input."""
+    return jnp.clip(squares(z) @ head["quadratic"] + x @ head["x"] + head["bias"], head["least"], head["most"])
 
 
-def expected(head: Params, z: Float[Array, "*batch f"], x: Float[Array, "*batch d"], references: Float[Array, "m d"]):
-    """Ridge regression of the cosine on features and their squares, the input, and bumps around references."""
-    found = squares(z) @ head["quadratic"] + x @ head["x"] + bumps(x, references) @ head["radial"] + head["bias"]
-    return jnp.clip(found, head["least"], head["most"])
-
-
-def probability(head: Params, z: Float[Array, "*batch f"], cosine: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def hit_probability(
+    head: Params, z: Float[Array, "*batch f"], cosine: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
     """Logistic regression of a hit on the features and the expected cosine."""
     return jax.nn.sigmoid(z @ head["features"] + cosine * head["cosine"] + head["bias"])
 
 
-def _read(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
-    """The features of inputs, by name `FEATURES`."""
-    raw = cast(Array, module.apply({"params": params["adapter"]}, jnp.asarray(x)))
-    linear = None
-    if not isinstance(module, Linear):
-        out = params["adapter"]["out"]
-        linear = x @ out["kernel"][: x.shape[-1]]
-        linear = linear + jnp.broadcast_to(out["bias"], linear.shape)
-    return features(*distances(params, unit(x)), raw, linear)
+@jax.jit
+def search_features(confidence: Float[ArrayIn, "*batch"], top: Float[ArrayIn, "*batch k"]) -> Float[Array, "*batch g"]:
+    """Logit of a confidence, beside what a search adds to it: the best score, and how far the tenth lies below it."""
+    chance = jnp.clip(jnp.asarray(confidence), TINY, 1 - TINY)
+    gap = top[..., 0] - top[..., -1]
+    return jnp.stack([jnp.log(chance / (1 - chance)), top[..., 0], gap, jnp.square(gap)], axis=-1)
+
+
+def novelty(params: Params, z: Float[Array, "*batch f"], x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Probability that a vector is not of an ordinary text: not of the source model at all, or of junk."""
+    foreign, junk = params["foreign"], params["junk"]
+    not_source = jax.nn.sigmoid(z[..., :SOURCE_FEATURES] @ foreign["features"] + foreign["bias"])
+    return jnp.maximum(not_source, jax.nn.sigmoid(x @ junk["x"] + junk["bias"]))
+
+
+def _features(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
+    """The features of inputs, in the order of `FEATURES`."""
+    return features(params, x, cast(Array, module.apply({"params": params["adapter"]}, jnp.asarray(x))))
 
 
 @partial(jax.jit, static_argnums=0)
 def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Scores:
+    d = _distances(params, x)
     if "cosine" not in params:
-        d = _distances(params, x)
         unknown = jnp.full_like(d.confidence, jnp.nan)
         far, near, conf_maha, conf_knn, least = d
         return Scores(far, near, conf_maha, conf_knn, 1 - least, unknown, unknown, least)
-    read, d = _read(module, params, x), _distances(params, x)
-    rows, z = unit(x), standardised(params["features"], read)
-    cosine = expected(params["cosine"], z, rows, params["references"])
+    rows, z = unit(x), standardized(params["features"], _features(module, params, x))
+    cosine = expected_cosine(params["cosine"], z, rows)
     margin = jnp.interp(cosine, params["margin"]["at"], params["margin"]["width"])
-    junk = params["junk"]
-    is_junk = jax.nn.sigmoid(rows @ junk["x"] + junk["bias"])
-    novelty = jnp.where(junk["known"] > 0, is_junk, 1 - d.confidence)
-    said = probability(params["hit"], z, cosine) * (1 - jnp.where(junk["known"] > 0, is_junk, 0.0))
-    hit = jnp.interp(said, params["chance"]["said"], params["chance"]["found"])
-    return Scores(d.mahalanobis, d.knn_distance, d.conf_maha, d.conf_knn, novelty, cosine, cosine - margin, hit)
+    new = novelty(params, z, rows)
+    hit = hit_probability(params["hit"], z, cosine) * (1 - new)
+    return Scores(d.mahalanobis, d.knn_distance, d.conf_maha, d.conf_knn, new, cosine, cosine - margin, hit)
 
 
 @jax.tree_util.register_dataclass
@@ -174,7 +179,7 @@ class Quality:
     Its parameters hold the adapter's (`params["adapter"]`), whose output it reads: jitted together, both share it.
 
     Attributes:
-        spec: Of the adapter whose inputs it judges.
+        spec: Of the adapter whose inputs it scores.
         params: Statistics of the fit, heads that forecast the adapter's error, and the adapter's own parameters.
     """
 
@@ -191,12 +196,35 @@ class Quality:
         return _scores(build(replace(self.spec, unit_norm=False)), params, x)
 
     def features(self, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
-        """What the forecasts are made of, in the order of `FEATURES`; of a linear adapter, the first three."""
+        """Predictors of the adapter's error, in the order of `FEATURES`."""
         check_embeddings(x, self.spec.d_in, self.spec.source)
-        return _read(build(replace(self.spec, unit_norm=False)), params, x)
+        return _features(build(replace(self.spec, unit_norm=False)), params, x)
+
+    def after_search(
+        self, params: Params, confidence: Float[ArrayIn, "*batch"], top: Float[ArrayIn, "*batch k"]
+    ) -> Float[Array, "*batch"]:
+        """Confidence after a search, whose scores say more than the query alone: a clear winner is a good sign.
+
+        Args:
+            params: The quality part's parameters.
+            confidence: Of the queries, before the search.
+            top: Cosines of each `query` vector to its ten best rows of the index, descending.
+
+        Returns:
+            Probabilities that the true neighbor is among the ten; larger is better.
+
+        Raises:
+            BadInput: There are not ten scores a query, or the adapter was imported.
+        """
+        if "search" not in params:
+            raise BadInput("An imported adapter has no confidence after a search; fit one on pairs with `fit`.")
+        if top.shape[-1] != TOP:
+            raise BadInput(f"top has {top.shape[-1]} scores a query; give the {TOP} largest, descending.")
+        head = params["search"]
+        return jax.nn.sigmoid(search_features(confidence, top) @ head["features"] + head["bias"])
 
     def score_target(self, params: Params, y: Float[ArrayIn, "*batch d_out"]) -> Distances:
-        """How far vectors that are said to be of the target space lie from the native ones of the fit.
+        """Distances of vectors of the target space from the native ones of the fit.
 
         Raises:
             BadInput: y is not of floats, or its width is not the target model's.
@@ -222,7 +250,7 @@ def interpret_quality(
 
     Args:
         texts: What was embedded.
-        scores: What a `Quality` said of it, or the same by name.
+        scores: What a `Quality` returned for them, or the same by name.
         space_label: What to call the space of the embeddings.
 
     Raises:
@@ -238,10 +266,10 @@ def interpret_quality(
     for text, confidence, cosine, lower, novelty in zip(texts, *columns.values(), strict=True):
         shown = " ".join(text.split())
         shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…"
-        said = f"expected cosine {cosine:.2f} (nine in ten above {lower:.2f})"
-        lines.append(f"- {shown!r}: confidence {confidence:.2f}, {said}: {_verdict(confidence, novelty)}.")
+        forecast = f"expected cosine {cosine:.2f} (nine in ten above {lower:.2f})"
+        lines.append(f"- {shown!r}: confidence {confidence:.2f}, {forecast}: {_verdict(confidence, novelty)}.")
     sure = sum(confidence >= SURE for confidence in columns["confidence"])
-    lines.append(f"{sure} of {len(texts)} can be asked with confidence; send the others to the provider.")
+    lines.append(f"{sure} of {len(texts)} have a confidence of {SURE} or more; send the others to the provider.")
     return "\n".join(lines)
 
 
@@ -249,5 +277,5 @@ def _verdict(confidence: float, novelty: float) -> str:
     if novelty > SURE:
         return "unlike the texts of the fit, perhaps junk"
     if confidence >= SURE:
-        return "typical, its native top hit should be among the first ten"
+        return "typical, its true neighbor should be among the first ten"
     return "doubtful" if confidence >= DOUBTFUL else "hard for this adapter, better sent to the provider"

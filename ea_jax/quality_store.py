@@ -7,16 +7,17 @@ import jax.numpy as jnp
 
 from ea_jax.arrays import Params
 from ea_jax.ops import unit
+from ea_jax.quality import FEATURES, SOURCE_FEATURES
 
-KNOTS, MARGINS, CHANCES = 64, 8, 20
-SCORED = ("mahalanobis", "knn_distance", "novelty", "expected_cosine", "confidence")  # kept of the fit's own rows
+KNOTS, MARGINS, SEARCH_FEATURES = 64, 8, 4
+# kept of the fit's own rows, out of fold:
+SCORED = ("mahalanobis", "knn_distance", "novelty", "expected_cosine", "confidence", "confidence_after_search")
 IMPORTED: tuple[str, ...] = ("references", "target_references")
 SIZES: tuple[str, ...] = (
     "references",
     "directions",
     "target_references",
     "target_directions",
-    "features",
     "calibration",
 )
 
@@ -25,7 +26,7 @@ def sizes_of(stored: Params) -> dict[str, int]:
     """What the shapes of a stored quality part follow from, beside the adapter's widths."""
     counts = [len(stored["references"]), stored["directions"].shape[1]]
     counts += [len(stored["target"]["references"]), stored["target"]["directions"].shape[1]]
-    counts += [len(stored["features"]["mean"]), len(stored["calibration"]["found"])]
+    counts += [len(stored["calibration"]["found"])]
     return dict(zip(SIZES, counts, strict=True))
 
 
@@ -40,12 +41,12 @@ def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
         return numbers | {
             "mean": array(d),
             "directions": array(d, sizes[f"{prefix}directions"], dtype=jnp.float16),
+            "variances": array(sizes[f"{prefix}directions"]),
             "references": array(sizes[f"{prefix}references"], d, dtype=jnp.int8),
         }
 
-    f, m, n = sizes["features"], sizes["references"], sizes["calibration"]
-    q = f + f * (f + 1) // 2
-    cosine = {"quadratic": array(q), "x": array(d_in), "radial": array(m)}
+    f, n = len(FEATURES), sizes["calibration"]
+    cosine = {"quadratic": array(f + f * (f + 1) // 2), "x": array(d_in)}
     return statistics(d_in) | {
         "target": statistics(d_out, "target_"),
         "similarity": dict.fromkeys(("score", "native"), array(KNOTS)),
@@ -53,8 +54,9 @@ def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
         "cosine": cosine | dict.fromkeys(("bias", "least", "most"), array()),
         "margin": dict.fromkeys(("at", "width"), array(MARGINS)),
         "hit": {"features": array(f), "cosine": array(), "bias": array()},
-        "chance": dict.fromkeys(("said", "found"), array(CHANCES + 2)),
-        "junk": {"x": array(d_in), "bias": array(), "known": array()},
+        "search": {"features": array(SEARCH_FEATURES), "bias": array()},
+        "foreign": {"features": array(SOURCE_FEATURES), "bias": array()},
+        "junk": {"x": array(d_in), "bias": array()},
         "calibration": {"scores": array(n, len(SCORED)), "found": array(n, dtype=jnp.int8)},
     }
 

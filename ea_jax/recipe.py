@@ -1,4 +1,4 @@
-"""From files of pairs to a registry entry: read, embed where needed, keep test rows out, fit, measure, write."""
+"""Fit a registry entry on files of pairs: read, embed, leave out near-duplicates of tests, fit, measure, write."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,18 +12,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ea_jax.adapter import Adapter
 from ea_jax.encoder import Encoder
-from ea_jax.entries import save_entry
-from ea_jax.errors import BadInput, FingerprintMismatch
-from ea_jax.fitting import CORPUS_SIZE, DEFAULT, Budget, Family, Foreign, fit
-from ea_jax.fitting.splits import near_duplicates
+from ea_jax.entries import entry_folder, save_entry
+from ea_jax.errors import BadInput, FingerprintMismatch, UnknownName
+from ea_jax.fitting import Family, Foreign, fit, verdict
 from ea_jax.heldout import KS, HeldOut, held_out_figures
 from ea_jax.junk import junk_texts
-from ea_jax.loading import PURPOSES, check_files, load_encoder
+from ea_jax.loading import PURPOSES, check_files, check_source, load, load_encoder, load_quality, same_encoder
+from ea_jax.neighbors import near_duplicates
 from ea_jax.ops import unit
-from ea_jax.registry import Space
+from ea_jax.quality import Quality
+from ea_jax.registry import Entry, Space, entry_named, find_entry, find_space
+from ea_jax.spec import EncoderSpec
 from ea_jax.tables import Pairs, read_pairs, stacked
 
+AUTO, NO_PRIOR = "auto", "none"
 SPOT_CHECKS = 8
 JUNK = 100  # texts of each kind
 BLOCK = 4096
@@ -36,10 +40,10 @@ def fit_entry(
     out: Path,
     *,
     flavor: str,
-    family: Family = "auto",
-    budget: Budget = DEFAULT,
+    family: Family | None = None,
+    prior: str = AUTO,
+    replace_entry: bool = False,
     prompt: str | None = None,
-    corpus_size: int = CORPUS_SIZE,
     tests: Mapping[str, Path],
     near: float,
     description: str,
@@ -53,66 +57,75 @@ def fit_entry(
     Args:
         pairs: Files of pairs or one folder, as `read_pairs` takes them. They may exceed memory, and then go to disk.
         source: Space of x, or of the encoder that embeds the texts.
-        target: Space of y.
+        target: Space of y. Where its leading numbers alone are an embedding too, y may be cut to them.
         out: Registry folder.
         flavor: Which of several adapters between the two.
-        family: Of adapters, as `fit` takes it.
-        budget: How large the adapter may be.
+        family: Of adapters, as `fit` takes it. If None, `linear`; for bare vectors without a prior, whichever of
+            `linear` and `kernel` ranks better.
+        prior: `auto` for the registries' adapter between the two spaces, if there is one; `none`; or an entry's name.
+        replace_entry: Whether an entry of this name may be overwritten.
         prompt: Name of the prefix that the source encoder puts before each text; its default prompt if None.
-        corpus_size: Rows of the native corpus that queries will search, as `fit` takes it.
         tests: Files (or folders) of test pairs by name, with a column `query`.
         near: Cosine to a test query, in either space, from which a training pair is left out.
         description: What the pairs were, for people.
-        seed: Of all sampling; one seed gives one result.
-        assume_source: Take columns x for the source model's, whatever their files say of them.
+        seed: Random seed; the same one gives the same result.
+        assume_source: Accept columns x as the source model's, whatever their files record.
         show_progress: Draw bars on stderr.
-        say: Told what is going on.
+        say: Called with a message at each stage; the last one compares the adapter with keeping the source model.
 
     Returns:
         The entry's folder.
 
     Raises:
-        BadInput: A file, a column or a vector is not what it should be, or there are too few pairs.
-        FingerprintMismatch: The column x does not hold what the source encoder makes of the column text, or its file
-            says that another encoder made it.
-        UnknownName: The source encoder has no such prompt.
+        BadInput: A file, a column or a vector is invalid, there are too few pairs, the prior is not
+            linear, or the entry exists already.
+        FingerprintMismatch: The column x differs from the source encoder's embeddings of the column text, or its file
+            records another encoder; or the prior that was named was fitted on another encoder.
+        UnknownName: The source encoder has no such prompt, or no entry has the prior's name.
     """
+    folder = out / entry_folder(source, target, flavor)
+    if folder.exists() and not replace_entry:
+        raise BadInput(f"{folder} exists already. Choose another flavor, or ask for it to be replaced.")
     encoder = load_encoder(source.id) if source.local else None
     if prompt is not None:
         if encoder is None:
-            raise BadInput(f"{source.id} does not run here to put the prompt {prompt!r} before a text: leave it out.")
+            raise BadInput(
+                f"{source.id} has no encoder that runs here, so it takes no prompt {prompt!r}. Leave it out."
+            )
         encoder = encoder.prompted(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
     assumed = check_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
+    start = None if family in ("kernel", "auto") and prior == AUTO else find_prior(source, target, facts, prior, flavor)
     test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
     with _scratch_beside(out) as scratch:
         train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
         say(f"{len(train.y):,} pairs read")
         kept = far_from_tests(train, test_sets, near)
-        groups, domains = (list(compress(names, kept)) if names else None for names in (train.group, train.domain))
-        say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries; fitting")
+        groups = list(compress(train.group, kept)) if train.group else None
+        if test_sets:
+            say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries")
+        say(f"fitting{f', starting from {start.name}' if start else ''}")
         x, y = (_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
-        foreign = _foreign(train.text, encoder, seed)
+        bare = train.text is None and start is None
+        blocks = composite_blocks(encoder.spec) if encoder else {}
         fitted = fit(
             x,
             y,
-            family=family,
-            budget=budget,
+            prior=_prior_quality(start, y.shape[1]) if start else None,
+            family=family or ("auto" if bare else "linear"),
             groups=groups,
-            domains=domains,
-            foreign=foreign,
-            corpus_size=corpus_size,
+            foreign=_foreign(train.text, encoder, seed),
+            blocks=blocks,
             seed=seed,
             show_progress=show_progress,
         )
-    for line in fitted.report["advice"]:
-        say(line)
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
-    report |= assumed
+    report |= {"prior": start.name if start else "none"} | assumed
     metrics = {
-        name: held_out_figures(test, {p: fitted.apply(test.x, p) for p in PURPOSES}) for name, test in test_sets.items()
+        name: held_out_figures(test, {p: fitted.apply(test.x, p) for p in PURPOSES}, blocks)
+        for name, test in test_sets.items()
     }
-    return save_entry(
+    entry = save_entry(
         out,
         replace(fitted, report=report),
         source,
@@ -122,10 +135,61 @@ def fit_entry(
         metrics=metrics,
         description=description,
     )
+    say(verdict(report, source.alias))
+    return entry
+
+
+def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str, flavor: str) -> Entry | None:
+    """The entry that a fit starts from: the one named, or for `auto` the registries' default for the two spaces.
+
+    An earlier fit of the same flavor is no prior for itself: it may know the same pairs.
+
+    Raises:
+        UnknownName: No entry has the name.
+        BadInput: The entry named is not a linear adapter between these spaces.
+        FingerprintMismatch: The entry named was fitted on another encoder.
+    """
+    if name == NO_PRIOR:
+        return None
+    if name == AUTO:
+        try:
+            entry = find_entry(source.id, target.id)
+        except UnknownName:
+            return None
+        fits = entry.family == "linear" and entry.flavor != flavor and same_encoder(entry.encoder, facts)
+        return entry if fits else None
+    entry = entry_named(name)
+    if (entry.source, entry.target, entry.family) != (source.id, target.id, "linear"):
+        raise BadInput(
+            f"{name} is a {entry.family} adapter from {entry.source} to {entry.target}; a prior is a linear one from "
+            f"{source.id} to {target.id}."
+        )
+    check_source(entry.encoder, facts, source.id, entry.name)
+    return entry
+
+
+def _prior_quality(entry: Entry, width: int) -> Adapter | Quality:
+    """A prior for targets of a width: the entry's quality part, or where targets are cut its leading outputs alone."""
+    names = {"flavor": entry.flavor, "root": entry.path.parent, "dtype": "float32"}
+    if width == entry.d_out:
+        return load_quality(entry.source, entry.target, **names)
+    adapter = load(entry.source, entry.target, **names)
+    cut = {"out": {"kernel": adapter.params["out"]["kernel"][:, :width], "bias": adapter.params["out"]["bias"][:width]}}
+    return Adapter(replace(adapter.spec, d_out=width), cut)
+
+
+def composite_blocks(spec: EncoderSpec) -> dict[str, slice]:
+    """Columns of each member of a composite that are the member's own embedding, or its last hidden state."""
+    blocks, end = {}, 0
+    for member in spec.members:
+        end += member.width
+        width = member.width // max(1, len(member.layers))
+        blocks[find_space(member.model).alias] = slice(end - width, end)
+    return blocks
 
 
 def _foreign(texts: Sequence[str] | None, encoder: Encoder | None, seed: int) -> Foreign | None:
-    """Embeddings of junk made of the pairs' own words; None where the texts or their encoder are not here."""
+    """Embeddings of junk texts made from the words of the pairs; None without texts or without their encoder."""
     if not texts or encoder is None:
         return None
     junk = [text for kind in junk_texts(texts, JUNK, seed).values() for text in kind]
@@ -134,7 +198,7 @@ def _foreign(texts: Sequence[str] | None, encoder: Encoder | None, seed: int) ->
 
 @contextmanager
 def _scratch_beside(out: Path) -> Iterator[Path]:
-    """A folder for what exceeds memory, on the disk that `out` is or will be on; it is removed in every case."""
+    """A temporary folder for arrays larger than memory, on the disk of `out`."""
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     with TemporaryDirectory(dir=there, prefix=".fit-") as scratch:
         yield Path(scratch)
@@ -152,7 +216,7 @@ def _embedded(
     pairs: Pairs, where: str, source: Space, target: Space, encoder: Encoder | None, scratch: Path | None = None
 ) -> Any:
     """Pairs whose x is there, of the right widths and lengths; texts are embedded, given vectors spot-checked."""
-    _check_vectors(f"{where}, column y", pairs.y, target)
+    _check_vectors(f"{where}, column y", pairs.y, target, cut=True)
     x = pairs.x
     if x is None:
         if encoder is None or pairs.text is None:
@@ -170,8 +234,8 @@ def _embedded(
     return replace(pairs, x=x)
 
 
-def _check_vectors(where: str, vectors: np.ndarray, space: Space) -> None:
-    if vectors.shape[1] != space.width:
+def _check_vectors(where: str, vectors: np.ndarray, space: Space, cut: bool = False) -> None:
+    if vectors.shape[1] != space.width and not (cut and space.matryoshka and vectors.shape[1] < space.width):
         raise BadInput(f"{where} has width {vectors.shape[1]}, but {space.id} has width {space.width}.")
     for start in range(0, len(vectors) if space.unit_norm else 0, BLOCK):
         off = np.abs(np.linalg.norm(vectors[start : start + BLOCK], axis=1) - 1) > 0.01
@@ -193,15 +257,17 @@ def held_out(pairs: Pairs, where: str, model: str) -> HeldOut:
     """Queries and corpus of test pairs that have both vectors.
 
     Raises:
-        BadInput: A column is missing, no row asks, or the corpus is smaller than the largest k.
+        BadInput: A column is missing, there is no query, or the corpus is smaller than the largest k.
     """
     if pairs.query is None or pairs.x is None:
-        missing = "x, embeddings of " + model if pairs.x is None else "query, true for the rows that ask"
+        missing = "x, embeddings of " + model if pairs.x is None else "query, true for the queries"
         raise BadInput(f"{where} needs the column {missing}.")
-    asks = pairs.query
-    if not asks.any() or (~asks).sum() < max(KS):
-        raise BadInput(f"{where} has {asks.sum()} queries and a corpus of {(~asks).sum()}; it needs 1 and {max(KS)}.")
-    return HeldOut(pairs.x[asks], pairs.y[asks], pairs.x[~asks], pairs.y[~asks])
+    is_query = pairs.query
+    if not is_query.any() or (~is_query).sum() < max(KS):
+        raise BadInput(
+            f"{where} has {is_query.sum()} queries and a corpus of {(~is_query).sum()}; it needs 1 and {max(KS)}."
+        )
+    return HeldOut(pairs.x[is_query], pairs.y[is_query], pairs.x[~is_query], pairs.y[~is_query])
 
 
 def far_from_tests(train: Pairs, tests: Mapping[str, HeldOut], near: float) -> Bool[np.ndarray, " n"]:

@@ -17,7 +17,7 @@ from ea_jax.spaces import find_space as find_space
 from ea_jax.spaces import spaces as spaces
 from ea_jax.spec import Purpose, Spec
 
-SMALL = "small"
+SMALL, LARGE = "small", "large"
 SCHEMA = 1
 DEEPEST = 1000  # blocks of a network
 
@@ -224,10 +224,13 @@ def find_entry(
 def picked(flavors: Collection[str], flavor: str | None, of: str) -> str:
     """The flavor wanted of those there are: without a name the small one, or the only one.
 
+    Where there is no large one, the small one takes its place: adapters of 0.1.0 came in both, and examples of
+    embedding_adapters ask for it.
+
     Raises:
         UnknownName: It is not there; or several are, none is small, and none was named.
     """
-    if flavor is None and SMALL in flavors:
+    if SMALL in flavors and (flavor is None or (flavor == LARGE and LARGE not in flavors)):
         return SMALL
     if flavor is None and len(flavors) > 1:
         raise UnknownName(f"{of} has several flavors: name one of {', '.join(sorted(flavors))}.")

@@ -2,7 +2,6 @@
 
 import base64
 import importlib.util
-import json
 import random
 import shutil
 import string
@@ -21,8 +20,6 @@ from ea_jax.registry import entries, find_space
 from ea_jax.tables import Pairs
 
 ENTRIES = entries(BUNDLED)
-FLAVORS = ("small", "large")
-MEASURED = json.loads((Path(__file__).parent.parent / "benchmarks" / "standard_split.json").read_text())["figures"]
 
 ORDINARY = [
     "Where can I get a hamburger near me?",
@@ -92,38 +89,15 @@ def test_the_hub_reads_the_cards_front_with_the_figures(entry):
     assert len(wanted) == 16
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_the_entry_holds_the_figures_that_the_benchmark_measured(flavor):
-    entry = next(e for e in ENTRIES if e.name == f"minilm--oai-3-small--{flavor}")
-    for test, rows in entry.metrics.items():
-        for purpose in ("store", "query"):
-            # a query in two thousand may change its place with the last bit of a product
-            assert rows[purpose] == pytest.approx(MEASURED[test][f"{flavor} {purpose}"], abs=1e-3)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_the_query_purpose_ranks_better_and_the_store_purpose_is_closer(entry):
+    for rows in entry.metrics.values():
+        assert rows["query"]["recall@10"] > rows["store"]["recall@10"]
+        assert rows["store"]["cosine"] > rows["query"]["cosine"]
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_the_query_purpose_ranks_better_and_the_store_purpose_is_closer(flavor):
-    store, query = f"{flavor} store", f"{flavor} query"
-    for rows in MEASURED.values():
-        assert rows[query]["recall@1"] > max(rows[other]["recall@1"] for other in (store, "ridge", "procrustes"))
-        assert rows[store]["cosine"] > max(rows[other]["cosine"] for other in (query, "procrustes", "mean"))
-
-
-def test_the_large_flavor_ranks_better_than_the_small_one():
-    rows = MEASURED["in-domain"]
-    assert rows["large query"]["recall@1"] > rows["small query"]["recall@1"] + 0.03
-
-
-def test_every_pair_of_spaces_has_both_flavors_in_both_directions():
-    found = {(e.source, e.target, e.flavor) for e in ENTRIES}
-    for source, target, flavor in found:
-        for other in FLAVORS:
-            assert (source, target, other) in found
-        assert (target, source, flavor) in found
-
-
-def test_all_of_them_are_within_sixty_megabytes():
-    assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) <= 60e6
+def test_all_of_them_are_within_forty_megabytes():
+    assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) <= 40e6
 
 
 def test_the_adapter_was_fitted_on_this_encoder(minilm):
@@ -160,8 +134,10 @@ def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs
     test = held_out(Pairs(y=y[index], x=x, query=np.arange(len(index)) < 400), "across", "minilm")
     adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
     found = held_out_figures(test, {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()})
+    recorded = next(e for e in ENTRIES if e.name == "minilm--oai-3-small--small").metrics
+    across = recorded[list(recorded)[-1]]
     for row in adapters:
-        assert found[row]["cosine"] == pytest.approx(MEASURED["across"][f"small {row}"]["cosine"], abs=0.02)
+        assert found[row]["cosine"] == pytest.approx(across[row]["cosine"], abs=0.02)
     assert found["keep_source"]["recall@10"] > found["query"]["recall@10"] > found["store"]["recall@10"] + 0.05
 
 

@@ -28,7 +28,7 @@ def a_to_b():
 
 @pytest.fixture(scope="module")
 def b_to_c():
-    return adapter("mlp", "b", "c", 12, 5, purpose="query", fingerprint="2" * 16, sizes=(("depth", 1), ("width", 4)))
+    return adapter("resmlp", "b", "c", 12, 5, purpose="query", fingerprint="2" * 16, sizes=(("depth", 1), ("width", 4)))
 
 
 @pytest.fixture(scope="module")

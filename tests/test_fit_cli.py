@@ -1,6 +1,5 @@
 """`ea-jax fit`, from files of pairs to an entry that loads."""
 
-import inspect
 import json
 import os
 
@@ -8,9 +7,7 @@ import numpy as np
 import pytest
 
 from ea_jax import recipe
-from ea_jax.cli.fit import fit as command
-from ea_jax.fitting import CORPUS_SIZE
-from ea_jax.loading import load
+from ea_jax.loading import load, load_quality
 from ea_jax.places import BUNDLED
 from ea_jax.tables import Pairs, write_pairs
 from tests.conftest import TOY_SPACES, toy_pairs
@@ -37,14 +34,14 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     out_root = toy_files / "out"
     code, out, err = ea(
         "fit", str(toy_files / "train.parquet"), *FIT, "--out", str(out_root),
-        "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999", "--corpus-size", "900",
+        "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999",
     )  # fmt: skip
     assert code == 0, err
     assert out.strip() == str(out_root / "toy-a--toy-b--mine")
     assert "20 pairs left out as near-duplicates" in err
     monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(out_root), str(toy_files / "spaces")]))
     info = json.loads(ea("info", "toy-a--toy-b--mine", "--json")[1])
-    assert (info["training"]["pairs"], info["training"]["corpus_size"]) == (280, 900)
+    assert (info["training"]["pairs"], info["training"]["prior"]) == (280, "none")
     assert info["metrics"]["held"]["store"]["cosine"] > 0.9
     card = (out_root / "toy-a--toy-b--mine" / "card.md").read_text()
     assert card.startswith("---\n")
@@ -54,18 +51,89 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     assert adapt.spec.d_out == 12
 
 
-def test_fit_is_told_the_domains_of_the_pairs_that_are_kept(ea, toy_files, monkeypatch):
-    x, y = toy_pairs(400)
-    domain = [f"d{i // 60}" for i in range(300)]
-    write_pairs(toy_files / "with.parquet", Pairs(x=x[:300], y=y[:300], domain=domain))
-    told = {}
-    real = recipe.fit
-    monkeypatch.setattr(recipe, "fit", lambda *args, **kwargs: told.update(kwargs) or real(*args, **kwargs))
-    test = ("--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999", "--family", "linear")
-    code, _, err = ea("fit", str(toy_files / "with.parquet"), *FIT, *test, "--out", str(toy_files / "out"))
+def test_the_last_message_compares_with_keeping_the_source(ea, toy_files):
+    code, _, err = ea("fit", str(toy_files / "train.parquet"), *FIT, "--out", str(toy_files / "out"))
     assert code == 0, err
-    assert told["domains"] == domain[:280]
-    assert told["groups"] is None
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("ea-jax: ")
+    assert "of 300 held-out queries find their true neighbor among the first ten" in last
+    assert "with toy-a on both sides" in last
+
+
+def test_an_entry_is_overwritten_only_when_asked(ea, toy_files):
+    command = ("fit", str(toy_files / "train.parquet"), *FIT, "--out", str(toy_files / "out"))
+    assert ea(*command)[0] == 0
+    before = (toy_files / "out" / "toy-a--toy-b--mine" / "entry.toml").read_bytes()
+    code, out, err = ea(*command, "--seed", "1")
+    assert (code, out) == (1, "")
+    assert "toy-a--toy-b--mine exists already" in err
+    assert (toy_files / "out" / "toy-a--toy-b--mine" / "entry.toml").read_bytes() == before
+    assert ea(*command, "--seed", "1", "--replace")[0] == 0
+    assert (toy_files / "out" / "toy-a--toy-b--mine" / "entry.toml").read_bytes() != before
+
+
+@pytest.fixture
+def with_prior(ea, toy_files, monkeypatch):
+    """A registry with an adapter `small` of 300 pairs, and files of 60 pairs of another domain."""
+    root = toy_files / "prior"
+    small = ("--flavor", "small", "--family", "linear", "--out", str(root))
+    code, _, err = ea("fit", str(toy_files / "train.parquet"), *FIT[:4], *small)
+    assert code == 0, err
+    monkeypatch.setenv("EA_JAX_REGISTRY", os.pathsep.join([str(root), str(toy_files / "spaces")]))
+    x, y = toy_pairs(400)
+    write_pairs(toy_files / "few.parquet", Pairs(x=x[300:360], y=y[300:360]))
+    return toy_files
+
+
+def test_fit_starts_from_the_registrys_adapter_unless_told_otherwise(ea, with_prior, monkeypatch):
+    used = []
+    real = recipe.fit
+    monkeypatch.setattr(recipe, "fit", lambda *a, **k: used.append(k["prior"]) or real(*a, **k))
+    few = ("fit", str(with_prior / "few.parquet"), *FIT[:4])
+    for i, prior in enumerate(("auto", "none", "toy-a--toy-b--small")):
+        out = with_prior / f"out{i}"
+        code, _, err = ea(*few, "--prior", prior, "--out", str(out))
+        assert code == 0, err
+        assert ("starting from toy-a--toy-b--small" in err) == (prior != "none")
+    stored = load_quality("toy-a", "toy-b", flavor="small", root=with_prior / "prior")
+    assert used[1] is None
+    np.testing.assert_array_equal(used[0].params["adapter"]["out"]["kernel"], stored.params["adapter"]["out"]["kernel"])
+    code, out, err = ea(*few, "--prior", "toy-a--toy-b--smal", "--out", str(with_prior / "out"))
+    assert (code, out) == (1, "")
+    assert "Did you mean toy-a--toy-b--small" in err
+    code, out, err = ea(*few, "--family", "kernel", "--prior", "toy-a--toy-b--small", "--out", str(with_prior / "out"))
+    assert (code, out) == (1, "")
+    assert "a fit with a prior is linear" in err
+
+
+def test_targets_cut_to_their_leading_numbers_are_accepted(ea, with_prior):
+    spaces = with_prior / "spaces" / "spaces.toml"
+    text = spaces.read_text().replace('aliases = ["toy-b"]', 'aliases = ["toy-b"]\nmatryoshka = true')
+    x, y = toy_pairs(360)
+    cut = y[:, :6] / np.linalg.norm(y[:, :6], axis=1, keepdims=True)
+    write_pairs(with_prior / "cut.parquet", Pairs(x=x[300:], y=cut[300:]))
+    command = ("fit", str(with_prior / "cut.parquet"), *FIT, "--out", str(with_prior / "out"))
+    code, _, err = ea(*command)
+    assert code == 1
+    assert "column y has width 6, but toy/target has width 12" in err
+    spaces.write_text(text)
+    code, _, err = ea(*command)
+    assert code == 0, err
+    assert "starting from toy-a--toy-b--small" in err
+    adapt = load("toy-a", "toy-b", flavor="mine", root=with_prior / "out")
+    mapped = np.asarray(adapt(adapt.params, x[300:]))
+    assert mapped.shape == (60, 6)
+    assert np.sum(mapped * cut[300:], axis=1).mean() > 0.9
+
+
+def test_bare_vectors_without_a_prior_try_a_kernel_too(ea, toy_files, monkeypatch):
+    families = []
+    real = recipe.fit
+    monkeypatch.setattr(recipe, "fit", lambda *a, **k: families.append(k["family"]) or real(*a, **k))
+    command = ("fit", str(toy_files / "train.parquet"), *FIT)
+    assert ea(*command, "--out", str(toy_files / "a"))[0] == 0
+    assert ea(*command, "--family", "linear", "--out", str(toy_files / "b"))[0] == 0
+    assert families == ["auto", "linear"]
 
 
 def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_files, monkeypatch):
@@ -75,7 +143,7 @@ def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_file
     np.save(folder / "x.npy", x[:300])
     np.save(folder / "y.npy", y[:300].astype(np.float64))
     np.save(folder / "group.npy", np.asarray([f"g{i % 9}" for i in range(300)]))
-    sizes = ("--landmarks", "32", "--rank", "8", "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999")
+    sizes = ("--family", "linear", "--test", f"held={toy_files / 'test.parquet'}", "--near", "0.999")
     infos = []
     for pairs in (folder, toy_files / "train.parquet"):
         out_root = toy_files / f"out-{pairs.stem}"
@@ -101,7 +169,7 @@ def test_fit_embeds_the_texts_of_a_folder(ea, minilm, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     assert "60 pairs read" in err
-    assert (tmp_path / "out" / "minilm--wordllama--large" / "entry.toml").exists()
+    assert (tmp_path / "out" / "minilm--wordllama--mine" / "entry.toml").exists()
 
 
 def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, monkeypatch):
@@ -113,17 +181,17 @@ def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, mo
     texts = [f"text number {i}" for i in range(60)]
     write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=np.eye(60, 256, dtype=np.float32)))
     asked = ("fit", str(tmp_path / "pairs.parquet"), "--target", "wordllama", "--family", "linear", "--out", str(out))
-    for source, prompt, told in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "leave it out")]:
+    for source, prompt, told in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "Leave it out")]:
         code, _, err = ea(*asked, "--source", source, "--prompt", prompt)
         assert code == 1
         assert told in err
     assert ea(*asked, "--source", "minilm", "--prompt", "query")[0] == 0
-    info = json.loads(ea("info", "minilm--wordllama--large", "--json")[1])
+    info = json.loads(ea("info", "minilm--wordllama--mine", "--json")[1])
     assert info["encoder"]["prefix"] == "query: "
     assert info["encoder"]["fingerprint"] != minilm.spec.facts()["fingerprint"]
-    code, found, err = ea("embed", *asked[2:4], "--source", "minilm", "--flavor", "large", "--text", "hello")
+    code, found, err = ea("embed", *asked[2:4], "--source", "minilm", "--flavor", "mine", "--text", "hello")
     assert code == 0, err
-    adapt = load("minilm", "wordllama", flavor="large", root=out)
+    adapt = load("minilm", "wordllama", flavor="mine", root=out)
     wanted = np.asarray(adapt(adapt.params, minilm(["query: hello"])))
     np.testing.assert_allclose(json.loads(found)[0]["embedding"], wanted[0], atol=1e-3)
 
@@ -146,10 +214,6 @@ def test_pairs_that_are_not_of_the_spaces_are_refused_and_nothing_is_written(ea,
     assert told in err
     assert not (toy_files / "out").exists()
     assert not list(toy_files.glob(".fit-*"))
-
-
-def test_a_corpus_is_taken_to_be_as_large_as_fit_takes_it():
-    assert inspect.signature(command).parameters["corpus_size"].default == CORPUS_SIZE
 
 
 def test_test_files_have_to_say_which_rows_ask(ea, toy_files):

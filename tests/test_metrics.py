@@ -1,4 +1,3 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,40 +45,6 @@ def test_cosines_are_those_of_scikit_learn_at_any_length(rows):
 def test_the_reciprocal_rank_by_hand():
     rank = np.asarray([1, 2, 5, 11])
     assert metrics.reciprocal_rank(rank) == pytest.approx(np.mean([1, 1 / 2, 1 / 5, 1 / 11]), rel=1e-6)
-
-
-def test_mean_cosine_of_unit_rows(rows):
-    queries, corpus = rows
-    wanted = np.sum(queries.astype(np.float64) * corpus[:300], axis=1).mean()
-    assert metrics.mean_cosine(queries, jnp.asarray(corpus[:300])) == pytest.approx(wanted, abs=1e-6)
-
-
-@pytest.mark.parametrize("k", [1, 10])
-def test_occurrences_and_their_skew_agree_with_a_plain_loop(rows, k):
-    queries, corpus = rows
-    wanted = np.zeros(len(corpus))
-    for query in queries.astype(np.float64):
-        for row in np.argsort(-(corpus @ query))[:k]:
-            wanted[row] += 1
-    away = wanted - wanted.mean()
-    counts = metrics.occurrences(queries, corpus, k)
-    np.testing.assert_array_equal(counts, wanted)
-    assert metrics.skewness(counts) == pytest.approx(np.mean(away**3) / np.mean(away**2) ** 1.5, rel=1e-5)
-
-
-def test_a_hub_is_counted_often_and_makes_the_skew_larger(rows):
-    queries, corpus = rows
-    hub = np.concatenate([corpus, queries.mean(axis=0, keepdims=True) * 100])
-    counts = metrics.occurrences(queries, hub, 10)
-    assert counts[-1] > np.sort(counts)[-2]
-    assert metrics.skewness(counts) > metrics.skewness(counts[:-1])
-
-
-def test_rows_that_occur_equally_often_have_no_skew():
-    counts = metrics.occurrences(np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), 2)
-    np.testing.assert_array_equal(counts, [3, 3, 0, 0])  # earlier rows win ties
-    assert metrics.skewness(counts) == 0
-    assert metrics.skewness(np.full(4, 7)) == 0
 
 
 def test_equal_rows_are_known_by_the_first_of_them():

@@ -28,21 +28,48 @@ def test_scores_are_the_stated_formulas(judge):
 
     conf_maha = confidence(maha, p["maha_p95"], p["maha_p99"])
     conf_knn = confidence(knn, p["knn_p95"], p["knn_p99"])
+    mean_cosine = x @ p["mean"] / np.linalg.norm(p["mean"])
     length = np.log(np.linalg.norm(x @ p["adapter"]["out"]["kernel"] + p["adapter"]["out"]["bias"], axis=1))
-    z = (np.stack([maha, knn, length], 1) - p["features"]["mean"]) / p["features"]["deviation"]
-    z = np.clip(z, -5, 5)
-    squares = [*z.T, *(z[:, i] * z[:, j] for i in range(3) for j in range(i, 3))]
+    z = np.stack([maha, knn, mean_cosine, length], 1)
+    np.testing.assert_allclose(judge.features(judge.params, x), z, rtol=3e-3, atol=1e-3)
+    z = np.clip((z - p["features"]["mean"]) / p["features"]["deviation"], -5, 5)
+    squares = [*z.T, *(z[:, i] * z[:, j] for i in range(4) for j in range(i, 4))]
     head = p["cosine"]
-    bumps = np.exp(2 * (x @ p["references"].T - 1))
-    cosine = np.stack(squares, 1) @ head["quadratic"] + x @ head["x"] + bumps @ head["radial"] + head["bias"]
+    cosine = np.stack(squares, 1) @ head["quadratic"] + x @ head["x"] + head["bias"]
     cosine = np.clip(cosine, head["least"], head["most"])
     lower = cosine - np.interp(cosine, p["margin"]["at"], p["margin"]["width"])
-    chance = 1 / (1 + np.exp(-(z @ p["hit"]["features"] + cosine * p["hit"]["cosine"] + p["hit"]["bias"])))
-    chance = np.interp(chance, p["chance"]["said"], p["chance"]["found"])
-    novelty = 1 - np.minimum(conf_maha, conf_knn)  # no junk was given to the fit
-    wanted = (maha, knn, conf_maha, conf_knn, novelty, cosine, lower, chance)
+
+    def logistic(columns, weights, bias):
+        return 1 / (1 + np.exp(-(columns @ weights + bias)))
+
+    foreign = logistic(z[:, :3], p["foreign"]["features"], p["foreign"]["bias"])
+    novelty = np.maximum(foreign, logistic(x, p["junk"]["x"], p["junk"]["bias"]))
+    hit = logistic(np.c_[z, cosine], np.r_[p["hit"]["features"], p["hit"]["cosine"]], p["hit"]["bias"])
+    wanted = (maha, knn, conf_maha, conf_knn, novelty, cosine, lower, hit * (1 - novelty))
     for found, want in zip(judge(judge.params, x), wanted, strict=True):
-        np.testing.assert_allclose(found, want, rtol=3e-3, atol=1e-3)
+        np.testing.assert_allclose(found, want, rtol=3e-3, atol=2e-3)
+
+
+def test_the_confidence_after_a_search_is_its_formula(judge):
+    rng = np.random.default_rng(0)
+    confidence, top = rng.random(6).astype(np.float32), -np.sort(-rng.random((6, 10)), axis=1).astype(np.float32)
+    head = jax.tree.map(lambda a: np.asarray(a, np.float64), judge.params["search"])
+    gap = top[:, 0] - top[:, 9]
+    columns = np.stack([np.log(confidence / (1 - confidence)), top[:, 0], gap, gap**2], 1)
+    wanted = 1 / (1 + np.exp(-(columns @ head["features"] + head["bias"])))
+    found = judge.after_search(judge.params, confidence, top)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+    assert np.isfinite(judge.after_search(judge.params, np.array([0.0, 1.0], np.float32), top[:2])).all()
+    with pytest.raises(BadInput, match="top has 9 scores a query; give the 10 largest"):
+        judge.after_search(judge.params, confidence, top[:, :9])
+
+
+def test_an_imported_adapter_has_no_confidence_after_a_search(judge):
+    bare = {name: value for name, value in judge.params.items() if name not in ("search", "similarity")}
+    with pytest.raises(BadInput, match="An imported adapter has no confidence after a search"):
+        judge.after_search(bare, np.ones(1, np.float32), np.ones((1, 10), np.float32))
+    with pytest.raises(BadInput, match="An imported adapter has no map to native similarities"):
+        judge.native_similarity(bare, np.ones(1, np.float32))
 
 
 def test_targets_are_scored_by_the_same_formulas_on_their_own_statistics(judge):

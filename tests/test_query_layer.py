@@ -1,54 +1,101 @@
-from dataclasses import replace
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from scipy.linalg import fractional_matrix_power
+from sklearn.isotonic import IsotonicRegression
 
-from ea_jax.fitting.finish import bench, linear_query
-from ea_jax.fitting.fit import _cut
-from ea_jax.fitting.heads import POLISH
-from ea_jax.fitting.search import Folds, choose_linear
-from ea_jax.fitting.splits import FOLDS
-from ea_jax.metrics import rank_of, reciprocal_rank, top_hit
-from tests.conftest import unit_rows
+from ea_jax.fitting.query_layer import LENGTH, POWER, SHRINKAGE, fine_tune, similarity_map, whitened, whitening
+from ea_jax.quality_store import KNOTS
+from ea_jax.ridge import Directions, directions, solve_ridge
+from ea_jax.solve import Affine, Covariance, covariance, moments
+from ea_jax.train import Held, Training
+from tests.conftest import toy_pairs, unit_rows
+
+SHORT = Training(steps=20, batch=256, every=10, rate=3e-2, average=0.8)
 
 
 @pytest.fixture(scope="module")
-def noisy():
-    """Folds of 2,400 pairs too noisy for their width, what judges them, and 2,400 new pairs."""
-    rng = np.random.default_rng(3)
-    x = unit_rows(rng, 4800, 240)
-    y = (x @ rng.normal(size=(240, 48)) + 0.7 * rng.normal(size=(4800, 48))) / np.sqrt(np.arange(1, 49))
-    y = (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
-    folds, n = _cut(x[:2400], y[:2400], np.arange(2400) % FOLDS, 0), np.arange(2400)
-    on = bench(folds, n, 0, grouped=False, network=False, landmarks=2400, corpus_size=2400, seed=0)
-    return folds, on, x[2400:], y[2400:]
+def pairs():
+    return toy_pairs(600)
 
 
-def trained_query(folds, on, steps=40):
-    return linear_query(choose_linear(folds), folds, on, replace(POLISH, steps=steps, batch=512), 0, False)
+@pytest.fixture(scope="module")
+def c(pairs) -> Covariance:
+    return covariance(moments(*pairs))
 
 
-def rank_in(corpus, outputs, native):
-    return float(reciprocal_rank(rank_of(outputs.astype(np.float32), corpus, top_hit(native, corpus))))
+def test_whitening_is_a_power_of_the_shrunk_covariance(pairs, c):
+    _, y = pairs
+    dense = np.cov(y.T.astype(np.float64), bias=True)
+    wanted = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 12 * np.eye(12), -POWER)
+    np.testing.assert_allclose(whitening(directions(y, c.y_mean, c.yy)), wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_a_trained_layer_is_judged_as_rows_to_come_will_find_it_and_has_seen_all_rows(noisy):
-    folds, on, x, y = noisy
-    layer, outputs, told = trained_query(folds, on)
-    assert told["polish"]["steps"] == 40
-    expected = rank_in(on.corpus, outputs, on.native)
-    assert expected == pytest.approx(rank_in(on.corpus, layer.apply(x), y), abs=0.015)
-    assert rank_in(on.corpus, layer.apply(on.asked), on.native) > expected + 0.03
+def test_whitening_by_leading_directions_is_that_of_their_covariance():
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(20, 3)))[0]
+    y = Directions(np.array([5.0, 2.0, 1.0]), vectors, 0.1)
+    dense = (vectors * [5, 2, 1]) @ vectors.T + 0.1 * np.eye(20)
+    wanted = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 20 * np.eye(20), -POWER)
+    np.testing.assert_allclose(whitening(y), wanted, atol=1e-9)
 
 
-def test_a_layer_for_a_corpus_of_other_rows_knows_its_pairs_less_by_heart(noisy):
-    folds, on, _, _ = noisy
-    layers = [trained_query(folds, on._replace(unfitted=share), 160)[0] for share in (0.9, 0.0)]
-    mixed, known = (rank_in(on.corpus, layer.apply(on.asked), on.native) for layer in layers)
-    assert mixed < known - 0.001
+def test_the_query_layer_is_the_whitened_store_layer_at_a_fixed_length(pairs, c):
+    x, y = (rows.astype(np.float64) for rows in pairs)
+    store = solve_ridge(pairs[0], c, 0.1)
+    layer = whitened(store, c, c.xx, directions(pairs[1], c.y_mean, c.yy))
+    dense = np.cov(y.T, bias=True)
+    power = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 12 * np.eye(12), -POWER)
+    plain = (x @ store.kernel + store.bias - y.mean(axis=0)) @ power
+    centered = x @ layer.kernel + layer.bias - y.mean(axis=0)
+    factor = centered.std() / plain.std()
+    np.testing.assert_allclose(centered, factor * plain, atol=5e-3)
+    length = np.sqrt(np.mean(np.sum(centered**2, axis=1)))
+    assert length == pytest.approx(LENGTH * np.sqrt(np.trace(dense)), rel=1e-3)
+    np.testing.assert_allclose(centered.mean(axis=0), np.zeros(12), atol=1e-4)
 
 
-@pytest.mark.parametrize(("pairs", "width", "penalty"), [(1000, 1536, 1), (2000, 1536, 0.768), (50_000, 1536, 0.1)])
-def test_what_a_query_layer_is_trained_from_is_held_back_where_pairs_are_few_for_their_width(pairs, width, penalty):
-    assert Folds.round.fget(SimpleNamespace(x=np.zeros((pairs, width)))) == ("ridge", penalty)
+@pytest.fixture(scope="module")
+def held(pairs):
+    x, y = pairs
+    return Held(x[:100], y[:100], y[100:300])
+
+
+def test_fine_tuning_gains_from_a_poor_start(pairs, held):
+    x, y = pairs
+    poor = solve_ridge(x, covariance(moments(x, y)), 0.1)
+    poor = Affine(poor.kernel + 0.5 * np.random.default_rng(0).normal(size=(8, 12)), poor.bias)
+    tuned = fine_tune(poor, x[300:], y[300:], held, SHORT)
+    assert tuned.steps in (10, 20)
+    assert len(tuned.scores) == 3
+    assert max(tuned.scores) == tuned.scores[tuned.steps // 10] > tuned.scores[0] + 0.02
+    assert np.abs(tuned.layer.kernel - poor.kernel).max() > 1e-3
+
+
+def test_a_start_that_ranks_perfectly_is_returned_as_it_was():
+    x = unit_rows(np.random.default_rng(0), 600, 8)
+    perfect = Affine(np.eye(8), np.zeros(8))
+    tuned = fine_tune(perfect, x[300:], x[300:], Held(x[:100], x[:100], x[100:300]), SHORT)
+    assert tuned.steps == 0
+    assert tuned.layer is perfect
+    assert tuned.scores[0] == 1
+
+
+def test_the_similarity_map_is_isotonic_regression():
+    rng = np.random.default_rng(0)
+    native, corpus = unit_rows(rng, 30, 12), unit_rows(rng, 40, 12)
+    queries = 3 * (native + 0.3 * unit_rows(rng, 30, 12))
+    knots = similarity_map(queries, native, corpus)
+    score = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ corpus.T
+    theirs = IsotonicRegression().fit(score.ravel(), (native @ corpus.T).ravel())
+    assert knots["score"].shape == knots["native"].shape == (KNOTS,)
+    np.testing.assert_allclose(knots["native"], theirs.predict(knots["score"]), atol=1e-4)
+    assert np.all(np.diff(knots["native"]) >= 0)
+
+
+def test_the_similarity_map_is_fitted_on_the_best_rows_of_each_query():
+    rng = np.random.default_rng(0)
+    native, corpus = unit_rows(rng, 30, 12), unit_rows(rng, 400, 12)
+    score = native @ corpus.T
+    best = np.sort(score, axis=1)[:, -50:]
+    knots = similarity_map(native, native, corpus)
+    assert knots["score"][0] == pytest.approx(best.min(), abs=1e-5)
+    assert knots["score"][-1] == pytest.approx(best.max(), abs=1e-5)

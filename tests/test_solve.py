@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 
 from ea_jax import solve
-from tests.conftest import toy_pairs, unit_rows
+from tests.conftest import toy_pairs
 
 
 @pytest.fixture
@@ -32,107 +34,7 @@ def test_covariance_is_numpys(pairs, c):
     np.testing.assert_allclose(c.yy, wanted[8:, 8:], atol=1e-6)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.03, 1.0])
-def test_ridge_is_least_squares_on_rows_that_carry_the_penalty(pairs, c, penalty):
-    x, y = (a.astype(np.float64) for a in pairs)
-    t = np.trace(np.cov(x.T, bias=True)) / 8
-    padded_x = np.vstack([x - x.mean(0), np.sqrt(penalty * t * len(x)) * np.eye(8)])
-    padded_y = np.vstack([y - y.mean(0), np.zeros((8, 12))])
-    kernel = np.linalg.lstsq(padded_x, padded_y, rcond=None)[0]
-    found = solve.ridge(c, penalty)
-    np.testing.assert_allclose(found.kernel, kernel, atol=1e-4)
-    np.testing.assert_allclose(found.bias, y.mean(0) - x.mean(0) @ kernel, atol=1e-4)
-
-
-@pytest.mark.parametrize(("d_in", "d_out"), [(6, 6), (5, 9), (9, 5)])
-def test_procrustes_is_orthogonal_and_finds_a_planted_rotation(d_in, d_out):
-    rng = np.random.default_rng(0)
-    narrow = min(d_in, d_out)
-    rotation = np.linalg.qr(rng.normal(size=(max(d_in, d_out), narrow)))[0]
-    rotation = rotation if d_in > d_out else rotation.T
-    x = rng.normal(size=(500, d_in)).astype(np.float32)
-    y = (3 * x @ rotation + 7).astype(np.float32)
-    found = solve.procrustes(solve.covariance(solve.moments(x, y)), "least-squares")
-    assert found.kernel.shape == (d_in, d_out)
-    if d_in <= d_out:
-        np.testing.assert_allclose(found.kernel @ found.kernel.T, 9 * np.eye(d_in), atol=1e-2)
-        np.testing.assert_allclose(x @ found.kernel + found.bias, y, atol=2e-2)
-    else:
-        np.testing.assert_allclose(
-            found.kernel.T @ found.kernel / found.kernel[:, 0].dot(found.kernel[:, 0]), np.eye(5), atol=1e-6
-        )
-
-
-def test_target_length_gives_the_centred_part_the_native_length(pairs, c):
-    x, _ = pairs
-    found = solve.procrustes(c, "target-length")
-    centred = x @ found.kernel + found.bias - c.y_mean
-    assert np.mean(np.sum(centred**2, axis=1)) == pytest.approx(np.trace(c.yy), rel=1e-4)
-
-
-def test_whitening_with_exponent_zero_changes_nothing(c):
-    plain = solve.ridge(c, 0.1)
-    found = solve.whitened(plain, c, solve.target_spectrum(c), 0.0)
-    np.testing.assert_allclose(found.kernel, plain.kernel, atol=1e-9)
-    np.testing.assert_allclose(found.bias, plain.bias, atol=1e-9)
-
-
-def test_whitening_by_a_half_flattens_the_native_spectrum_and_keeps_the_mean(c):
-    flat = solve.whitening(solve.target_spectrum(c), 0.5, shrinkage=0.0)
-    np.testing.assert_allclose(flat.T @ c.yy @ flat, np.trace(c.yy) / 12 * np.eye(12), atol=1e-9)
-    found = solve.whitened(solve.Affine(np.eye(12), np.zeros(12)), c, solve.target_spectrum(c), 0.5)
-    np.testing.assert_allclose(c.y_mean @ found.kernel + found.bias, c.y_mean, atol=1e-9)
-
-
-def test_stretching_sets_the_length_of_the_centred_part_and_keeps_its_direction(pairs, c):
-    x, _ = pairs
-    plain = solve.ridge(c, 0.1)
-    found = solve.stretched(plain, c, 2.0)
-    before, after = (x @ a.kernel + a.bias - c.y_mean for a in (plain, found))
-    assert np.mean(np.sum(after**2, axis=1)) == pytest.approx(4 * np.trace(c.yy), rel=1e-4)
-    np.testing.assert_allclose(after / before, np.full_like(before, (after / before)[0, 0]), rtol=1e-6)
-
-
-def test_inverse_root_whitens_and_survives_a_dead_dimension(c):
-    w = solve.inverse_root(c.xx, 0.0)
-    np.testing.assert_allclose(w @ w.T, np.linalg.inv(c.xx), rtol=1e-6)
-    dead = np.diag([1.0, 1.0, -1e-18])
-    assert np.all(np.isfinite(solve.inverse_root(dead, 1e-3)))
-
-
-def test_cluster_centres_find_planted_directions():
-    rng = np.random.default_rng(0)
-    truth = unit_rows(rng, 4, 16)
-    x = np.repeat(truth, 50, axis=0) + 0.05 * rng.normal(size=(200, 16))
-    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    centres = np.asarray(solve.cluster_centres(x, 16, seed=1))
-    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, rtol=1e-5)
-    assert (truth @ centres.T).max(1).min() > 0.97
-
-
-def test_all_rows_are_centres_where_there_are_fewer_than_asked():
-    x = unit_rows(np.random.default_rng(0), 5, 4)
-    assert solve.cluster_centres(x, 9).shape == (5, 4)
-
-
-def test_rows_about_a_far_mean_have_a_ridge_map_where_rounding_leaves_their_covariance_indefinite():
-    rng = np.random.default_rng(0)
-    x = unit_rows(rng, 400, 32) * np.geomspace(1, 0.001, 32, dtype=np.float32) + 10
-    c = solve.covariance(solve.moments(x, x))
-    assert np.linalg.eigvalsh(c.xx)[0] < -0.003 * np.trace(c.xx) / 32
-    assert np.isfinite(solve.ridge(c, 0.003).kernel).all()
-
-
-def test_reduced_rank_is_the_best_approximation_of_the_ridge_maps_values(pairs, c):
-    x, _ = pairs
-    plain, found = solve.ridge(c, 0.1), solve.reduced_rank(c, 0.1, 3)
-    a = x - x.mean(0)
-    u, s, vt = np.linalg.svd(a @ plain.kernel, full_matrices=False)
-    np.testing.assert_allclose(a @ found.kernel, (u[:, :3] * s[:3]) @ vt[:3], atol=1e-4)
-    assert np.linalg.matrix_rank(found.kernel, tol=1e-6) == 3
-
-
-def test_rows_that_are_named_are_the_ones_that_are_summed(pairs, monkeypatch):
+def test_moments_of_named_rows_are_those_of_a_selection(pairs, monkeypatch):
     x, y = pairs
     monkeypatch.setattr(solve, "BLOCK", 64)
     rows = np.random.default_rng(0).permutation(400)[:170]
@@ -140,27 +42,100 @@ def test_rows_that_are_named_are_the_ones_that_are_summed(pairs, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("block", [[0], [31], [5, 6, 7, 8]], ids=["one", "another", "four"])
-def test_left_out_outputs_of_ridge_are_those_of_fits_without_the_rows(block):
-    x, y = toy_pairs(60)
-    c, rows = solve.covariance(solve.moments(x, y)), np.array(block)
-    fitted = solve.ridge(c, 0.05).apply(x[rows])
-    found = solve.left_out(fitted, y[rows], solve.ridge_hat(c, 0.05, 60, x[rows]), np.array([len(rows)]))
-    others = np.delete(np.arange(60), rows)
-    without = solve.ridge(solve.covariance(solve.moments(x, y, others)), 0.05)
-    # the penalty is relative to the covariance, which changes by a sixtieth without a row
-    np.testing.assert_allclose(found, without.apply(x[rows[:1]]), atol=5e-3 * len(rows))
-    assert np.abs(found - fitted[0]).max() > 0.01
+def test_memory_maps_are_streamed_to_the_same_moments(pairs, tmp_path, monkeypatch):
+    for name, rows in zip(("x", "y"), pairs, strict=True):
+        mapped = np.memmap(tmp_path / name, rows.dtype, "w+", shape=rows.shape)
+        mapped[:] = rows
+        mapped.flush()
+    x, y = (np.memmap(tmp_path / name, np.float32, "r", shape=a.shape) for name, a in zip("xy", pairs, strict=True))
+    monkeypatch.setattr(solve, "BLOCK", 64)
+    for a, b in zip(solve.moments(x, y), solve.moments(*pairs), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_blocks_are_left_out_one_at_a_time():
-    x, y = toy_pairs(60)
-    c = solve.covariance(solve.moments(x, y))
-    outputs, hat = solve.ridge(c, 0.05).apply(x), solve.ridge_hat(c, 0.05, 60, x)
-    found = solve.left_out(outputs, y, hat, np.array([1, 3, 56]))
-    for start, stop, row in ((0, 1, 0), (1, 4, 1)):
-        part = slice(start, stop)
-        alone = solve.left_out(
-            outputs[part], y[part], solve.Hat(*(side[part] for side in hat)), np.array([stop - start])
+def test_moments_without_some_pairs_are_those_of_the_others(pairs):
+    x, y = pairs
+    others = solve.moments(x, y).minus(solve.moments(x, y, np.arange(150)))
+    for a, b in zip(others, solve.moments(x[150:], y[150:]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_the_largest_eigenvalues_are_those_of_all():
+    a = np.random.default_rng(0).normal(size=(20, 9))
+    values, vectors = np.linalg.eigh(a.T @ a)
+    for k in (3, 9, 12):
+        found, basis = solve.largest(a.T @ a, k)
+        np.testing.assert_allclose(found, values[-k:], rtol=1e-9)
+        np.testing.assert_allclose(np.abs(np.sum(basis * vectors[:, -k:], axis=0)), 1, rtol=1e-9)
+
+
+@pytest.fixture
+def labelled():
+    """Columns of unlike scale, and labels that depend on them."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 5)) * [1, 2, 3, 4, 5] + 1
+    return z, rng.random(400) < 1 / (1 + np.exp(-(z @ [1, -0.5, 0.2, 0, 0.1] - 0.3)))
+
+
+def test_logistic_regression_is_scikit_learns(labelled):
+    z, label = labelled
+    weight, bias = solve.logistic(z, label, 4.0)
+    deviation = z.std(axis=0)
+    theirs = LogisticRegression(C=1 / 4.0, tol=1e-10, max_iter=1000).fit((z - z.mean(axis=0)) / deviation, label)
+    np.testing.assert_allclose(weight * deviation, theirs.coef_[0], atol=1e-4)
+    np.testing.assert_allclose(bias + z.mean(axis=0) @ weight, theirs.intercept_[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 30.0])
+def test_logistic_regression_towards_a_prior_minimizes_its_loss(labelled, penalty):
+    z, label = labelled
+    prior, deviation, sign = np.array([0.5, 0.5, 0, -0.2, 0.3]), z.std(axis=0), np.where(label, 1, -1)
+
+    def loss(w):
+        return np.logaddexp(0, -sign * (z @ w[:5] + w[5])).sum() + penalty / 2 * np.sum(
+            ((w[:5] - prior) * deviation) ** 2
         )
-        np.testing.assert_allclose(found[row], alone[0], rtol=1e-5)
+
+    wanted = minimize(loss, np.zeros(6), tol=1e-10).x
+    weight, bias = solve.logistic(z, label, penalty, prior)
+    np.testing.assert_allclose(weight, wanted[:5], atol=1e-4)
+    assert bias == pytest.approx(wanted[5], abs=1e-3)
+
+
+def test_a_huge_penalty_keeps_the_prior_and_a_tiny_one_forgets_it(labelled):
+    z, label = labelled
+    prior = np.array([0.5, 0.5, 0, -0.2, 0.3])
+    kept, bias = solve.logistic(z, label, 1e9, prior)
+    np.testing.assert_allclose(kept, prior, atol=1e-5)
+    chance = 1 / (1 + np.exp(-(z @ prior + bias)))
+    assert chance.mean() == pytest.approx(label.mean(), abs=1e-4)  # the bias is free
+    theirs = LogisticRegression(C=1e6, tol=1e-10, max_iter=5000).fit(z, label)
+    np.testing.assert_allclose(solve.logistic(z, label, 1e-6, prior)[0], theirs.coef_[0], atol=1e-3)
+
+
+def test_the_more_rows_the_less_the_prior_weighs(labelled):
+    z, label = labelled
+    prior, free = np.full(5, 0.5), solve.logistic(z, label, 1e-6)[0]
+    many = [solve.logistic(np.tile(z, (k, 1)), np.tile(label, k), 30.0, prior)[0] for k in (1, 10, 100)]
+    away = [np.linalg.norm(weight - free) for weight in many]
+    assert away[0] > 3 * away[1] > 9 * away[2]
+
+
+def test_a_prior_that_is_far_off_is_left_behind(labelled):
+    z, label = labelled
+    free = solve.logistic(z, label, 1e-6)[0]
+    for scale in (-20.0, 20.0):
+        np.testing.assert_allclose(solve.logistic(z, label, 1e-6, np.full(5, scale))[0], free, atol=1e-3)
+
+
+def test_labels_that_can_be_separated_have_finite_weights():
+    z = np.linspace(-1, 1, 40)[:, None]
+    weight, bias = solve.logistic(z, z[:, 0] > 0, 1e-4)
+    assert np.isfinite(weight).all()
+    assert np.all(((z @ weight + bias) > 0) == (z[:, 0] > 0))
+
+
+def test_labels_that_are_all_alike_have_a_finite_bias():
+    weight, bias = solve.logistic(np.random.default_rng(0).normal(size=(40, 3)), np.ones(40, bool), 1.0)
+    assert np.isfinite([*weight, bias]).all()
+    assert bias > 5

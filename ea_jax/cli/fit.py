@@ -14,41 +14,37 @@ from ea_jax.errors import BadInput
 class FamilyName(StrEnum):
     """Families that `fit` knows."""
 
-    auto = "auto"
     linear = "linear"
     kernel = "kernel"
-    mlp = "mlp"
+    auto = "auto"
 
 
 def fit(
     pairs: Annotated[list[Path], typer.Argument(help="Files of pairs (.parquet, .jsonl, .jsonl.gz), or one folder.")],
-    source: Annotated[str, typer.Option(help="Model of the column x, or that embeds the column text.")],
-    target: Annotated[str, typer.Option(help="Model of the column y.")],
+    source: Annotated[str, typer.Option(help="Model that made the column x, or that embeds the column text.")],
+    target: Annotated[str, typer.Option(help="Model that made the column y.")],
     out: Annotated[Path, typer.Option(help="Registry folder that the entry goes into.")],
-    flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "large",
-    family: Annotated[FamilyName, typer.Option(help="linear is the fastest; auto takes what ranks best.")] = (
-        FamilyName.auto
-    ),
-    landmarks: Annotated[int, typer.Option(min=1, help="Radial functions of the kernel family, at the most.")] = 8192,
-    rank: Annotated[int, typer.Option(min=1, help="Features that they are mixed down to, at the most.")] = 512,
-    bits: Annotated[int, typer.Option(min=3, max=8, help="Of a stored weight, about.")] = 6,
+    flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "mine",
+    prior: Annotated[
+        str, typer.Option(help="Adapter to start from: auto (the registry's, if there is one), none, or a name.")
+    ] = "auto",
+    family: Annotated[
+        FamilyName | None, typer.Option(help="auto is the better one, for bare vectors without a prior; else linear.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite an entry of the same name.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Prefix of the texts, by its name in the source model.")] = None,
-    corpus_size: Annotated[
-        int, typer.Option(min=1, help="Rows that queries will search, the pairs among them.")
-    ] = 20_000,
     test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs; may be repeated.")] = None,
-    near: Annotated[float, typer.Option(help="Cosine to a test row from which a pair is left out.")] = 0.95,
+    near: Annotated[float, typer.Option(help="Leave out pairs with this cosine or more to a test query.")] = 0.95,
     about: Annotated[str, typer.Option(help="A sentence on the pairs, for the card.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     assume_source: AssumeSource = False,
 ) -> None:
-    """Fit an adapter on pairs, measure it on test pairs, and write a registry entry with its card.
+    """Fit an adapter on pairs, measure it on held-out queries, and write a registry entry with its card.
 
-    Columns: y (target vector); x (source vector) or text; group (never straddles a split); domain (where a pair came
-    from); in test files, query. A folder holds them as arrays: y.npy; x.npy or text.txt (one a line); group.npy;
-    domain.npy; query.npy. Pairs may exceed memory.
+    Columns: y (target vector); text, or x (source vector); group (never straddles a fold); in test files, query. A
+    folder holds them as arrays: y.npy; x.npy or text.txt (one a line); group.npy; query.npy. Pairs may exceed memory.
 
-    Example: ea-jax fit pairs.parquet --source minilm --target oai-3-small --out my-registry
+    Example: ea-jax fit pairs.parquet --source minilm-plus --target oai-3-small --out my-registry
     """
     from ea_jax.registry import find_space
 
@@ -57,7 +53,6 @@ def fit(
     from ea_jax.cli.device import start_jax
 
     start_jax()
-    from ea_jax.fitting import Budget
     from ea_jax.recipe import fit_entry
 
     entry = fit_entry(
@@ -66,10 +61,10 @@ def fit(
         b,
         out,
         flavor=flavor,
-        family=family.value,
-        budget=Budget(landmarks, rank, bits),
+        family=family.value if family else None,
+        prior=prior,
+        replace_entry=replace,
         prompt=prompt,
-        corpus_size=corpus_size,
         tests=named,
         near=near,
         description=about,

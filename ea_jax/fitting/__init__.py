@@ -1,7 +1,6 @@
-"""Fit adapters from pairs: folds, candidates judged on them, the last layers, and `fit`, which puts them together."""
+"""Fit adapters from pairs: see `fit`."""
 
-from ea_jax.fitting.confidence import Foreign
-from ea_jax.fitting.drawing import CORPUS_SIZE
-from ea_jax.fitting.fit import DEFAULT, Budget, Family, Fitted, advice, fit
+from ea_jax.fitting.fit import FAMILIES, Family, Fitted, fit, verdict
+from ea_jax.fitting.quality import Foreign
 
-__all__ = ["CORPUS_SIZE", "DEFAULT", "Budget", "Family", "Fitted", "Foreign", "advice", "fit"]
+__all__ = ["FAMILIES", "Family", "Fitted", "Foreign", "fit", "verdict"]

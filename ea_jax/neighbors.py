@@ -1,0 +1,73 @@
+"""True neighbors: ranks of native corpus rows when other vectors search for them, and near-duplicates."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from ea_jax.arrays import ArrayIn
+from ea_jax.ops import nearest_distance
+
+TOP = 10  # results among which the true neighbor counts as found
+SAME = 0.999  # cosine from which a row of the corpus is the query itself: rounding to int8 keeps .9998
+BLOCK = 4096
+QUERIES = 512  # whose scores are in memory together
+
+
+def unit_rows(rows: Float[ArrayIn, "n d"]) -> Float32[np.ndarray, "n d"]:
+    """Rows scaled to unit length in NumPy, where a jitted function would be compiled for each number of rows."""
+    rows = np.asarray(rows, np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def near_duplicates(
+    rows: Float[ArrayIn, "n d"], test: Float[ArrayIn, "m d"], threshold: float
+) -> Bool[np.ndarray, " n"]:
+    """Which unit rows have a cosine of at least `threshold` to some unit test row."""
+    distance = [
+        np.asarray(nearest_distance(jnp.asarray(rows[start : start + BLOCK]), jnp.asarray(test)))
+        for start in range(0, len(rows), BLOCK)
+    ]
+    return 1 - np.square(np.concatenate(distance)) / 2 >= threshold
+
+
+class Searched(NamedTuple):
+    """What queries find in a native corpus.
+
+    Attributes:
+        rank: Rank, from 1, of each query's true neighbor.
+        top: The largest scores of each query, descending.
+    """
+
+    rank: Int[np.ndarray, " q"]
+    top: Float32[np.ndarray, "q k"]
+
+
+def search_native(
+    outputs: Float32[np.ndarray, "q d"],
+    native: Float32[np.ndarray, "q d_out"],
+    corpus: Float32[np.ndarray, "m d_out"],
+    searched: Float32[np.ndarray, "m d"] | None = None,
+) -> Searched:
+    """Search a corpus, and rank each true neighbor: the row that the query's native vector ranks first, but itself.
+
+    Args:
+        outputs: Query vectors of unit length.
+        native: Native vectors of the same queries.
+        corpus: Native vectors, those of the queries among them or not.
+        searched: Row-aligned with the corpus, what the outputs search; the corpus itself if None.
+    """
+    searched = corpus if searched is None else searched
+    ranks, tops = [], []
+    for start in range(0, len(outputs), QUERIES):
+        truth = native[start : start + QUERIES] @ corpus.T
+        itself = truth >= SAME
+        truth[itself] = -np.inf
+        score = outputs[start : start + QUERIES] @ searched.T
+        score[itself] = -np.inf
+        best = score[np.arange(len(score)), truth.argmax(axis=1)]
+        ranks.append(1 + (score > best[:, None]).sum(axis=1))
+        k = min(TOP, score.shape[1])
+        tops.append(-np.sort(np.partition(-score, k - 1, axis=1)[:, :k], axis=1))
+    return Searched(np.concatenate(ranks), np.concatenate(tops))
