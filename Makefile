@@ -7,7 +7,7 @@ SAMPLE := Where can I get a hamburger?
 .PHONY: embed test check bench registry clean
 
 embed: .venv/models
-	$(BIN)/ea-jax embed --verbose --source minilm --target oai-3-small --text "$(SAMPLE)"
+	$(BIN)/ea-jax embed --verbose --source minilm-plus --target oai-3-small --purpose query --text "$(SAMPLE)"
 
 # Two workers take two cores: more threads in each would only get in each other's way.
 test: .venv/models .venv/dev
@@ -18,25 +18,22 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The held-out tables of README.md and the timings, from the data in $(DATA).
-bench: .venv/bench build/train.parquet
+# The tables of README.md and the timings, from the data in $(DATA).
+bench: .venv/bench
 	$(BIN)/python -m benchmarks.encoder $(DATA)
-	$(BIN)/python -m benchmarks.standard_split build
 	$(BIN)/python -m benchmarks.fit $(DATA) build
 	$(BIN)/python -m benchmarks.fit $(DATA) build --confidence
 	$(BIN)/python -m benchmarks.fit $(DATA) build --time
-	$(BIN)/python -m benchmarks.hubs build
+	$(BIN)/python -m benchmarks.layers $(DATA) build
 	$(BIN)/python -m benchmarks.routes $(DATA) build
 	$(BIN)/python -m benchmarks.adapter
 	$(BIN)/python -m benchmarks.speed
-	$(BIN)/python -m benchmarks.kernel_fit
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.batch
-	$(BIN)/python -m benchmarks.quality $(DATA) build
 
-# How the bundled adapters were made: those that are not in registry/.
+# Fit the bundled adapters that are not in registry/.
 registry: .venv/models .venv/dev
 	$(BIN)/python -m benchmarks.registry $(DATA) build registry
 
@@ -64,6 +61,3 @@ clean:
 	$(BIN)/ea-jax fetch wordllama >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --no-deps wordllama==0.4.0.post1
 	$(BIN)/ea-jax fetch minilm-plus >/dev/null
 	touch $@
-
-build/train.parquet: | .venv/models
-	$(BIN)/python -m benchmarks.pairs $(DATA) build

@@ -1,9 +1,9 @@
-"""How fast are the bundled adapters on an accelerator, beside what it can copy and multiply?
+"""How fast is a bundled adapter on an accelerator, beside what it can copy and multiply?
 
     python -m benchmarks.accelerator
 
-Vectors lie on the device, but in the last column: there they come from NumPy and go back to it. The copy of an array
-(bytes read and written) and a bfloat16 product of 8192 x 8192 matrices are measured in the same run.
+Vectors lie on the device; those of `from_and_to_numpy` come from NumPy and go back to it. The copy of an array (bytes
+read and written) and a bfloat16 product of 8192 x 8192 matrices are measured in the same run.
 """
 
 import json
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.machine import write_json, write_readme
+from benchmarks.machine import write_json
 from ea_jax import load
+from ea_jax.loading import PURPOSES
 
 ROWS, TURNS, CALLS = 65_536, 9, 5
 SIDE, COPIED = 8192, 1 << 30
@@ -48,36 +49,18 @@ def main() -> None:
         "copy_gb_a_second": 2 * COPIED / seconds(lambda: copy(block)) / 1e9,
         "host_to_device_gb_a_second": rows.nbytes / seconds(lambda: jax.device_put(rows)) / 1e9,
     }
-    for flavor in ("small", "large"):
-        for purpose in ("store", "query"):
-            adapt = load("minilm", "oai-3-small", flavor=flavor, purpose=purpose)
-            params = jax.device_put(adapt.params)
-            taken = seconds(lambda adapt=adapt, params=params: adapt(params, x))
-            both = seconds(lambda adapt=adapt, params=params: np.asarray(adapt(params, rows)))
-            figures[f"{flavor} {purpose}"] = {
-                "vectors_a_second": ROWS / taken,
-                "gb_a_second": (rows.nbytes + ROWS * 1536 * 4) / taken / 1e9,
-                "from_and_to_numpy_a_second": ROWS / both,
-            }
+    for purpose in PURPOSES:
+        adapt = load("minilm", "oai-3-small", purpose=purpose)
+        params = jax.device_put(adapt.params)
+        taken = seconds(lambda adapt=adapt, params=params: adapt(params, x))
+        both = seconds(lambda adapt=adapt, params=params: np.asarray(adapt(params, rows)))
+        figures[purpose] = {
+            "vectors_a_second": ROWS / taken,
+            "gb_a_second": (rows.nbytes + ROWS * 1536 * 4) / taken / 1e9,
+            "from_and_to_numpy_a_second": ROWS / both,
+        }
     print(json.dumps(figures, indent=1))
     write_json(__file__, {"figures": figures})
-    write_readme("accelerator", table(figures))
-
-
-def table(figures: dict[str, Any]) -> str:
-    """One row a flavor, for `query`."""
-    lines = [
-        f"| {figures['device']} | on the device | of the copy rate | from and to NumPy |",
-        "| --- |" + " ---: |" * 3,
-    ]
-    for flavor in ("small", "large"):
-        row = figures[f"{flavor} query"]
-        share = row["gb_a_second"] / figures["copy_gb_a_second"]
-        rates = (
-            f"{row['vectors_a_second'] / 1e6:.1f} M/s | {share:.0%} | {row['from_and_to_numpy_a_second'] / 1e6:.2f} M/s"
-        )
-        lines.append(f"| {flavor} | {rates} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

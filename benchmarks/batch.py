@@ -3,14 +3,13 @@
     python -m benchmarks.batch                       # all of it; each part may be run alone, and joins the same JSON:
     python -m benchmarks.batch --rows 100000 1000000
     python -m benchmarks.batch --rows 4000000        # writes 24 GB, twice, and removes them
-    python -m benchmarks.batch --large 10000
     python -m benchmarks.batch --kills 50
     python -m benchmarks.batch --small               # 20k vectors and 2 kills; writes nothing
 
 Vectors of 384 numbers go to 1536, parquet to parquet, each job in a process of its own that has loaded what it needs.
 The user's loop does the same with the same weights: it reads with pyarrow, multiplies with torch and writes with
 pyarrow what the job writes (float32 in fixed-size lists, neither compressed nor in dictionaries), a batch at a time,
-and puts its file on the disk at the end. Beside `large` it runs the seed's network, with random weights.
+and puts its file on the disk at the end.
 
 A stage's ceiling is the stage alone, in the same run: rows decoded, digested and checked; batches to the device and
 back; batches to parts on the disk. Alone it has both cores to itself, which the stages of a job share, so their CPU
@@ -41,10 +40,10 @@ from benchmarks.machine import write_json, write_readme
 STAGES = ("read", "compute", "write")
 
 
-def alone(step: str, given: Path, folder: Path, flavor: str) -> dict[str, float]:
+def alone(step: str, given: Path, folder: Path) -> dict[str, float]:
     """A step in a new process, with its peak of memory in MiB."""
     out = folder / "out"
-    command = [sys.executable, "-m", "benchmarks.batch_steps", step, str(given), str(out), flavor]
+    command = [sys.executable, "-m", "benchmarks.batch_steps", step, str(given), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = process.stdout.read()
@@ -94,13 +93,13 @@ def kill_jobs(folder: Path, kills: int, rows: int = 60_000) -> dict[str, int]:
     return figures
 
 
-def measure(folder: Path, rows: int, flavor: str) -> dict[str, Any]:
+def measure(folder: Path, rows: int) -> dict[str, Any]:
     """A size: the job, its stages alone, and the user's loop; medians of three in turn, up to a million rows."""
     given = corpus(folder / f"{rows}.parquet", rows)
     save_weights(given.with_suffix(".npz"))
-    alone("read_alone", given, folder, flavor)  # so that the file is in memory for all alike
+    alone("read_alone", given, folder)  # so that the file is in memory for all alike
     turns = 3 if rows <= 1_000_000 else 1
-    runs = [{step: alone(step, given, folder, flavor) for step in STEPS} for _ in range(turns)]
+    runs = [{step: alone(step, given, folder) for step in STEPS} for _ in range(turns)]
     given.unlink()
     found = {
         step: {name: statistics.median(run[step][name] for run in runs) for name in runs[0][step]} for step in STEPS
@@ -109,7 +108,6 @@ def measure(folder: Path, rows: int, flavor: str) -> dict[str, Any]:
     assert job["rows"] == loop["rows"] == rows
     return {
         "rows": rows,
-        "flavor": flavor,
         "turns": turns,
         "seconds": round(job["seconds"], 2),
         "rows_a_second": round(rows / job["seconds"]),
@@ -126,10 +124,10 @@ def measure(folder: Path, rows: int, flavor: str) -> dict[str, Any]:
 
 
 def save_weights(path: Path) -> None:
-    """The adapter `small` as two arrays, for the loop."""
+    """The adapter as two arrays, for the loop."""
     from ea_jax import load
 
-    np.savez(path, **load(*NAMES, flavor="small").params["out"])
+    np.savez(path, **load(*NAMES).params["out"])
 
 
 def table(figures: list[dict]) -> str:
@@ -142,7 +140,7 @@ def table(figures: list[dict]) -> str:
     for row in figures:
         alones = " / ".join(f"{row['alone_s'][stage]:.1f}" for stage in STAGES)
         lines.append(
-            f"| {row['rows']:,} `{row['flavor']}` | {row['rows_a_second']:,} | {row['loop_rows_a_second']:,} | "
+            f"| {row['rows']:,} | {row['rows_a_second']:,} | {row['loop_rows_a_second']:,} | "
             f"{row['peak_mib']:,.0f} | {row['loop_peak_mib']:,.0f} | {alones} | {row['of_slowest_stage']:.0%} | "
             f"{row['of_cores']:.0%} |"
         )
@@ -168,16 +166,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rows", type=int, nargs="*", default=[])
-    parser.add_argument("--large", type=int, nargs="*", default=[], help="rows with the flavor large")
     parser.add_argument("--kills", type=int, default=0)
     given = parser.parse_args()
-    if not (given.rows or given.large or given.kills):
-        given.rows, given.large, given.kills = [100_000, 1_000_000, 4_000_000], [10_000], 50
+    if not (given.rows or given.kills):
+        given.rows, given.kills = [100_000, 1_000_000, 4_000_000], 50
     if given.small:
-        given.rows, given.large, given.kills = [20_000], [], 2
-    for rows, flavor in [(rows, "small") for rows in given.rows] + [(rows, "large") for rows in given.large]:
+        given.rows, given.kills = [20_000], 2
+    for rows in given.rows:
         with tempfile.TemporaryDirectory() as name:
-            found = measure(Path(name), rows, flavor)
+            found = measure(Path(name), rows)
         print(table([found]), flush=True)
         if not given.small:
             keep([found], {})
@@ -193,7 +190,7 @@ def keep(figures: list[dict[str, Any]], more: dict[str, Any]) -> None:
     """Put figures among those of earlier runs, in the JSON and in the README."""
     file = Path(__file__).with_suffix(".json")
     before = json.loads(file.read_text()) if file.exists() else {"figures": []}
-    rows = {(row["flavor"] == "large", row["rows"]): row for row in before["figures"] + figures}
+    rows = {row["rows"]: row for row in before["figures"] + figures}
     told = {"figures": [rows[key] for key in sorted(rows)], "killed": before.get("killed"), **more}
     write_json(__file__, told)
     write_readme("batch", report(told))

@@ -1,4 +1,4 @@
-"""What `benchmarks.batch` times, each in a process of its own: `-m benchmarks.batch_steps STEP IN OUT FLAVOR`."""
+"""What `benchmarks.batch` times, each in a process of its own: `-m benchmarks.batch_steps STEP IN OUT`."""
 
 import json
 import os
@@ -32,20 +32,20 @@ def corpus(path: Path, rows: int) -> Path:
     return path
 
 
-def whole_job(given: Path, out: Path, flavor: str) -> dict[str, float]:
+def whole_job(given: Path, out: Path) -> dict[str, float]:
     """The job itself."""
     from ea_jax.batch.job import plan, run_job
     from ea_jax.batch.named import Names, load_map
     from ea_jax.cli.device import start_jax
 
     start_jax()
-    run = load_map(Names(*NAMES, flavor))
+    run = load_map(Names(*NAMES))
     taken = clock()
     report = run_job(plan([str(given)], out, run), run)
     return {**taken(), "rows": report.totals.written, **report.busy}
 
 
-def read_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
+def read_alone(given: Path, out: Path) -> dict[str, float]:
     """Reading and checking what the job reads."""
     from ea_jax.batch.columns import check_vectors
     from ea_jax.batch.inputs import read_inputs
@@ -58,13 +58,13 @@ def read_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
     return taken()
 
 
-def compute_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
+def compute_alone(given: Path, out: Path) -> dict[str, float]:
     """As many batches through the device, to and fro."""
     from ea_jax import load, map_batches
     from ea_jax.cli.device import start_jax
 
     start_jax()
-    adapt, rows = load(*NAMES, flavor=flavor), parquet.read_metadata(given).num_rows
+    adapt, rows = load(*NAMES), parquet.read_metadata(given).num_rows
     x = np.random.default_rng(0).standard_normal((BATCH, 384), np.float32)
     list(map_batches(adapt, [x]))
     taken = clock()
@@ -73,7 +73,7 @@ def compute_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
     return taken()
 
 
-def write_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
+def write_alone(given: Path, out: Path) -> dict[str, float]:
     """As many batches to as many parts, put on the disk."""
     from ea_jax.batch.inputs import read_inputs
     from ea_jax.batch.state import Totals, begin, find_place
@@ -107,22 +107,19 @@ def write_alone(given: Path, out: Path, flavor: str) -> dict[str, float]:
     return taken()
 
 
-def users_loop(given: Path, out: Path, flavor: str) -> dict[str, float]:
+def users_loop(given: Path, out: Path) -> dict[str, float]:
     """What one writes without a library."""
     import torch
 
-    from benchmarks.peers import ResMLP
-
     with np.load(given.with_suffix(".npz")) as file:
         weight, bias = torch.from_numpy(file["kernel"]), torch.from_numpy(file["bias"])
-    network = ResMLP(384, 1536, 1536, 8).eval() if flavor == "large" else None
     schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 1536)})
     taken, rows = clock(), 0
     with torch.inference_mode(), out.open("wb") as stream:
         with parquet.ParquetFile(given) as file, parquet.ParquetWriter(stream, schema, **PLAIN) as writer:
             for batch in file.iter_batches(BATCH):
                 x = torch.from_numpy(batch.column("embedding").flatten().to_numpy().reshape(-1, 384).copy())
-                y = network(x) if network else torch.nn.functional.normalize(torch.addmm(bias, x, weight))
+                y = torch.nn.functional.normalize(torch.addmm(bias, x, weight))
                 lists = pa.FixedSizeListArray.from_arrays(y.numpy().ravel(), 1536)
                 writer.write_table(pa.table([batch.column("id"), lists], schema=schema))
                 rows += len(batch)
@@ -146,5 +143,5 @@ def clock() -> Callable[[], dict[str, float]]:
 
 
 if __name__ == "__main__":
-    step, given, out, flavor = sys.argv[1:]
-    print(json.dumps(STEPS[step](Path(given), Path(out), flavor)))
+    step, given, out = sys.argv[1:]
+    print(json.dumps(STEPS[step](Path(given), Path(out))))

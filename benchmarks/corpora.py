@@ -2,8 +2,8 @@
 
     python -m benchmarks.corpora ../shared/data build
 
-A set is one of the provider's files of `pairs/` (texts with native vectors), or the texts of `texts/` as one set,
-`texts`, whose sources are its files and, in `mixed`, their own.
+A set is a provider's texts with native vectors (the files `NAME` and `NAME-2` of `pairs/`), or `mixed`, public texts
+without any. Texts of 2,000 characters or more, and those that are not English, are left out.
 """
 
 import gzip
@@ -23,43 +23,37 @@ from ea_jax.fitting import Foreign
 from ea_jax.junk import junk_texts
 from ea_jax.registry import find_space
 
-PROVIDERS = {"oai-3-small": "oai-3-small", "oai-ada-002": "oai-ada-002", "nomic": "nomic"}
-LOCAL = ("minilm", "wordllama")
-NOT_MIXED = ("ag_news", "stsb_en", "stsb_en_dev", "vaswani_corpus", "trec_questions")
-FOREIGN_SEED, JUNK, ORDINARY = 7, 600, 12_000
-COLUMNS = {
-    "ag_news": ("text",),
-    "mixed": ("text",),
-    "stsb_en_train": ("s1", "s2"),
-    "stsb_en_dev": ("s1", "s2"),
-    "stsb_en_test": ("s1", "s2"),
-    "trec_questions_train": ("text",),
-    "vaswani_corpus": ("text",),
+PROVIDERS = {  # alias of the space, and the names of its files
+    "oai-3-small": ("oai-3-small", "oai-3-small-2"),
+    "oai-ada-002": ("oai-ada-002", "oai-ada-002-2"),
+    "nomic": ("nomic", "nomic-2"),
+    "bge-m3": ("bge-m3-2",),
+    "mxbai-large": ("mxbai-large-2",),
+    "gemini-004": ("gemini-text-004-2",),
+    "oai-3-large": ("oai-3-large", "oai-3-large-2"),
 }
+MIXED, MIXED_ROWS = "mixed", 34_000
+LONGEST, ENGLISH = 2000, 0.9
+FOREIGN_SEED, JUNK, ORDINARY = 7, 100, 4000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Row-aligned texts, their sources, their share of ASCII characters, and vectors by space alias."""
+    """Row-aligned texts, their sources, their files and row numbers there, and vectors by space alias."""
 
     text: list[str]
     source: np.ndarray
-    ascii: np.ndarray
+    file: np.ndarray
+    row: np.ndarray
     vectors: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.text)
 
-    def joined(self, other: "Corpus") -> "Corpus":
-        """The rows of both, of the spaces that both have."""
-        vectors = {name: np.concatenate([v, other.vectors[name]]) for name, v in self.vectors.items()}
-        source, share = (np.concatenate(pair) for pair in ((self.source, other.source), (self.ascii, other.ascii)))
-        return Corpus(self.text + other.text, source, share, vectors)
-
     def at(self, rows: np.ndarray) -> "Corpus":
         """The same columns at some rows."""
         vectors = {name: v[rows] for name, v in self.vectors.items()}
-        return Corpus([self.text[i] for i in rows], self.source[rows], self.ascii[rows], vectors)
+        return Corpus([self.text[i] for i in rows], self.source[rows], self.file[rows], self.row[rows], vectors)
 
 
 def split_module(data: Path) -> Any:
@@ -72,57 +66,53 @@ def split_module(data: Path) -> Any:
     return split
 
 
-def provider(data: Path, build: Path, name: str, local: Sequence[str] = LOCAL) -> Corpus:
-    """All rows of one provider's file, in its order, with the local models' vectors beside the native ones."""
+@lru_cache(maxsize=1)
+def provider(data: Path, build: Path, name: str, local: tuple[str, ...]) -> Corpus:
+    """English texts under 2,000 characters of a provider's files, with native vectors and those of local models."""
     split = split_module(data)
-    rows = split.rows(name)
-    text = [row["text"] for row in rows]
-    vectors = {PROVIDERS[name]: split.vectors(name)} | {model: embedded(build, name, model, text) for model in local}
-    source, share = (np.array([row[key] for row in rows]) for key in ("source", "ascii"))
-    return Corpus(text, source, share, vectors)
+    parts = []
+    for file in PROVIDERS[name]:
+        rows, native = split.rows(file), split.vectors(file)
+        kept = np.flatnonzero([row["ascii"] >= ENGLISH and len(row["text"]) < LONGEST for row in rows])
+        text = [rows[i]["text"] for i in kept]
+        vectors = {name: native[kept]} | {model: embedded(build, f"{file}-short", model, text) for model in local}
+        source = np.array([rows[i]["source"] for i in kept])
+        parts.append(Corpus(text, source, np.full(len(kept), file), kept, vectors))
+    vectors = {key: np.concatenate([part.vectors[key] for part in parts]) for key in parts[0].vectors}
+    source, file, row = (np.concatenate([getattr(part, key) for part in parts]) for key in ("source", "file", "row"))
+    return Corpus([text for part in parts for text in part.text], source, file, row, vectors)
 
 
-def texts(data: Path, build: Path, local: Sequence[str] = LOCAL) -> Corpus:
-    """Distinct texts of `texts/`, in order, with the local models' vectors."""
+@lru_cache(maxsize=1)
+def mixed(data: Path, build: Path, local: tuple[str, ...]) -> Corpus:
+    """A sample of distinct public texts, with the vectors of local models."""
     found: dict[str, str] = {}
-    for name, columns in COLUMNS.items():
-        with gzip.open(data / "texts" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                for column in columns:
-                    if row[column].strip():
-                        found.setdefault(row[column], row.get("source", name.rsplit("_t", 1)[0]))
-    text = list(found)
-    share = np.array([sum(map(str.isascii, t)) / len(t) for t in text])
-    vectors = {model: embedded(build, "texts", model, text) for model in local}
-    return Corpus(text, np.array(list(found.values())), share, vectors)
+    with gzip.open(data / "texts" / "mixed.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if row["text"].strip() and len(row["text"]) < LONGEST:
+                found.setdefault(row["text"], row["source"])
+    every = list(found)
+    rows = np.random.default_rng(0).permutation(len(every))[:MIXED_ROWS]
+    text = [every[i] for i in rows]
+    vectors = {model: embedded(build, MIXED, model, text) for model in local}
+    return Corpus(text, np.array([found[t] for t in text]), np.full(len(text), MIXED), rows, vectors)
 
 
-def news(data: Path, build: Path, local: Sequence[str] = LOCAL) -> Corpus:
-    """AG News as title and text, distinct, with the local models' vectors."""
-    with gzip.open(data / "texts" / "ag_news.jsonl.gz", "rt", encoding="utf-8") as lines:
-        text = list(dict.fromkeys(f"{row['title']}. {row['text']}" for row in map(json.loads, lines)))
-    vectors = {model: embedded(build, "ag-news", model, text) for model in local}
-    return Corpus(text, np.full(len(text), "ag_news"), np.ones(len(text)), vectors)
+@lru_cache(maxsize=1)
+def foreign(data: Path, build: Path, model: str) -> Foreign:
+    """Junk and ordinary texts as a local model embeds them: its confidence learns to tell them apart."""
+    text = mixed(data, build, ()).text
+    ordinary = [text[i] for i in np.random.default_rng(FOREIGN_SEED).permutation(len(text))[:ORDINARY]]
+    junk = [text for kind in junk_texts(ordinary, JUNK, FOREIGN_SEED).values() for text in kind]
+    return Foreign(*(embedded(build, name, model, made) for name, made in (("junk", junk), ("ordinary", ordinary))))
 
 
-@lru_cache(maxsize=2)
-def foreign(data: Path, build: Path, model: str) -> Foreign | None:
-    """Junk and texts of `mixed` as a local model embeds them; None for a model that runs elsewhere."""
-    if model not in LOCAL:
-        return None
-    rng = np.random.default_rng(FOREIGN_SEED)
-    corpus = texts(data, build, (model,))
-    known = rng.permutation(np.flatnonzero(~np.isin(corpus.source, NOT_MIXED)))[:ORDINARY]
-    made = [text for kind in junk_texts([corpus.text[i] for i in known], JUNK, FOREIGN_SEED).values() for text in kind]
-    return Foreign(junk=embedded(build, "junk", model, made), ordinary=corpus.vectors[model][known])
-
-
-def embedded(build: Path, name: str, model: str, text: list[str]) -> np.ndarray:
+def embedded(build: Path, name: str, model: str, text: Sequence[str]) -> np.ndarray:
     """What a local model makes of a set's texts; read from `build/vectors` where it is there already."""
     file = build / "vectors" / f"{name}--{find_space(model).alias}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        made = load_encoder(model)(text, show_progress=True)
+        made = load_encoder(model, dtype="float32")(text, show_progress=True)
         scratch = file.with_suffix(".part.npy")
         np.save(scratch, made)
         scratch.rename(file)
@@ -138,6 +128,5 @@ if __name__ == "__main__":
     start_jax()
     data, build = map(Path, sys.argv[1:3])
     for name in PROVIDERS:
-        print(name, len(provider(data, build, name)))
-    print("texts", len(texts(data, build)))
-    print("ag-news", len(news(data, build)))
+        print(name, len(provider(data, build, name, ("minilm-plus",))))
+    print(MIXED, len(mixed(data, build, ("minilm", "wordllama"))))

@@ -1,99 +1,70 @@
-"""What else turns vectors of one space into those of another: the rivals of the family benchmark.
+"""Rival maps between two spaces: closed forms in NumPy and networks in torch, for the benchmarks to compare with.
 
-`PEERS[name](x, y, seed)` gives a `Peer`. The closed forms take their settings from a tenth of the pairs that is held
-out; the networks, in torch, stop by one.
+`PEERS[name](x, y, seed)` fits one and returns the function that maps rows of x to rows of y.
 """
 
-import time
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ea_jax.solve import Affine, covariance, mean_only, moments, procrustes, ridge
-
-PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-HELD_OUT = 0.1
-RANK = 64
-MLP_WIDTH, MLP_STEPS, MLP_RATE = 256, 3000, 1e-3
-RESMLP_WIDTH, RESMLP_DEPTH, RESMLP_STEPS, RESMLP_RATE, RESMLP_DECAY = 256, 2, 2000, 1e-3, 1e-2
-LAYER_SCALE, DROPOUT = 5e-4, 0.1  # the seed's own
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+VALIDATION_SHARE = 0.1
+MLP_WIDTH, MLP_STEPS, MLP_RATE = 256, 2000, 1e-3
+RESMLP_WIDTH, RESMLP_DEPTH, RESMLP_STEPS, RESMLP_RATE, RESMLP_DECAY = 256, 2, 1000, 1e-3, 1e-2
+LAYER_SCALE, DROPOUT = 5e-4, 0.1  # as in embedding_adapters
 BATCH = 256
 WARM_UP = 50
-EVERY, PATIENCE = 20, 10  # steps between looks at the held-out tenth (an epoch, if that is longer), looks without gain
+EVERY, PATIENCE = 20, 10  # steps between validations (an epoch, if that is longer), validations without improvement
 
 Apply = Callable[[np.ndarray], np.ndarray]
-Solver = Callable[[np.ndarray, np.ndarray, int], tuple[Apply, int]]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Peer(NamedTuple):
-    """A fitted rival: `apply` maps rows; `parameters` are numbers that it stores, `seconds` what the fit took."""
-
-    name: str
-    apply: Apply
-    parameters: int
-    seconds: float
+def fit_mean(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
+    """The mean of y for every input."""
+    mean = y.mean(axis=0)
+    return lambda x: np.tile(mean, (len(x), 1))
 
 
-def held_out(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on, and a tenth to choose by."""
-    order = np.random.default_rng([seed, 1]).permutation(n)
-    kept = max(1, round(HELD_OUT * n))
-    return order[kept:], order[:kept]
+def fit_procrustes(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
+    """Orthogonal Procrustes of the centered rows, scaled so that the outputs have the targets' variance."""
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    a, b = x - x_mean, y - y_mean
+    u, _, vt = np.linalg.svd(a.T @ b, full_matrices=False)
+    rotation = u @ vt
+    kernel = rotation * np.sqrt(np.square(b).sum() / np.square(a @ rotation).sum())
+    return lambda x: (x - x_mean) @ kernel + y_mean
 
 
-def _affine(affine: Affine) -> tuple[Apply, int]:
-    kernel, bias = affine.kernel.astype(np.float32), affine.bias.astype(np.float32)
-    return lambda x: x @ kernel + bias, kernel.size + bias.size
+def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
+    """Ridge regression with the penalty of the smallest leave-one-out error (PRESS).
 
-
-def _mean(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Apply, int]:
-    """The mean target, whatever comes in."""
-    bias = mean_only(covariance(moments(x, y))).bias.astype(np.float32)
-    return lambda x: np.tile(bias, (len(x), 1)), bias.size
-
-
-def _procrustes(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Apply, int]:
-    """Centred orthogonal Procrustes, the centred part scaled to the target's own length."""
-    return _affine(procrustes(covariance(moments(x, y)), "target-length"))
-
-
-def _best_penalty(x: np.ndarray, y: np.ndarray, seed: int) -> float:
-    """The penalty of ridge with the largest mean cosine on the held-out tenth."""
-    fits, checks = held_out(len(x), seed)
-    c = covariance(moments(x[fits], y[fits]))
-
-    def cosine(penalty: float) -> float:
-        out = ridge(c, penalty).apply(x[checks])
-        return float(np.mean(np.sum(out * y[checks], axis=1) / np.linalg.norm(out, axis=1)))
-
-    return max(PENALTIES, key=cosine)
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Apply, int]:
-    return _affine(ridge(covariance(moments(x, y)), _best_penalty(x, y, seed)))
-
-
-def _reduced_rank(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Apply, int]:
-    """Ridge projected on the leading directions of its fitted values: `W V V^T`, V of `W^T C_xx W`.
-
-    Source: Izenman 1975; Mukherjee and Zhu 2011 for the penalty.
+    Penalties are in units of the mean eigenvalue of the covariance of x. Source: Allen 1974.
     """
-    c = covariance(moments(x, y))
-    full = ridge(c, _best_penalty(x, y, seed)).kernel
-    leading = np.linalg.eigh(full.T @ c.xx @ full)[1][:, -RANK:]
-    down, up = (full @ leading).astype(np.float32), leading.T.astype(np.float32)
-    bias = (c.y_mean - c.x_mean @ full @ leading @ leading.T).astype(np.float32)
-    return lambda x: (x @ down) @ up + bias, down.size + up.size + bias.size
+    n, x_mean, y_mean = len(x), x.mean(axis=0), y.mean(axis=0)
+    a, b = x - x_mean, y - y_mean
+    eigenvalues, u = np.linalg.eigh(np.asarray(a.T @ a / n, np.float64))
+    eigenvalues, u = np.maximum(eigenvalues, 0).astype(np.float32), u.astype(np.float32)
+    rotated = a @ u
+    cross, squares = rotated.T @ b / n, np.square(rotated)
+
+    def coefficients(penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        inverse = 1 / (eigenvalues + penalty * eigenvalues.mean())
+        return inverse[:, None] * cross, squares @ inverse / n + 1 / n
+
+    def press(penalty: float) -> float:
+        beta, leverage = coefficients(penalty)
+        return float((np.square(b - rotated @ beta).sum(axis=1) / np.square(1 - leverage)).sum())
+
+    kernel = u @ coefficients(min(PENALTIES, key=press))[0]
+    return lambda x: (x - x_mean) @ kernel + y_mean
 
 
 class DriftMLP(nn.Module):
-    """One hidden layer between standardised inputs and outputs. Source: Drift-Adapter, arXiv:2509.23471."""
+    """One hidden layer between standardized inputs and outputs. Source: Drift-Adapter, arXiv:2509.23471."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor):
         super().__init__()
@@ -136,7 +107,7 @@ class Block(nn.Module):
 
 
 class ResMLP(nn.Module):
-    """The architecture of embedding-adapters, at the size that trains here in the time."""
+    """The architecture of embedding_adapters, at a size that two cores can train."""
 
     def __init__(self, d_in: int, d_out: int, width: int = RESMLP_WIDTH, depth: int = RESMLP_DEPTH):
         super().__init__()
@@ -145,7 +116,7 @@ class ResMLP(nn.Module):
         self.mid_ln, self.out_fc, self.out_ln = nn.LayerNorm(width), nn.Linear(width, d_out), nn.LayerNorm(d_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs of length one."""
+        """Outputs of unit length."""
         hidden = self.blocks(self.in_fc(self.in_ln(x)))
         return functional.normalize(self.out_ln(self.out_fc(self.mid_ln(hidden))), dim=-1)
 
@@ -158,42 +129,53 @@ def _squared_loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (out - y).square().sum(-1).mean()
 
 
-def train(model: nn.Module, loss: Loss, x: np.ndarray, y: np.ndarray, seed: int, steps: int, rate: float, decay: float):
-    """AdamW with a short warm-up and a cosine decay; the weights that did best on the held-out tenth are kept.
+def train(
+    model: nn.Module, loss: Loss, x: np.ndarray, y: np.ndarray, *, seed: int, steps: int, rate: float, decay: float
+) -> Apply:
+    """Train with AdamW, a short warm-up and cosine decay. Keep the weights with the smallest validation loss.
 
-    It ends after `steps`, or after PATIENCE looks without gain: never by the clock, so that a busy machine does not
-    change what is learned.
+    Training ends after `steps`, or after PATIENCE validations without improvement: never by the clock, so that a busy
+    machine does not change the result. A tenth of the pairs is the validation set.
     """
-    fits, checks = held_out(len(x), seed)
-    rows, wanted, check_rows, check_wanted = map(torch.from_numpy, (x[fits], y[fits], x[checks], y[checks]))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    order = np.random.default_rng([seed, 1]).permutation(len(x))
+    size = max(1, round(VALIDATION_SHARE * len(x)))
+    rows, targets, validation_x, validation_y = (
+        torch.from_numpy(side[part]) for part in (order[size:], order[:size]) for side in (x, y)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * step / steps))
+        optimizer, lambda step: min(1, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * step / steps))
     )
     batches = _batches(len(rows), np.random.default_rng([seed, 2]))
-    look = max(EVERY, -(-len(rows) // BATCH))
-    best, kept, waited = np.inf, model.state_dict(), 0
+    interval = max(EVERY, -(-len(rows) // BATCH))
+    least, weights, waited = np.inf, model.state_dict(), 0
     for step in range(1, steps + 1):
         batch = torch.from_numpy(next(batches))
         model.train()
-        optimiser.zero_grad()
-        loss(model(rows[batch]), wanted[batch]).backward()
-        optimiser.step()
+        optimizer.zero_grad()
+        loss(model(rows[batch]), targets[batch]).backward()
+        optimizer.step()
         schedule.step()
-        if step % look and step < steps:
+        if step % interval and step < steps:
             continue
         model.eval()
         with torch.inference_mode():
-            now = float(loss(model(check_rows), check_wanted))
-        if now < best:
-            best, waited = now, 0
-            kept = {name: value.clone() for name, value in model.state_dict().items()}
+            now = float(loss(model(validation_x), validation_y))
+        if now < least:
+            least, waited = now, 0
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
         else:
             waited += 1
         if waited == PATIENCE:
             break
-    model.load_state_dict(kept)
-    return model.eval()
+    model.load_state_dict(weights)
+    model.eval()
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(x)).numpy()
+
+    return apply
 
 
 def _batches(n: int, rng: np.random.Generator):
@@ -202,42 +184,24 @@ def _batches(n: int, rng: np.random.Generator):
         yield from (order[start : start + BATCH] for start in range(0, n, BATCH))
 
 
-def _network(model: nn.Module, extra: int = 0) -> tuple[Apply, int]:
-    def apply(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return functional.normalize(model(torch.from_numpy(x)), dim=-1).numpy()
-
-    return apply, sum(p.numel() for p in model.parameters()) + extra
-
-
-def _drift_mlp(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Apply, int]:
+def fit_drift_mlp(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
+    """Drift-Adapter's network, trained on the squared error."""
     torch.manual_seed(seed)
     model = DriftMLP(torch.from_numpy(x), torch.from_numpy(y))
-    means = x.shape[1] + y.shape[1]
-    return _network(train(model, _squared_loss, x, y, seed, MLP_STEPS, MLP_RATE, 0.0), means)
+    return train(model, _squared_loss, x, y, seed=seed, steps=MLP_STEPS, rate=MLP_RATE, decay=0.0)
 
 
-def _resmlp(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Apply, int]:
+def fit_resmlp(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
+    """The small network of embedding_adapters, trained on the cosine."""
     torch.manual_seed(seed)
     model = ResMLP(x.shape[1], y.shape[1])
-    return _network(train(model, _cosine_loss, x, y, seed, RESMLP_STEPS, RESMLP_RATE, RESMLP_DECAY))
+    return train(model, _cosine_loss, x, y, seed=seed, steps=RESMLP_STEPS, rate=RESMLP_RATE, decay=RESMLP_DECAY)
 
 
-SOLVERS: dict[str, Solver] = {
-    "mean": _mean,
-    "procrustes": _procrustes,
-    "ridge": _ridge,
-    "rank-64": _reduced_rank,
-    "mlp-256": _drift_mlp,
-    "resmlp": _resmlp,
+PEERS: dict[str, Callable[[np.ndarray, np.ndarray, int], Apply]] = {
+    "mean": fit_mean,
+    "procrustes": fit_procrustes,
+    "ridge": fit_ridge,
+    "mlp": fit_drift_mlp,
+    "resmlp": fit_resmlp,
 }
-
-
-def fit_peer(name: str, x: np.ndarray, y: np.ndarray, seed: int) -> Peer:
-    """Fit one rival, timed."""
-    start = time.perf_counter()
-    apply, parameters = SOLVERS[name](x, y, seed)
-    return Peer(name, apply, parameters, time.perf_counter() - start)
-
-
-PEERS = {name: partial(fit_peer, name) for name in SOLVERS}

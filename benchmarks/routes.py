@@ -15,23 +15,21 @@ import numpy as np
 import tomli_w
 
 from benchmarks.machine import write_json
-from benchmarks.tasks import TASKS, load_task
+from benchmarks.tasks import TASKS, shipped
 from ea_jax import load
 from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.places import BUNDLED
 from ea_jax.routes import FILE, Route, digest, hop_entries, routes
 
-SIDES = {"in": "in-domain", "across": "across"}
 SAME = 0.005
 Figures = dict[str, dict[str, dict[str, float]]]
 
 
 @lru_cache(maxsize=1)
 def test_sets(source: str, target: str, data: Path, build: Path) -> dict[str, HeldOut]:
-    """Test sets of a pair by name; none where no text has vectors of both."""
-    name = f"{source}--{target}"
-    task = next((task for task in (name, f"{name}--mixed") if task in TASKS), None)
-    return {SIDES[key]: side.test for key, side in load_task(task, data, build).sides.items()} if task else {}
+    """Test sets of a pair by name; none where no text has vectors of both, or what ships is fitted on all of them."""
+    task = next((task for task in TASKS if task.name == f"{source}--{target}"), None)
+    return shipped(task, data, build).tests if task else {}
 
 
 def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, float]]:
