@@ -72,9 +72,12 @@ def _statistics(
     x: Float32[np.ndarray, "n d"], references: int, directions: int, prior: Params | None, seed: int
 ) -> Params:
     n, d = x.shape
-    c = covariance(moments(x, x[:, :1]))
+    known = prior_directions(prior) if prior else None
+    few = n + (len(known.values) if known else 0) < d
+    c = None if few else covariance(moments(x, x[:, :1]))
+    mean = x.mean(axis=0, dtype=np.float64) if c is None else c.x_mean
     k = min(directions, d - 1)
-    found = pooled(x, c.x_mean, c.xx, prior_directions(prior) if prior else None, PRIOR_ROWS, most=k)
+    found = pooled(x, mean, None if c is None else c.xx, known, PRIOR_ROWS, most=k)
     absent = max(0, k - len(found.values))
     vectors = np.pad(found.vectors, ((0, 0), (absent, 0)))[:, -k:]
     shrinkage = SHRINKAGE * found.trace / d
@@ -85,7 +88,7 @@ def _statistics(
     if prior:
         kept = np.concatenate([kept, np.asarray(prior["references"])[: references - len(kept)]])
     return {
-        "mean": c.x_mean.astype(np.float32),
+        "mean": mean.astype(np.float32),
         "spread": np.asarray(np.sqrt(variance), np.float32),
         "directions": (vectors * scale).astype(np.float16),
         "variances": (lead + shrinkage).astype(np.float32),

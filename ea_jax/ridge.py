@@ -66,7 +66,7 @@ class Ridge(NamedTuple):
 def directions(
     z: Float[ArrayIn, "n d"],
     mean: Float64[np.ndarray, " d"],
-    covariance_: Float64[np.ndarray, "d d"],
+    covariance_: Float64[np.ndarray, "d d"] | None,
     most: int | None = None,
 ) -> Directions:
     """Directions in which rows vary: of their covariance, or of their inner products where the rows are fewer.
@@ -75,6 +75,7 @@ def directions(
     """
     n, d = z.shape
     if n >= d:
+        assert covariance_ is not None
         return _leading(covariance_, most)
     return factor_directions((np.asarray(z, np.float64) - mean) / np.sqrt(n))
 
@@ -100,7 +101,7 @@ def factor_directions(factor: Float64[np.ndarray, "n d"]) -> Directions:
 def pooled(
     z: Float[ArrayIn, "n d"],
     mean: Float64[np.ndarray, " d"],
-    covariance_: Float64[np.ndarray, "d d"],
+    covariance_: Float64[np.ndarray, "d d"] | None,
     prior: Directions | None,
     prior_rows: int,
     most: int | None = None,
@@ -108,13 +109,15 @@ def pooled(
     """Directions of the covariance of rows, pooled with a prior covariance that counts as `prior_rows` rows.
 
     Few rows and the prior's directions are taken together by their inner products, where that is the smaller problem.
-    Otherwise the `most` leading directions are wanted; all of them if None.
+    Otherwise, and only then, the covariance of the rows is needed, and the `most` leading directions are returned; all of
+    them if None.
     """
     n, d = z.shape
     if prior is None:
         return directions(z, mean, covariance_, most)
     own, old = n / (n + prior_rows), prior_rows / (n + prior_rows)
     if n + len(prior.values) >= d:
+        assert covariance_ is not None
         return _leading(own * covariance_ + old * prior.matrix(), most)
     factor = np.concatenate(
         [(np.asarray(z, np.float64) - mean) * np.sqrt(own / n), (prior.vectors * np.sqrt(old * prior.values)).T]

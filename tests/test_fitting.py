@@ -310,6 +310,7 @@ def test_the_verdict_says_which_of_both_ranks_better(rank, end):
             {"corpus": np.ones((200, 8), np.float32)},
             r"corpus has shape \(200, 8\), but targets have width 12",
         ),
+        (100, 100, {"corpus": np.ones((10, 12), np.float32)}, "corpus has 10 rows; queries need more than 10"),
     ],
 )
 def test_pairs_that_cannot_be_fitted_are_refused(x, y, names, message):

@@ -147,8 +147,8 @@ def fit(
     Args:
         x: Source embeddings, at the scale at which they will come in. Memory maps larger than memory are streamed.
         y: Target embeddings of unit length, row-aligned with x.
-        prior: A linear adapter for `store` between the same spaces, which the fit stays near to. As a `Quality` it
-            brings its own quality part, which few pairs then recalibrate.
+        prior: A linear adapter for `store` between the same spaces, which the fit stays near to. Give a
+            `Quality`: with the covariances and the quality part that it brings, few pairs improve `query` too.
         family: `linear`; `kernel` for bare vectors of a plain source, if no text is at hand; `auto` takes whichever
             ranks better.
         groups: What must not straddle a fold (document, repository, customer); rows are their own groups if None.
@@ -226,6 +226,8 @@ def _check(x: Any, y: Any, groups: Sequence[str] | None, family: str, corpus: An
         raise BadInput(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
     if corpus is not None and (corpus.ndim != 2 or corpus.shape[1] != y.shape[1]):
         raise BadInput(f"corpus has shape {corpus.shape}, but targets have width {y.shape[1]}; give native vectors.")
+    if corpus is not None and len(corpus) <= TOP:
+        raise BadInput(f"corpus has {len(corpus)} rows; queries need more than {TOP} to search. Leave it out to use y.")
     for start in range(0, len(x), BLOCK):
         a, b = (np.isfinite(np.asarray(v[start : start + BLOCK])).all(axis=1) for v in (x, y))
         if not (a & b).all():
