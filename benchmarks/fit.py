@@ -49,7 +49,7 @@ TOP = 10
 STANDARD, OWN = "standard", "own"
 TESTS = {"in": "in domain", "across": "across sources", "new": "new sources", "own": "own index"}
 SHOWN = {"in": (1000, math.inf), "across": (1000, math.inf), "new": (1000, math.inf), "own": (100, 1000, math.inf)}
-WORST, PROMISE, BINS = 0.1, 0.95, 10
+WORST, PROMISE, BINS, SURE = 0.1, 0.95, 10, 0.9
 CONFIDENCE_ROWS = 1000
 OTHER_MODELS = ("nomic", "oai-ada-002", "oai-3-large", "gemini-001")
 TIMED_OWN_ROWS = 100
@@ -404,23 +404,33 @@ def confidence_figures(files: Files, seed: int) -> dict[str, float]:
     scores = quality(quality.params, x)
     confidence, expected = np.asarray(scores.confidence), np.asarray(scores.expected_cosine)
     cosine = cosines(fitted.apply(x, purpose="store"), test.y)
-    hits = test.hits(fitted.apply(x, purpose="query"), test.corpus_y)[f"recall@{TOP}"]
-    threshold = threshold_for(quality, PROMISE)
-    kept = confidence >= threshold.confidence
+    queries = fitted.apply(x, purpose="query")
+    hits = test.hits(queries, test.corpus_y)[f"recall@{TOP}"]
+    after = np.asarray(quality.after_search(quality.params, confidence, search(queries, test.corpus_y, TOP).score))
 
     def accepted(vectors: Vectors) -> float:
-        return float((np.asarray(quality(quality.params, vectors).confidence) >= threshold.confidence).mean())
+        return float((np.asarray(quality(quality.params, vectors).confidence) >= SURE).mean())
 
     return {
         "auroc_worst_tenth": auroc(-expected, cosine <= np.quantile(cosine, WORST)),
-        "calibration_error": calibration_error(confidence, hits),
-        "mean_confidence": float(confidence.mean()),
         "recall@10": float(hits.mean()),
-        "threshold": threshold.confidence,
-        "kept": float(kept.mean()),
-        "recall@10 of kept": float(hits[kept].mean()) if kept.any() else math.nan,
-        **{f"accepted {name}": accepted(rows) for name, rows in foreign(files, protocol.x[PLUS], seed).items()},
+        "calibration_error": calibration_error(confidence, hits),
+        "auroc_hit": auroc(confidence, hits > 0),
+        **kept(confidence, threshold_for(quality, PROMISE).confidence, hits),
+        "calibration_error_after_search": calibration_error(after, hits),
+        "auroc_hit_after_search": auroc(after, hits > 0),
+        **{
+            f"{name}_after_search": value
+            for name, value in kept(after, threshold_for(quality, PROMISE, after_search=True).confidence, hits).items()
+        },
+        **{f"confident of {name}": accepted(rows) for name, rows in foreign(files, protocol.x[PLUS], seed).items()},
     }
+
+
+def kept(confidence: Float[np.ndarray, " n"], threshold: float, hits: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Share of queries at or above a threshold, and their recall; of no queries, 1."""
+    above = confidence >= threshold
+    return {"kept": float(above.mean()), "recall_of_kept": float(hits[above].mean()) if above.any() else 1.0}
 
 
 def foreign(files: Files, own: Vectors, seed: int) -> dict[str, Vectors]:
@@ -466,7 +476,7 @@ def measure_confidence(files: Files) -> Figures:
 
 
 def measure_time(files: Files) -> Figures:
-    """Seconds and peak memory (MiB) of fits with the vectors given, each in a process of its own."""
+    """Seconds and peak memory (MiB, without mapped files) of fits with the vectors given, each in its own process."""
     folder = files.build / "fit-time"
     # A child's peak counts from that of the process that starts it, so this one loads no vectors.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -527,7 +537,8 @@ def _time_one(folder: Path, name: str, start: Quality | None) -> dict[str, float
     corpus = np.load(folder / f"{name}-corpus.npy") if start is not None else None
     seconds = timed_fit(partial(fit, x, y, prior=start, corpus=corpus, fine_tune=not is_synthetic))[1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return {"pairs": len(x), "d_in": x.shape[1], "d_out": y.shape[1], "seconds": seconds, "peak_mib": peak}
+    mapped = (x.nbytes + y.nbytes) / 1024**2 if is_synthetic else 0  # pages of the files, which the system takes back
+    return {"pairs": len(x), "d_in": x.shape[1], "d_out": y.shape[1], "seconds": seconds, "peak_mib": peak - mapped}
 
 
 def size(text: str) -> float:
