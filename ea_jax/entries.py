@@ -179,6 +179,8 @@ def comparison(facts: dict[str, Any]) -> str:
     figures = metrics[name] if metrics else training
     kept = max((row for row in figures if row.startswith("keep_")), key=lambda row: figures[row]["recall@10"])
     model = "the source model" if kept == KEEP_SOURCE else kept.removeprefix("keep_")
+    if not metrics and training["kept"] != "source":
+        model = training["kept"]
     ours, keep = (figures[row]["recall@10"] for row in ("query", kept))
     error = (ours * (1 - ours) / training["held_out_queries"]) ** 0.5
     beats = "beats" if ours > keep + error else "does not beat" if ours < keep - error else "is as good as"
@@ -222,7 +224,7 @@ y = adapt(adapt.params, x)
 
 ## Fitted on
 
-{facts["description"]}
+{facts["description"] or "Nobody has described the pairs."}
 
 {training["pairs"]:,} pairs of {training["groups"]:,} groups.{left_out} Ridge penalty {training["penalty"]:g}, prior:
 {training["prior"] or "none"}, steps of fine-tuning: {training["fine_tuning_steps"]}.
