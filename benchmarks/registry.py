@@ -84,8 +84,8 @@ def make(task: Task, data: Path, build: Path, out: Path) -> None:
         description=described,
     )
     size = sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
-    told = comparison({"metrics": metrics, "training": report})
-    print(f"{entry.name} {time.monotonic() - began:.0f} s, {size / 1e6:.2f} MB. {told}", flush=True)
+    sentence = comparison({"metrics": metrics, "training": report})
+    print(f"{entry.name} {time.monotonic() - began:.0f} s, {size / 1e6:.2f} MB. {sentence}", flush=True)
     for test, rows in metrics.items():
         print(
             "  ", test, {row: (f.get("cosine"), f["recall@1"], f["recall@10"]) for row, f in rows.items()}, flush=True

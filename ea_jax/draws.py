@@ -1,4 +1,4 @@
-"""Batches of pairs, drawn from a seed."""
+"""Random batches of pairs from a seed."""
 
 from collections.abc import Iterator
 

@@ -28,7 +28,7 @@ ELSEWHERE = 32768
 WINDOWS = 6  # a longer text gains little from more
 
 Batch = Tokens | Windows | tuple[Tokens | Windows, ...]
-Finish = Callable[[Callable[[int], None]], Float[np.ndarray, "n d"]]  # waits for the device; is told how to report
+Finish = Callable[[Callable[[int], None]], Float[np.ndarray, "n d"]]  # waits for the device, and reports progress
 
 
 class Tokenized(NamedTuple):

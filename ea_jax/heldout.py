@@ -51,16 +51,16 @@ def held_out_figures(
     """
     same, native = first_equal(test.corpus_y), search(test.y, test.corpus_y, 1).row[:, 0]
 
-    def told(queries, corpus) -> dict[str, float]:
+    def hits_of(queries, corpus) -> dict[str, float]:
         found = recalls(search(queries, corpus, max(KS)).row, native, same)
         return {name: _mean(values) for name, values in found.items()}
 
     figures = {
-        name: {"cosine": _mean(cosines(out, test.y)), **told(out, test.corpus_y)} for name, out in outputs.items()
+        name: {"cosine": _mean(cosines(out, test.y)), **hits_of(out, test.corpus_y)} for name, out in outputs.items()
     }
     for name, part in (blocks or {}).items():
-        figures[f"keep_{name}"] = told(unit(test.x[:, part]), unit(test.corpus_x[:, part]))
-    return figures | {KEEP_SOURCE: told(test.x, test.corpus_x)}
+        figures[f"keep_{name}"] = hits_of(unit(test.x[:, part]), unit(test.corpus_x[:, part]))
+    return figures | {KEEP_SOURCE: hits_of(test.x, test.corpus_x)}
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float:

@@ -109,8 +109,8 @@ def pooled(
     """Directions of the covariance of rows, pooled with a prior covariance that counts as `prior_rows` rows.
 
     Few rows and the prior's directions are taken together by their inner products, where that is the smaller problem.
-    Otherwise, and only then, the covariance of the rows is needed, and the `most` leading directions are returned, or all
-    of them if None.
+    Otherwise, and only then, the covariance of the rows is needed. The `most` leading directions are returned then, or
+    all of them if None.
     """
     n, d = z.shape
     if prior is None:
