@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from ea_jax.arrays import ArrayIn
 
 
 def batches(
-    x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], size: int, *, seed: int
+    x: Float[ArrayIn, "n d_in"],
+    y: Float[ArrayIn, "n d_out"],
+    size: int,
+    *,
+    seed: int,
+    rows: Int[np.ndarray, " k"] | None = None,
 ) -> Iterator[tuple[Float32[np.ndarray, "b d_in"], Float32[np.ndarray, "b d_out"]]]:
     """Batches in float32, without end.
 
@@ -21,11 +26,13 @@ def batches(
         y: Target embeddings.
         size: Pairs of a batch; all of them where there are fewer.
         seed: Of the permutations.
+        rows: Row numbers to draw from, ascending; all rows if None.
     """
-    size, epoch = min(size, len(x)), 0
+    rows = np.arange(len(x)) if rows is None else rows
+    size, epoch = min(size, len(rows)), 0
     while True:
-        order = np.random.default_rng([seed, epoch]).permutation(len(x))
-        for start in range(0, len(x) - size + 1, size):
-            rows = np.sort(order[start : start + size])
-            yield np.asarray(x[rows], np.float32), np.asarray(y[rows], np.float32)
+        order = rows[np.random.default_rng([seed, epoch]).permutation(len(rows))]
+        for start in range(0, len(rows) - size + 1, size):
+            batch = np.sort(order[start : start + size])
+            yield np.asarray(x[batch], np.float32), np.asarray(y[batch], np.float32)
         epoch += 1

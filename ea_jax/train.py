@@ -105,6 +105,7 @@ def train(
     held: Held,
     training: Training,
     *,
+    rows: Int[np.ndarray, " k"] | None = None,
     seed: int = 0,
     show_progress: bool = False,
 ) -> Trained:
@@ -120,6 +121,7 @@ def train(
         y: Target embeddings of length one, row-aligned with x.
         held: Rows for the score.
         training: How to train.
+        rows: Row numbers to train on, ascending; all rows if None.
         seed: Of the order of rows.
         show_progress: Draw a bar on stderr.
 
@@ -129,7 +131,7 @@ def train(
     _check(x, y, held, seed)
     score = _scorer(module, held)
     state, best, scores = _start(training, params), (0, params), [(0, score(params, 0))]
-    draws = batches(x, y, training.batch, seed=seed)
+    draws = batches(x, y, training.batch, seed=seed, rows=rows)
     with progress("Training", training.steps, show_progress) as advance:
         for step in range(1, training.steps + 1):
             state = _step(module, training, state, *next(draws))

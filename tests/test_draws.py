@@ -36,3 +36,12 @@ def test_a_memory_map_is_drawn_from_as_an_array_is(tmp_path):
     of_map, of_array = (islice(batches(rows, y, 8, seed=0), 9) for rows in (mapped, x))
     for (a, _), (b, _) in zip(of_map, of_array, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_rows_are_those_of_the_same_arrays_cut_to_them():
+    x, y = np.arange(60.0).reshape(30, 2), np.arange(30.0)[:, None]
+    rows = np.sort(np.random.default_rng(1).permutation(30)[:17])
+    chosen, cut = batches(x, y, 4, seed=3, rows=rows), batches(x[rows], y[rows], 4, seed=3)
+    for _ in range(10):
+        for ours, wanted in zip(next(chosen), next(cut), strict=True):
+            np.testing.assert_array_equal(ours, wanted)

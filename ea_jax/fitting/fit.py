@@ -38,7 +38,7 @@ FAMILIES: dict[Family, tuple[str, ...]] = {
 }
 LEAST_PAIRS = 50  # fewer held-out queries tell nothing
 RANKED = 4096  # out-of-fold queries that search the corpus; their sampling error is below .005
-FINE_TUNED = 16384  # pairs in memory, each of which 60 steps see four times at the most
+FINE_TUNED = 16384  # pairs, each of which 60 steps see four times at the most
 VALIDATION = 1000  # queries that stop fine-tuning
 CORPUS = 16384  # native vectors that queries search, which bounds time and memory
 BLOCK = 8192
@@ -316,14 +316,12 @@ def _fine_tuned(
     held = Held(asked, answers, native[~itself])
     kept = others[np.random.default_rng([seed, 3]).permutation(len(others))[:FINE_TUNED]]
     rows = np.sort(kept)
-    tuned = fine_tune(solution.without, _float(z[rows]), _float(y[rows]), held, seed=seed, show_progress=show_progress)
+    tuned = fine_tune(solution.without, z, y, held, rows=rows, seed=seed, show_progress=show_progress)
     if not tuned.steps or not _gains(tuned.layer, solution.without, held):
         return solution.query, FineTuned(solution.without, 0, tuned.scores)
     again = replace(FINE_TUNING, steps=tuned.steps, every=tuned.steps)
     rows = np.sort(np.concatenate([rows, np.flatnonzero(fold == 0)]))
-    final = fine_tune(
-        solution.query, _float(z[rows]), _float(y[rows]), held, again, seed=seed, show_progress=show_progress
-    )
+    final = fine_tune(solution.query, z, y, held, again, rows=rows, seed=seed, show_progress=show_progress)
     return final.layer, tuned
 
 

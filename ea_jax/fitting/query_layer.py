@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from scipy.optimize import isotonic_regression
 
 from ea_jax.arrays import ArrayIn, Params
@@ -72,6 +72,7 @@ def fine_tune(
     held: Held,
     training: Training = FINE_TUNING,
     *,
+    rows: Int[np.ndarray, " k"] | None = None,
     seed: int = 0,
     show_progress: bool = False,
 ) -> FineTuned:
@@ -83,12 +84,13 @@ def fine_tune(
         y: Native vectors of the same rows.
         held: Queries that neither the start nor the training has seen, and the native corpus that they search.
         training: Steps, batch, rate and loss.
+        rows: Row numbers to train on, ascending; all rows if None. No more than a batch of them is copied.
         seed: Of the order of rows.
         show_progress: Draw a bar on stderr.
     """
     params = {"out": {"kernel": start.kernel.astype(np.float32), "bias": start.bias.astype(np.float32)}}
     module = Linear(len(start.bias), unit_norm=True)
-    trained = train(module, params, z, y, held, training, seed=seed, show_progress=show_progress)
+    trained = train(module, params, z, y, held, training, rows=rows, seed=seed, show_progress=show_progress)
     scores = [score for _, score in trained.scores]
     if not trained.best:
         return FineTuned(start, 0, scores)
