@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ea_jax.arrays import ArrayIn, Params
-from ea_jax.ops import radial, unit
+from ea_jax.neighbors import unit_rows
+from ea_jax.ops import radial
 from ea_jax.packing import column_grid, nearest_grid
 from ea_jax.solve import largest
 
@@ -47,7 +48,7 @@ def kernel_features(x: Float[ArrayIn, "n d_in"], seed: int = 0) -> Features:
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(x))[:LANDMARKS])
-    landmarks = nearest_grid(np.asarray(unit(np.asarray(x[chosen], np.float32))), 127).values
+    landmarks = nearest_grid(unit_rows(x[chosen]), 127).values
     scale = (1 / np.linalg.norm(landmarks.astype(np.float32), axis=1)).astype(np.float32)
     z = landmarks * scale[:, None]
     values, vectors = largest(np.exp(BANDWIDTH * (z.astype(np.float64) @ z.T - 1)), len(z))
@@ -55,7 +56,7 @@ def kernel_features(x: Float[ArrayIn, "n d_in"], seed: int = 0) -> Features:
     ones = np.ones(1, np.float32)
 
     def phi(rows: Float[ArrayIn, "b d_in"]) -> Float32[np.ndarray, "b m"]:
-        cosine = unit(np.asarray(rows, np.float32)) @ landmarks.astype(np.float32).T
+        cosine = unit_rows(rows) @ landmarks.astype(np.float32).T
         return np.asarray(radial(*map(jnp.asarray, (cosine, scale, BANDWIDTH * ones, ones))))
 
     center = phi(x[np.sort(rng.permutation(len(x))[:SAMPLE])]).mean(axis=0)

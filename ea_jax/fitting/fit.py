@@ -25,7 +25,7 @@ from ea_jax.neighbors import SAME, TOP, Searched, search_native, unit_rows
 from ea_jax.packing import column_grid, packed, unpacked
 from ea_jax.quality import Quality
 from ea_jax.quality_store import prepared
-from ea_jax.ridge import Ridge, fit_ridge, pooled, solve_ridge
+from ea_jax.ridge import Directions, Ridge, fit_ridge, pooled, solve_ridge
 from ea_jax.solve import Affine, Moments, covariance, moments
 from ea_jax.spec import Purpose, Spec
 from ea_jax.train import Held
@@ -96,10 +96,14 @@ class Prior(NamedTuple):
     Attributes:
         kernel: Of the store layer.
         quality: Parameters of the quality part, prepared; None where the prior has none.
+        xx: Covariance of the source embeddings, out of the quality part.
+        target: Directions of the target embeddings, likewise.
     """
 
     kernel: Float[np.ndarray, "d_in d_out"] | None = None
     quality: Params | None = None
+    xx: Float[np.ndarray, "d_in d_in"] | None = None
+    target: Directions | None = None
 
 
 class Solution(NamedTuple):
@@ -245,7 +249,10 @@ def _read_prior(prior: Adapter | Quality | None, d_in: int, d_out: int) -> Prior
     if (spec.d_in, spec.d_out) != (d_in, d_out):
         raise BadInput(f"The prior maps width {spec.d_in} to {spec.d_out}, but the pairs have {d_in} and {d_out}.")
     quality = prior.params if isinstance(prior, Quality) and "cosine" in prior.params else None
-    return Prior(np.asarray(params["out"]["kernel"], np.float64), quality)
+    kernel = np.asarray(params["out"]["kernel"], np.float64)
+    if quality is None:
+        return Prior(kernel)
+    return Prior(kernel, quality, prior_directions(quality).matrix(), prior_directions(quality["target"]))
 
 
 def _native(corpus: Float[ArrayIn, "m d_out"], seed: int) -> Float32[np.ndarray, "c d_out"]:
@@ -288,13 +295,9 @@ def _solve(
 
 def _query(store: Affine, z: Float[ArrayIn, "n d"], y: Float[ArrayIn, "n d_out"], m: Moments, prior: Prior) -> Affine:
     """The query layer in closed form; its covariances are pooled with the prior's."""
-    c, xx, target = covariance(m), None, None
-    if prior.quality:
-        own = len(z) / (len(z) + PRIOR_ROWS)
-        xx = own * c.xx + (1 - own) * prior_directions(prior.quality).matrix()
-        target = prior_directions(prior.quality["target"])
-    of_y = pooled(y, c.y_mean, c.yy, target, PRIOR_ROWS)
-    return whitened(store, c, c.xx if xx is None else xx, of_y)
+    c, own = covariance(m), len(z) / (len(z) + PRIOR_ROWS)
+    xx = c.xx if prior.xx is None else own * c.xx + (1 - own) * prior.xx
+    return whitened(store, c, xx, pooled(y, c.y_mean, c.yy, prior.target, PRIOR_ROWS))
 
 
 def _fine_tuned(
