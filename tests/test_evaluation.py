@@ -323,7 +323,7 @@ def test_the_page_in_a_browser_shows_the_figures_of_its_json(report, browser, ht
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert told == {k: v for k, v in json.loads(report.to_json()).items() if k != "per_query"}
-    assert len(cells) > 100
+    assert len(cells) > 90  # how many depends on the slices that the confidence makes
     for path, text in cells:
         value, low, high = figure(told, path).values()
         assert text.split() == ([] if value is None else f"{value:.3f} ({low:.3f}, {high:.3f})".split())
