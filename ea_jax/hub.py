@@ -3,10 +3,10 @@
 import importlib.metadata
 from pathlib import Path
 
-from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound
-from ea_jax.fetching import asking_hub
 from ea_jax.files import weight_files
+from ea_jax.io.hashing import file_sha256
+from ea_jax.io.hub_errors import asking_hub
 from ea_jax.modules import read_chain
 from ea_jax.registry import Space
 

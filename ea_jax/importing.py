@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ea_jax.entries import front_matter, write_entry
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.fetching import asking_hub
+from ea_jax.io.hub_errors import asking_hub
 from ea_jax.places import user_folder
 from ea_jax.public import Seed
 from ea_jax.quality_store import imported_sizes

@@ -17,8 +17,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 from pyarrow import parquet
 
-from ea_jax.durable import whole_file
 from ea_jax.errors import BadInput
+from ea_jax.io.atomic import whole_file
 from ea_jax.texts import Texts
 
 JOB = "job.parquet"

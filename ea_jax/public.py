@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from ea_jax.io.toml import build, read_toml
 from ea_jax.places import BUNDLED
-from ea_jax.records import build, read_toml
 from ea_jax.registry import find_space
 
 

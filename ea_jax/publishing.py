@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.fetching import asking_hub
 from ea_jax.indexes import INDEX, Listed, index_text, listed_of, read_index
+from ea_jax.io.hashing import file_sha256
+from ea_jax.io.hub_errors import asking_hub
 from ea_jax.loading import check_entry
 from ea_jax.registry import Entry, entry_name, read_entry
 from ea_jax.remotes import files_of, parsed

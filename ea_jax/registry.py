@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ea_jax.durable import restore_folders
 from ea_jax.errors import BadEntry, UnknownName, nearest
+from ea_jax.io.atomic import restore_folders
+from ea_jax.io.toml import build, read_text, read_toml
 from ea_jax.places import roots
-from ea_jax.records import build, read_text, read_toml
 from ea_jax.spaces import Space as Space
 from ea_jax.spaces import find_space as find_space
 from ea_jax.spaces import spaces as spaces

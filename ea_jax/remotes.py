@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ea_jax.digests import file_sha256
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
-from ea_jax.fetching import asking_hub
 from ea_jax.indexes import INDEX, Listed, read_index
+from ea_jax.io.hashing import file_sha256
+from ea_jax.io.hub_errors import asking_hub
+from ea_jax.io.toml import build, read_toml
 from ea_jax.places import user_folder
-from ea_jax.records import build, read_toml
 from ea_jax.registry import Entry, entry_named, find_space, picked, read_entry
 
 ADDRESS = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")

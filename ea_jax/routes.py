@@ -9,8 +9,8 @@ from statistics import fmean
 from ea_jax import registry
 from ea_jax.errors import UnknownName
 from ea_jax.indexes import Listed
+from ea_jax.io.toml import build, read_toml
 from ea_jax.places import roots
-from ea_jax.records import build, read_toml
 from ea_jax.registry import SMALL, Entry, find_entry, find_space
 from ea_jax.remotes import fetch_remote, find_remote
 

@@ -21,8 +21,8 @@ from ea_jax.batch import BatchMap, Options
 from ea_jax.batch.inputs import find_files
 from ea_jax.batch.job import plan, run_job
 from ea_jax.batch.state import status
-from ea_jax.durable import lock
 from ea_jax.errors import BadInput
+from ea_jax.io.atomic import lock
 from tests.conftest import unit_rows
 from tests.test_batch import plain
 

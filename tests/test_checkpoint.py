@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from ea_jax.checkpoint import load_params, save_params
-from ea_jax.digests import values_sha256
 from ea_jax.errors import CorruptCheckpoint
+from ea_jax.io.hashing import values_sha256
 
 TREE = {
     "out": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "bias": np.linspace(0, 1, 4, dtype=np.float32)},

@@ -20,9 +20,9 @@ from ea_jax.batch.columns import (
     vector_type,
 )
 from ea_jax.batch.device import ROWS, OnDevices, Pending
-from ea_jax.digests import values_sha256
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
+from ea_jax.io.hashing import values_sha256
 from ea_jax.loading import check_source
 from ea_jax.quality import Quality
 

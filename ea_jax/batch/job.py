@@ -28,8 +28,8 @@ from ea_jax.batch.state import (
     saw,
     write_json,
 )
-from ea_jax.durable import lock, whole_file
 from ea_jax.errors import BadInput
+from ea_jax.io.atomic import lock, whole_file
 from ea_jax.progress import progress
 
 PART_ROWS = 32_768

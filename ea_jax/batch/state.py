@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ea_jax.batch.outputs import KINDS
-from ea_jax.durable import is_locked, whole_file
 from ea_jax.errors import BadInput, differences
+from ea_jax.io.atomic import is_locked, whole_file
 
 STATE = "_ea_jax"
 UNWRITTEN = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")  # surely no folder is meant

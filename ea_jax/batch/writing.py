@@ -19,7 +19,7 @@ from ea_jax.batch.outputs import Writer, open_writer
 from ea_jax.batch.rows import of_blocks
 from ea_jax.batch.stages import Stopped, get
 from ea_jax.batch.state import Place, Totals, write_json
-from ea_jax.durable import settle, whole_file
+from ea_jax.io.atomic import settle, whole_file
 
 
 class Result(NamedTuple):

@@ -4,8 +4,8 @@ import importlib.metadata
 import platform
 from typing import Any
 
+from ea_jax.io.toml import read_toml
 from ea_jax.places import BUNDLED
-from ea_jax.records import read_toml
 
 
 def news() -> None:

@@ -10,8 +10,8 @@ import typer
 
 from ea_jax import registry as reg
 from ea_jax.cli.files import AssumeSource
-from ea_jax.durable import restore_folders, swap_folder
 from ea_jax.errors import BadEntry, BadInput, EaJaxError
+from ea_jax.io.atomic import restore_folders, swap_folder
 from ea_jax.places import user_folder
 from ea_jax.remotes import fetched, find_listed
 
