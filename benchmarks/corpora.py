@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ea_jax import load_encoder
+from ea_jax.data.junk import junk_texts
 from ea_jax.fitting import Foreign
-from ea_jax.junk import junk_texts
 from ea_jax.registry import find_space
 
 PROVIDERS = {  # alias of the space, and the names of its files

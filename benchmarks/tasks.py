@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.corpora import MIXED, Corpus, mixed, provider, split_module
+from ea_jax.data.pairs import Pairs
 from ea_jax.heldout import HeldOut
 from ea_jax.recipe import far_from_tests
-from ea_jax.tables import Pairs
 
 NEAR = 0.95
 THIRDS = 3

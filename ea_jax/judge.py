@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from ea_jax.data.pairs import Pairs, read_pairs
+from ea_jax.data.qrels import read_qrels, read_side
+from ea_jax.data.texts import read_texts
+from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import Report, Trial, evaluate
 from ea_jax.evaluation.evaluate import Protocol
-from ea_jax.evaluation.files import read_qrels, read_side
 from ea_jax.evaluation.trial import check_vectors
 from ea_jax.loading import check_provenance, load, load_encoder, load_quality, source_encoder
 from ea_jax.registry import Entry, find_space
-from ea_jax.tables import Pairs, read_pairs
-from ea_jax.texts import read_texts
-from ea_jax.vectors import encoder_facts
 
 ASK, MOST = 5, 2000  # where no column says who asks: one row in five, and 2,000 at the most
 

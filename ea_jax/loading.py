@@ -13,6 +13,7 @@ from ea_jax.adapter import Adapter, compose
 from ea_jax.arrays import Params
 from ea_jax.checkpoint import AGAIN, load_params
 from ea_jax.composites import load_composite
+from ea_jax.data.vectors import encoder_facts
 from ea_jax.devices import fast_dtype
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadEntry, BadInput, FingerprintMismatch, UnknownName
@@ -28,7 +29,6 @@ from ea_jax.registry import Entry, entries, find_space
 from ea_jax.routes import hop_entries
 from ea_jax.spaces import members_of
 from ea_jax.spec import Purpose, Spec
-from ea_jax.vectors import encoder_facts
 
 DTYPES = ("float32", "bfloat16")
 LONG = ("cut", "window")

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from jaxtyping import Float32
 
+from ea_jax.data.partial_pairs import quoted
 from ea_jax.errors import BadInput
-from ea_jax.parts import quoted
 from ea_jax.registry import Space
 
 KEY = "OPENAI_API_KEY"

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from ea_jax import provenance
 from ea_jax.batch import BatchMap, Options
 from ea_jax.batch.inputs import find_files
 from ea_jax.batch.job import plan, run_job
 from ea_jax.batch.state import status
+from ea_jax.data import provenance
 from ea_jax.errors import BadInput
 from ea_jax.io.atomic import lock
 from tests.conftest import unit_rows

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ea_jax import provenance
+from ea_jax.data import provenance
 from tests.conftest import toy_pairs, unit_rows
 
 TOY = ("--source", "toy-a", "--target", "toy-b")

@@ -1,6 +1,6 @@
 import base64
 
-from ea_jax.junk import junk_texts
+from ea_jax.data.junk import junk_texts
 
 TEXTS = ["the quick brown fox jumps", "over the lazy dog", "and runs away from here"]
 

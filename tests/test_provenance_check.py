@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ea_jax import provenance
 from ea_jax.batch import BatchMap
+from ea_jax.data import provenance
+from ea_jax.data.pairs import Pairs, write_pairs
+from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.loading import check_files, check_provenance
 from ea_jax.registry import find_entry, read_entry
-from ea_jax.tables import Pairs, write_pairs
-from ea_jax.vectors import encoder_facts
 from tests.conftest import toy_pairs
 
 OTHER = {"model": "toy/other", "fingerprint": "1" * 16}

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ea_jax import tables
+from ea_jax.data import pairs as tables
+from ea_jax.data.pairs import Pairs, read_pairs, write_pairs
 from ea_jax.errors import BadInput
-from ea_jax.tables import Pairs, read_pairs, write_pairs
 
 PAIRS = Pairs(
     y=np.asarray([[1, 2], [3, 4], [5, 6]], np.float32),

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ea_jax.data.texts import read_texts
 from ea_jax.errors import BadInput
-from ea_jax.texts import read_texts
 
 FAULTY = {
     "a.txt": (b"a\n\nb\n", r"a\.txt, line 2: the text is empty"),

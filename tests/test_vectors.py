@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ea_jax.data.vectors import read_vectors
 from ea_jax.errors import BadInput
-from ea_jax.vectors import read_vectors
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
 

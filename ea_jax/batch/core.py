@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
-from ea_jax import provenance
 from ea_jax.adapter import Adapter
 from ea_jax.batch.columns import (
     NULL,
@@ -20,6 +19,7 @@ from ea_jax.batch.columns import (
     vector_type,
 )
 from ea_jax.batch.device import ROWS, OnDevices, Pending
+from ea_jax.data import provenance
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.io.hashing import values_sha256

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ea_jax import provenance
 from ea_jax.batch import arrays, lines, tables
 from ea_jax.batch.blocks import Block, Cut
+from ea_jax.data import provenance
 from ea_jax.errors import BadInput
 
 READERS = {

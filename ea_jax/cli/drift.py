@@ -58,10 +58,10 @@ COMMANDS = {drift: "drift"}
 
 def _inputs(path: Path, entry, assume_source: bool):
     """Source embeddings of a file, embedded here where it holds texts."""
+    from ea_jax.data.texts import read_texts
+    from ea_jax.data.vectors import KINDS, read_vectors
     from ea_jax.loading import check_files, source_encoder
     from ea_jax.ops import check_embeddings
-    from ea_jax.texts import read_texts
-    from ea_jax.vectors import KINDS, read_vectors
 
     if path.suffix in KINDS:
         x = read_vectors(path)

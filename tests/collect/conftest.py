@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ea_jax import provider as providing
-from ea_jax.tables import read_pairs
+from ea_jax.data.pairs import read_pairs
 from tests.endpoint import Server, answer, status, vector
 
 KEY = "sk-test-0123456789"

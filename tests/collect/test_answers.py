@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from ea_jax import provider as providing
+from ea_jax.data.pairs import read_pairs
 from ea_jax.provider import retry_after
-from ea_jax.tables import read_pairs
 from tests.collect.conftest import KEY, TEXTS, check_rows
 from tests.endpoint import (
     answer,

@@ -10,9 +10,9 @@ from pyarrow import parquet
 
 from ea_jax import collect as collecting
 from ea_jax.collect import MOST_BYTES, batches, collect
+from ea_jax.data.partial_pairs import parts_folder
+from ea_jax.data.texts import distinct
 from ea_jax.errors import BadInput
-from ea_jax.parts import parts_folder
-from ea_jax.texts import distinct
 from tests.collect.conftest import TEXTS, check_rows, half_done
 from tests.endpoint import (
     answer,
@@ -124,7 +124,7 @@ def test_the_library_checks_its_numbers_too(provider, tmp_path, option, told):
 
 
 def test_many_parts_become_one_file(provider, tmp_path, monkeypatch):
-    monkeypatch.setattr("ea_jax.parts.WRITTEN", 7)
+    monkeypatch.setattr("ea_jax.data.partial_pairs.WRITTEN", 7)
     texts = distinct(TEXTS, [f"g{i % 3}" for i in range(40)])
     out = tmp_path / "deep" / "pairs.parquet"
     options = {"approve": lambda _: True, "say": print, "batch_size": 3}

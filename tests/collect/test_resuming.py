@@ -6,7 +6,7 @@ import time
 import pytest
 from pyarrow import parquet
 
-from ea_jax.parts import parts_folder
+from ea_jax.data.partial_pairs import parts_folder
 from tests.collect.conftest import SPACES, TEXTS, check_rows, half_done
 from tests.endpoint import status
 
@@ -90,7 +90,7 @@ def test_a_finished_job_whose_file_could_not_be_written_asks_nothing_again(pairs
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ea_jax.parts._write_pairs", full)
+        patched.setattr("ea_jax.data.partial_pairs._write_pairs", full)
         assert "No space left on device" in pairs()[2]
     assert not (tmp_path / "pairs.parquet").exists()
     provider.asked = []

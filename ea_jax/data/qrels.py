@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from ea_jax.data.vectors import read_vectors
 from ea_jax.errors import BadInput
-from ea_jax.vectors import read_vectors
 
 VECTORS, WORDS = ("x", "y"), ("text", "group", "id")
 HEADS = ("query-id", "query_id", "qid")

@@ -17,9 +17,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 from pyarrow import parquet
 
+from ea_jax.data.texts import Texts
 from ea_jax.errors import BadInput
 from ea_jax.io.atomic import whole_file
-from ea_jax.texts import Texts
 
 JOB = "job.parquet"
 PART = re.compile(r"(\d{9,})-(\d{9,})\.npy")

@@ -8,7 +8,7 @@ import pyarrow as pa
 from jaxtyping import Float32
 from pyarrow import parquet
 
-from ea_jax import provenance
+from ea_jax.data import provenance
 from ea_jax.errors import BadInput
 
 KINDS = (".npy", ".parquet")
