@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.machine import write_json
 from ea_jax import load
-from ea_jax.loading import PURPOSES
+from ea_jax.adapters.spec import PURPOSES
 
 ROWS, TURNS, CALLS = 65_536, 9, 5
 SIDE, COPIED = 8192, 1 << 30

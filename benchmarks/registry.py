@@ -20,10 +20,10 @@ from benchmarks.corpora import MIXED, PROVIDERS, foreign
 from benchmarks.machine import write_json
 from benchmarks.tasks import ACROSS, NEAR, PLUS, SPLIT_SET, TASKS, Split, Task, measured, shipped
 from ea_jax import load_encoder
+from ea_jax.adapters.spec import PURPOSES
 from ea_jax.entries import comparison, save_entry
 from ea_jax.fitting import Family, Fitted, fit
 from ea_jax.heldout import held_out_figures
-from ea_jax.loading import PURPOSES
 from ea_jax.recipe import composite_blocks, provider_facts
 from ea_jax.registry import find_space
 from ea_jax.search import search

@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ea_jax.adapter import Adapter as Adapter
-    from ea_jax.adapter import compose as compose
+    from ea_jax.adapters.adapter import Adapter as Adapter
+    from ea_jax.adapters.adapter import compose as compose
+    from ea_jax.adapters.spec import Spec as Spec
     from ea_jax.batch import map_array as map_array
     from ea_jax.batch import map_batches as map_batches
     from ea_jax.encoder import Encoder as Encoder
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ea_jax.quality import Quality as Quality
     from ea_jax.quality import Scores as Scores
     from ea_jax.quality import interpret_quality as interpret_quality
-    from ea_jax.spec import Spec as Spec
     from ea_jax.thresholds import threshold_for as threshold_for
 
 __version__ = "0.1.0"

@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 from ea_jax.encoder import WINDOWS, Batch, Encoder, Finish, Tokenized
 from ea_jax.encoders.composite import Composite, HiddenStates, concatenate_blocks
 from ea_jax.encoders.pooling import Pipeline
+from ea_jax.encoders.spec import EncoderSpec, joined_prefix
 from ea_jax.encoders.static import Static
 from ea_jax.errors import BadEncoder, BadInput
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
 from ea_jax.registry import Space
 from ea_jax.spaces import Member, check_layers
-from ea_jax.spec import EncoderSpec, joined_prefix
 
 STATIC_WEIGHT = 0.7  # of a static token table, where a hidden state has 1
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ea_jax.adapters.quantization import nearest_grid
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.neighbors import unit_rows
-from ea_jax.packing import nearest_grid
 from ea_jax.quality import distances
 from ea_jax.quality_store import prepared
 from ea_jax.ridge import Directions, pooled

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.adapter import Adapter
+from ea_jax.adapters.adapter import Adapter
 from ea_jax.arrays import ArrayIn
 from ea_jax.devices import find_device
 from ea_jax.encoder import Encoder

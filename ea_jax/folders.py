@@ -15,13 +15,13 @@ from tokenizers import Tokenizer
 from ea_jax.encoder import Encoder
 from ea_jax.encoders import bert, modernbert, qwen3, static
 from ea_jax.encoders.pooling import Pipeline, pipeline_weights
+from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.encoders.weights import WeightMap, map_weights
 from ea_jax.errors import BadEncoder, BadInput, nearest
 from ea_jax.files import read_json, read_tokenizer, read_weights, weight_files
 from ea_jax.hub import check_weights, table_file
 from ea_jax.modules import read_chain
 from ea_jax.registry import Space
-from ea_jax.spec import EncoderSpec
 
 
 class Family(NamedTuple):

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ea_jax.adapters.spec import PURPOSES
 from ea_jax.heldout import held_out_figures
-from ea_jax.loading import PURPOSES, check_files, load, source_encoder
+from ea_jax.loading import check_files, load, source_encoder
 from ea_jax.recipe import test_set
 from ea_jax.registry import Entry, find_space
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ea_jax.adapters.spec import Purpose, Spec
 from ea_jax.errors import BadEntry, UnknownName, nearest
 from ea_jax.io.atomic import restore_folders
 from ea_jax.io.toml import build, read_text, read_toml
@@ -15,7 +16,6 @@ from ea_jax.places import roots
 from ea_jax.spaces import Space as Space
 from ea_jax.spaces import find_space as find_space
 from ea_jax.spaces import spaces as spaces
-from ea_jax.spec import Purpose, Spec
 
 SMALL, LARGE = "small", "large"
 SCHEMA = 1

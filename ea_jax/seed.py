@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from ea_jax.adapters.families import abstract_params
+from ea_jax.adapters.spec import Spec
 from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import BadEntry, CorruptCheckpoint
-from ea_jax.models import abstract_params
 from ea_jax.quality_store import abstract_imported, imported_sizes
 from ea_jax.registry import DEEPEST
-from ea_jax.spec import Spec
 from ea_jax.torch_zip import read_torch_zip
 
 ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")

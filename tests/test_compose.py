@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax.adapter import Adapter, compose, forward
+from ea_jax.adapters.adapter import Adapter, compose, forward
+from ea_jax.adapters.families import abstract_params
+from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.loading import load
-from ea_jax.models import abstract_params
-from ea_jax.spec import Spec
 from tests.conftest import unit_rows
 from tests.test_routes import write_three_spaces
 

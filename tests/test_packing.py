@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax import packing
+from ea_jax.adapters import quantization as packing
 from tests.conftest import unit_rows
 
 

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
+from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput
 from ea_jax.quality import Quality
 from ea_jax.quality_store import SCORED
-from ea_jax.spec import Spec
 from ea_jax.thresholds import threshold_for
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ea_jax.adapters.families import Linear
 from ea_jax.errors import BadInput
 from ea_jax.losses import Terms
-from ea_jax.models import Linear
 from ea_jax.train import Held, Training, train
 from tests.conftest import toy_pairs
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.adapter import Adapter
+from ea_jax.adapters.adapter import Adapter
 from ea_jax.batch.columns import (
     NULL,
     Checked,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ea_jax.adapters.spec import Purpose
 from ea_jax.batch.core import BatchMap, Options
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.loading import Root, entry_for, load, load_quality, source_encoder
 from ea_jax.registry import find_space
-from ea_jax.spec import Purpose
 
 
 @dataclass(frozen=True)

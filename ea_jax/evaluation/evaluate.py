@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ea_jax.adapter import Adapter
+from ea_jax.adapters.adapter import Adapter
 from ea_jax.bootstrap import Figure, difference, mean_of, quantiles_of
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import confidence as judging

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput
-from ea_jax.spec import Spec
 
 LEAST_CORPUS = 10
 Qrels = Mapping[int, Mapping[int, float]]

@@ -12,7 +12,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ea_jax.adapter import Adapter, forward
+from ea_jax.adapters.adapter import Adapter, forward
+from ea_jax.adapters.families import build
+from ea_jax.adapters.quantization import column_grid, packed, unpacked
+from ea_jax.adapters.spec import Purpose, Spec
 from ea_jax.arrays import ArrayIn, Params, leaf_paths
 from ea_jax.domain_statistics import PRIOR_ROWS, SAMPLE, prior_directions
 from ea_jax.errors import BadInput
@@ -20,14 +23,11 @@ from ea_jax.fitting.features import Features, kernel_features, linear_features
 from ea_jax.fitting.folds import FOLDS, group_folds
 from ea_jax.fitting.quality import Foreign, OutOfFold, fit_quality
 from ea_jax.fitting.query_layer import FINE_TUNING, FineTuned, fine_tune, similarity_map, whitened
-from ea_jax.models import build
 from ea_jax.neighbors import SAME, TOP, Searched, search_native, unit_rows
-from ea_jax.packing import column_grid, packed, unpacked
 from ea_jax.quality import Quality
 from ea_jax.quality_store import prepared
 from ea_jax.ridge import Directions, Ridge, fit_ridge, pooled, solve_ridge
 from ea_jax.solve import Affine, Moments, covariance, moments
-from ea_jax.spec import Purpose, Spec
 from ea_jax.train import Held
 
 Family = Literal["linear", "kernel", "auto"]

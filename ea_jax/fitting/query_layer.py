@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy.optimize import isotonic_regression
 
+from ea_jax.adapters.families import Linear
 from ea_jax.arrays import ArrayIn, Params
-from ea_jax.models import Linear
 from ea_jax.neighbors import unit_rows
 from ea_jax.quality_store import KNOTS
 from ea_jax.ridge import Directions

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ea_jax.adapters.spec import Spec
 from ea_jax.arrays import Params
 from ea_jax.errors import BadEntry, nearest
 from ea_jax.ops import radial, unit
-from ea_jax.spec import Spec
 
 _dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 _Dense = partial(nn.Dense, dot_general=_dot)
