@@ -35,9 +35,9 @@ from benchmarks.peers import MLP_STEPS, PEERS, RESMLP_STEPS
 from ea_jax import threshold_for
 from ea_jax.cli.device import start_jax
 from ea_jax.fitting import fit
-from ea_jax.metrics import cosines, first_equal, recalls
 from ea_jax.quality import Quality
-from ea_jax.search import search
+from ea_jax.retrieval.metrics import cosines, first_equal, recalls
+from ea_jax.retrieval.search import search
 
 NAME = "oai-3-small"
 MINILM, PLUS = ENCODERS = ("minilm", "minilm-plus")

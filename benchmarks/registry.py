@@ -23,10 +23,10 @@ from ea_jax import load_encoder
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.entries import comparison, save_entry
 from ea_jax.fitting import Family, Fitted, fit
-from ea_jax.heldout import held_out_figures
 from ea_jax.recipe import composite_blocks, provider_facts
 from ea_jax.registry import find_space
-from ea_jax.search import search
+from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.retrieval.search import search
 
 FLAVOR = "small"
 KERNEL_TASKS = ("minilm--oai-3-small", "oai-3-small--minilm", "wordllama--oai-3-small")

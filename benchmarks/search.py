@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from benchmarks.machine import write_json
-from ea_jax.search import search
+from ea_jax.retrieval.search import search
 
 QUERIES, ROWS, WIDTH, K = 10_000, 200_000, 1536, 10
 

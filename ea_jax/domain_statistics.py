@@ -6,9 +6,9 @@ from jaxtyping import Float, Float32, Int
 
 from ea_jax.adapters.quantization import nearest_grid
 from ea_jax.arrays import ArrayIn, Params
-from ea_jax.neighbors import unit_rows
 from ea_jax.quality import distances
 from ea_jax.quality_store import prepared
+from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.ridge import Directions, pooled
 from ea_jax.solve import covariance, moments
 

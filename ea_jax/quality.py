@@ -14,8 +14,8 @@ from ea_jax.adapters.families import build
 from ea_jax.adapters.spec import Spec
 from ea_jax.arrays import ArrayIn, Params
 from ea_jax.errors import BadInput
-from ea_jax.neighbors import TOP
 from ea_jax.ops import check_embeddings, distance_confidence, mahalanobis, nearest_distance, unit
+from ea_jax.retrieval.neighbors import TOP
 
 WIDEST = 5.0  # deviations from the mean at which a feature is cut, so that squares stay near what was fitted
 TINY = 1e-6

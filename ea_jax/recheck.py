@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ea_jax.adapters.spec import PURPOSES
-from ea_jax.heldout import held_out_figures
 from ea_jax.loading import check_files, load, source_encoder
 from ea_jax.recipe import test_set
 from ea_jax.registry import Entry, find_space
+from ea_jax.retrieval.held_out import held_out_figures
 
 Figures = dict[str, float]
 ROUNDED = 0.002  # figures are recorded to four places, and devices multiply in other orders

@@ -13,11 +13,11 @@ from huggingface_hub import ModelCard
 
 from ea_jax.data.pairs import Pairs
 from ea_jax.entries import ROWS, metrics_table
-from ea_jax.heldout import held_out_figures
 from ea_jax.loading import check_fingerprint, load, load_quality
 from ea_jax.places import BUNDLED
 from ea_jax.recipe import held_out
 from ea_jax.registry import entries, find_space
+from ea_jax.retrieval.held_out import held_out_figures
 
 ENTRIES = entries(BUNDLED)
 

@@ -17,9 +17,9 @@ from ea_jax.evaluation import Trial, evaluate
 from ea_jax.evaluation.compare import compared
 from ea_jax.evaluation.confidence import auroc, spearman
 from ea_jax.evaluation.ranking import correlations, judged
-from ea_jax.heldout import HeldOut, held_out_figures
 from ea_jax.loading import load_quality
-from ea_jax.search import search
+from ea_jax.retrieval.held_out import HeldOut, held_out_figures
+from ea_jax.retrieval.search import search
 from tests.conftest import toy_pairs, unit_rows
 
 NASTY = '<script>alert("x")</script> & $a_b$'

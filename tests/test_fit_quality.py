@@ -22,8 +22,8 @@ from ea_jax.fitting.quality import (
     search_head,
     synthetic_vectors,
 )
-from ea_jax.metrics import rank_of, top_hit
 from ea_jax.quality_store import SCORED, abstract_quality, prepared, sizes_of
+from ea_jax.retrieval.metrics import rank_of, top_hit
 from ea_jax.ridge import PENALTIES
 from tests.conftest import unit_rows
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from ea_jax import neighbors
 from ea_jax.fitting.folds import FOLDS, group_folds
-from ea_jax.neighbors import near_duplicates, search_native
+from ea_jax.retrieval import neighbors
+from ea_jax.retrieval.neighbors import near_duplicates, search_native
 from tests.conftest import unit_rows
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.heldout import HeldOut, held_out_figures
+from ea_jax.retrieval.held_out import HeldOut, held_out_figures
 from tests.conftest import unit_rows
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax import metrics
+from ea_jax.retrieval import metrics
 from tests.conftest import unit_rows
 
 

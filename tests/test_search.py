@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import ea_jax.search as module
+import ea_jax.retrieval.search as module
 from ea_jax.errors import BadInput
-from ea_jax.search import error_bound, search
+from ea_jax.retrieval.search import error_bound, search
 from tests.conftest import unit_rows
 
 

@@ -6,7 +6,7 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 from ea_jax.errors import BadInput
-from ea_jax.metrics import KS
+from ea_jax.retrieval.metrics import KS
 
 INK, FIRST, SECOND = "#010203", "#040506", "#070809"  # what the style sheet's colours replace
 COLOURS = {INK: "var(--ink)", FIRST: "var(--first)", SECOND: "var(--second)"}

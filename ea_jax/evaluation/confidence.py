@@ -9,8 +9,8 @@ from scipy.stats import rankdata
 
 from ea_jax.bootstrap import Figure, mean_of, statistic_of
 from ea_jax.evaluation.ranking import Values, correlations
-from ea_jax.metrics import KS
 from ea_jax.quality import Scores
+from ea_jax.retrieval.metrics import KS
 
 BINS, WORST = 10, 0.1
 SHARES = tuple(i / 20 for i in range(21))

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from ea_jax.evaluation.trial import Qrels
-from ea_jax.metrics import KS, recalls
-from ea_jax.search import search
+from ea_jax.retrieval.metrics import KS, recalls
+from ea_jax.retrieval.search import search
 
 DEPTH, SAMPLE = 100, 500
 Values = dict[str, np.ndarray]

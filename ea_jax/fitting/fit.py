@@ -23,9 +23,9 @@ from ea_jax.fitting.features import Features, kernel_features, linear_features
 from ea_jax.fitting.folds import FOLDS, group_folds
 from ea_jax.fitting.quality import Foreign, OutOfFold, fit_quality
 from ea_jax.fitting.query_layer import FINE_TUNING, FineTuned, fine_tune, similarity_map, whitened
-from ea_jax.neighbors import SAME, TOP, Searched, search_native, unit_rows
 from ea_jax.quality import Quality
 from ea_jax.quality_store import prepared
+from ea_jax.retrieval.neighbors import SAME, TOP, Searched, search_native, unit_rows
 from ea_jax.ridge import Directions, Ridge, fit_ridge, pooled, solve_ridge
 from ea_jax.solve import Affine, Moments, covariance, moments
 from ea_jax.train import Held

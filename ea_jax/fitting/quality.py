@@ -20,9 +20,9 @@ from ea_jax.domain_statistics import (
     measured,
 )
 from ea_jax.fitting.folds import FOLDS
-from ea_jax.neighbors import unit_rows
 from ea_jax.quality import SOURCE_FEATURES, search_features, squares, stacked_features, standardized
 from ea_jax.quality_store import MARGINS, prepared
+from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.ridge import fit_ridge
 from ea_jax.solve import logistic, moments
 

@@ -13,8 +13,8 @@ from scipy.optimize import isotonic_regression
 
 from ea_jax.adapters.families import Linear
 from ea_jax.arrays import ArrayIn, Params
-from ea_jax.neighbors import unit_rows
 from ea_jax.quality_store import KNOTS
+from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.ridge import Directions
 from ea_jax.solve import Affine, Covariance
 from ea_jax.train import Held, Training, train

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.metrics import KS, cosines, first_equal, recalls
 from ea_jax.ops import unit
-from ea_jax.search import search
+from ea_jax.retrieval.metrics import KS, cosines, first_equal, recalls
+from ea_jax.retrieval.search import search
 
 KEEP_SOURCE = "keep_source"
 
