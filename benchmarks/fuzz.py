@@ -30,13 +30,13 @@ import torch
 
 from benchmarks.machine import write_json
 from benchmarks.peers import ResMLP
-from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import EaJaxError
 from ea_jax.indexes import index_text, listed_of, read_index
 from ea_jax.loading import load, load_quality
 from ea_jax.places import BUNDLED
 from ea_jax.registry import read_entry
 from ea_jax.seed import read_seed
+from ea_jax.typing import Params, leaf_paths
 
 ENTRY = "minilm--wordllama--small"
 LIES: tuple[Any, ...] = (0, -1, 1, 2**31, 10**10, 10**30, 0.5, float("nan"), float("inf"), True, "", "../../up", "/etc")

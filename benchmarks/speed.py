@@ -16,7 +16,7 @@ import torch
 from benchmarks.machine import write_json, write_readme
 from benchmarks.peers import ResMLP
 from ea_jax import load
-from ea_jax.arrays import leaf_paths
+from ea_jax.typing import leaf_paths
 
 WIDTH, DEPTH = 1536, 8
 ROWS = {1: 15, 1024: 5}

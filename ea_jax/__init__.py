@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ea_jax.loading import load as load
     from ea_jax.loading import load_encoder as load_encoder
     from ea_jax.loading import load_quality as load_quality
-    from ea_jax.quality import Quality as Quality
-    from ea_jax.quality import Scores as Scores
-    from ea_jax.quality import interpret_quality as interpret_quality
-    from ea_jax.thresholds import threshold_for as threshold_for
+    from ea_jax.quality.interpret import interpret_quality as interpret_quality
+    from ea_jax.quality.scores import Quality as Quality
+    from ea_jax.quality.scores import Scores as Scores
+    from ea_jax.quality.threshold import threshold_for as threshold_for
 
 __version__ = "0.1.0"
 _HOME = {

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import CorruptCheckpoint
 from ea_jax.io.hashing import file_sha256, values_sha256
+from ea_jax.typing import Params, leaf_paths
 
 AGAIN = "Fetch the adapter again."
 FACTS = ".zarray"

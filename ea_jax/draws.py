@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ea_jax.arrays import ArrayIn
+from ea_jax.typing import ArrayIn
 
 
 def batches(

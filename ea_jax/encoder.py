@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
-from ea_jax.arrays import ArrayIn, Params
 from ea_jax.batching import Tokens, Windows, batches, one_batch
+from ea_jax.embeddings import unit
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput
-from ea_jax.ops import unit
 from ea_jax.progress import progress
+from ea_jax.typing import ArrayIn, Params
 
 CHUNK = 4096
 LONGEST = 1_000_000  # characters

@@ -7,13 +7,13 @@ from typing import Any
 
 import tomli_w
 
-from ea_jax.arrays import Params
 from ea_jax.checkpoint import save_params
 from ea_jax.fitting import Fitted
 from ea_jax.io.atomic import swap_folder
-from ea_jax.quality_store import sizes_of
+from ea_jax.quality.schema import sizes_of
 from ea_jax.registry import Space
 from ea_jax.retrieval.held_out import KEEP_SOURCE
+from ea_jax.typing import Params
 
 ROWS = {
     "store": 'adapter, `purpose="store"`',

@@ -7,7 +7,7 @@ from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hub_errors import asking_hub
 from ea_jax.places import user_folder
 from ea_jax.public import Seed
-from ea_jax.quality_store import imported_sizes
+from ea_jax.quality.schema import imported_sizes
 from ea_jax.registry import Space, entries, find_space
 from ea_jax.seed import SeedAdapter, read_seed
 

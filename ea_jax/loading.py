@@ -13,7 +13,6 @@ from ea_jax.adapters.adapter import Adapter, compose
 from ea_jax.adapters.families import abstract_params
 from ea_jax.adapters.quantization import WHOLE, unpacked
 from ea_jax.adapters.spec import PURPOSES, Purpose, Spec
-from ea_jax.arrays import Params
 from ea_jax.checkpoint import AGAIN, load_params
 from ea_jax.composites import load_composite
 from ea_jax.data.vectors import encoder_facts
@@ -24,11 +23,12 @@ from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
 from ea_jax.importing import fetch_seed
 from ea_jax.public import find_seed
-from ea_jax.quality import Quality
-from ea_jax.quality_store import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
+from ea_jax.quality.schema import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
+from ea_jax.quality.scores import Quality
 from ea_jax.registry import Entry, entries, find_space
 from ea_jax.routes import hop_entries
 from ea_jax.spaces import members_of
+from ea_jax.typing import Params
 
 DTYPES = ("float32", "bfloat16")
 LONG = ("cut", "window")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ea_jax.arrays import ArrayIn
+from ea_jax.typing import ArrayIn
 
 OWN = -1e9  # the score of a row for itself, where it does not count
 

@@ -16,14 +16,14 @@ from ea_jax.adapters.adapter import Adapter
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.data.junk import junk_texts
 from ea_jax.data.pairs import Pairs, read_pairs, stacked
+from ea_jax.embeddings import unit
 from ea_jax.encoder import Encoder
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.entries import entry_folder, save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch, UnknownName
 from ea_jax.fitting import Family, Foreign, fit, verdict
 from ea_jax.loading import check_files, check_source, load, load_encoder, load_quality, same_encoder
-from ea_jax.ops import unit
-from ea_jax.quality import Quality
+from ea_jax.quality.scores import Quality
 from ea_jax.registry import Entry, Space, entry_named, find_entry, find_space
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_figures
 from ea_jax.retrieval.neighbors import near_duplicates

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.linalg import eigh
 from scipy.special import expit
 
-from ea_jax.arrays import ArrayIn
+from ea_jax.typing import ArrayIn
 
 BLOCK = 8192
 NEWTON_STEPS, SMALLEST_STEP = 50, 1e-6

@@ -12,12 +12,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ea_jax.arrays import ArrayIn, Params
 from ea_jax.draws import batches
 from ea_jax.errors import BadInput
 from ea_jax.losses import Terms
 from ea_jax.progress import progress
 from ea_jax.retrieval.metrics import rank_of, reciprocal_rank, top_hit
+from ea_jax.typing import ArrayIn, Params
 
 BLOCK = 4096  # held-out rows that are put through the module together
 ADVICE = "Try a smaller rate or a longer warmup, or look for values that are not finite in the pairs and the start."

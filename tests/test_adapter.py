@@ -9,9 +9,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ea_jax.adapters.adapter import forward
 from ea_jax.adapters.families import abstract_params, build
 from ea_jax.adapters.spec import Spec
-from ea_jax.arrays import leaf_paths
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.loading import load
+from ea_jax.typing import leaf_paths
 
 MESH = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
 

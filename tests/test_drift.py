@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from ea_jax.drift import baseline, drift, outside, sample, stability_index
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
-from ea_jax.quality import Scores
+from ea_jax.quality.drift import baseline, drift, outside, sample, stability_index
+from ea_jax.quality.scores import Scores
 from tests.conftest import toy_pairs, unit_rows
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from ea_jax.adapters.families import build
 from ea_jax.adapters.spec import Spec
-from ea_jax.arrays import leaf_paths
 from ea_jax.domain_statistics import PRIOR_ROWS
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Fitted, fit, verdict
@@ -19,6 +18,7 @@ from ea_jax.fitting.features import kernel_features
 from ea_jax.fitting.fit import Prior, _solve
 from ea_jax.fitting.folds import FOLDS, group_folds
 from ea_jax.fitting.query_layer import FINE_TUNING, fine_tune
+from ea_jax.typing import leaf_paths
 from tests.conftest import toy_pairs, unit_rows
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax import ops
+from ea_jax import embeddings as ops
 from ea_jax.errors import BadInput
 
 

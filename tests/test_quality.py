@@ -5,7 +5,7 @@ import pytest
 
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
-from ea_jax.quality import interpret_quality
+from ea_jax.quality.interpret import interpret_quality
 from tests.conftest import toy_pairs, unit_rows
 from tests.test_adapter import on_two_devices
 

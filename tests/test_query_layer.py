@@ -4,7 +4,7 @@ from scipy.linalg import fractional_matrix_power
 from sklearn.isotonic import IsotonicRegression
 
 from ea_jax.fitting.query_layer import LENGTH, POWER, SHRINKAGE, fine_tune, similarity_map, whitened, whitening
-from ea_jax.quality_store import KNOTS
+from ea_jax.quality.schema import KNOTS
 from ea_jax.ridge import Directions, directions, solve_ridge
 from ea_jax.solve import Affine, Covariance, covariance, moments
 from ea_jax.train import Held, Training

@@ -5,9 +5,9 @@ import pytest
 
 from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput
-from ea_jax.quality import Quality
-from ea_jax.quality_store import SCORED
-from ea_jax.thresholds import threshold_for
+from ea_jax.quality.schema import SCORED
+from ea_jax.quality.scores import Quality
+from ea_jax.quality.threshold import threshold_for
 
 
 def quality_of(confidence: np.ndarray, found: np.ndarray, column: str = "confidence") -> Quality:

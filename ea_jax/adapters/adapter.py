@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from ea_jax.adapters.families import build
 from ea_jax.adapters.spec import Spec
-from ea_jax.arrays import ArrayIn, Params
+from ea_jax.embeddings import check_embeddings
 from ea_jax.errors import BadInput
-from ea_jax.ops import check_embeddings
+from ea_jax.typing import ArrayIn, Params
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ea_jax.adapters.spec import Spec
-from ea_jax.arrays import Params
+from ea_jax.embeddings import unit
 from ea_jax.errors import BadEntry, nearest
-from ea_jax.ops import radial, unit
+from ea_jax.typing import Params
 
 _dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 _Dense = partial(nn.Dense, dot_general=_dot)
@@ -130,3 +130,20 @@ def abstract_params(spec: Spec) -> Params:
     """Shapes and dtypes of the parameters that a spec asks for, without making any."""
     x = jax.ShapeDtypeStruct((1, spec.d_in), jnp.float32)
     return jax.eval_shape(build(spec).init, jax.random.key(0), x)["params"]
+
+
+def radial(
+    cosine: Float[Array, "*batch m"], scale: Float[Array, " m"], gamma: Float[Array, " s"], weight: Float[Array, " s"]
+) -> Float[Array, "*batch m"]:
+    """Sum of radial functions on the sphere, `phi = sum_s w_s exp(gamma_s (c - 1))`, of cosines to landmarks.
+
+    Args:
+        cosine: Inner products of unit rows with the landmarks, before their scale.
+        scale: What makes an inner product a cosine, `1 / |z_j|`.
+        gamma: Bandwidths: `exp(-gamma |x - z|^2 / 2)` of unit rows; larger is narrower.
+        weight: Of each bandwidth.
+
+    Source: Schoenberg 1942: non-negative sums of these are positive definite on the sphere.
+    """
+    away = cosine * jnp.broadcast_to(scale, cosine.shape) - 1
+    return sum((w * jnp.exp(g * away) for g, w in zip(gamma, weight, strict=True)), jnp.zeros_like(away))

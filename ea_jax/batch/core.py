@@ -24,7 +24,7 @@ from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.io.hashing import values_sha256
 from ea_jax.loading import check_source
-from ea_jax.quality import Quality
+from ea_jax.quality.scores import Quality
 
 WhereNull = Literal["keep", "drop", "error"]
 GO_ON = "--on-error skip --rejects FILE carries on without such rows"

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Shaped
 
 from ea_jax.adapters.adapter import Adapter
 from ea_jax.adapters.spec import Spec
-from ea_jax.arrays import ArrayIn, Params
+from ea_jax.embeddings import check_embeddings, unit
 from ea_jax.errors import BadInput
-from ea_jax.ops import check_embeddings, unit
 from ea_jax.progress import progress
-from ea_jax.quality import Quality
+from ea_jax.quality.scores import Quality
+from ea_jax.typing import ArrayIn, Params
 
 ROWS = 4096  # of a batch
 LEAST = 64

@@ -32,8 +32,8 @@ def drift(
         raise typer.BadParameter("with a file as BASELINE, give --source and --target.")
     entry = hop_entries([source, target], flavor)[0] if is_file and source and target else entry_called(baseline)
     start_jax()
-    from ea_jax import drift as moved
     from ea_jax.loading import load_quality
+    from ea_jax.quality import drift as moved
 
     judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
     scores = judge(judge.params, _inputs(new, entry, assume_source))
@@ -60,8 +60,8 @@ def _inputs(path: Path, entry, assume_source: bool):
     """Source embeddings of a file, embedded here where it holds texts."""
     from ea_jax.data.texts import read_texts
     from ea_jax.data.vectors import KINDS, read_vectors
+    from ea_jax.embeddings import check_embeddings
     from ea_jax.loading import check_files, source_encoder
-    from ea_jax.ops import check_embeddings
 
     if path.suffix in KINDS:
         x = read_vectors(path)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.arrays import ArrayIn
+from ea_jax.embeddings import unit
 from ea_jax.encoders.pooling import mean, mean_of_windows
-from ea_jax.ops import unit
+from ea_jax.typing import ArrayIn
 
 
 class HiddenStates(nn.Module):

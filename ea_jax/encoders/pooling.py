@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ea_jax.embeddings import unit
 from ea_jax.encoders.layers import ACTIVATIONS, NEVER, Dense
 from ea_jax.encoders.weights import WeightMap, dense
-from ea_jax.ops import mean_pool, unit
 
 Hidden = Float[Array, "b t d"]
 Mask = Int[Array, "b t"]
@@ -114,3 +114,9 @@ def pipeline_weights(model: WeightMap, heads: tuple[tuple[int, bool, str], ...])
     for i, (_, bias, _) in enumerate(heads):
         leaves |= dense(f"head_{i}.linear", f"head_{i}", bias)
     return WeightMap(leaves, model.ignored, model.prefix)
+
+
+def mean_pool(hidden: Float[Array, "*batch t d"], mask: Float[Array, "*batch t"]) -> Float[Array, "*batch d"]:
+    """Mean of the token vectors whose mask is one. A row without any token gives zeros."""
+    total = jnp.einsum("...td,...t->...d", hidden, mask)
+    return total / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ea_jax.arrays import Params, leaf_paths
 from ea_jax.errors import BadEncoder
+from ea_jax.typing import Params, leaf_paths
 
 
 @dataclass(frozen=True)

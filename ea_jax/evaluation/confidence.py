@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from ea_jax.bootstrap import Figure, mean_of, statistic_of
 from ea_jax.evaluation.ranking import Values, correlations
-from ea_jax.quality import Scores
+from ea_jax.quality.scores import Scores
 from ea_jax.retrieval.metrics import KS
 
 BINS, WORST = 10, 0.1

@@ -14,7 +14,7 @@ from ea_jax.evaluation.ranking import Values, figures_of, truth_of
 from ea_jax.evaluation.report import Report
 from ea_jax.evaluation.slices import slices_of
 from ea_jax.evaluation.trial import Trial, check_trial, digest_of
-from ea_jax.quality import Quality
+from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.metrics import cosines, first_equal
 from ea_jax.retrieval.search import search
 

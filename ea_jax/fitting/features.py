@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from ea_jax.adapters.families import radial
 from ea_jax.adapters.quantization import column_grid, nearest_grid
-from ea_jax.arrays import ArrayIn, Params
-from ea_jax.ops import radial
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.solve import largest
+from ea_jax.typing import ArrayIn, Params
 
 LANDMARKS = 2048  # each with its own component: cosine of the store layer in domain .76, against .70 for a linear map
 BANDWIDTH = 1.0  # gamma: exp(-gamma |x - z|^2 / 2); .7 to 1.5 differ by less than .005

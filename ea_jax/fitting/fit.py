@@ -16,19 +16,19 @@ from ea_jax.adapters.adapter import Adapter, forward
 from ea_jax.adapters.families import build
 from ea_jax.adapters.quantization import column_grid, packed, unpacked
 from ea_jax.adapters.spec import Purpose, Spec
-from ea_jax.arrays import ArrayIn, Params, leaf_paths
 from ea_jax.domain_statistics import PRIOR_ROWS, SAMPLE, prior_directions
 from ea_jax.errors import BadInput
 from ea_jax.fitting.features import Features, kernel_features, linear_features
 from ea_jax.fitting.folds import FOLDS, group_folds
 from ea_jax.fitting.quality import Foreign, OutOfFold, fit_quality
 from ea_jax.fitting.query_layer import FINE_TUNING, FineTuned, fine_tune, similarity_map, whitened
-from ea_jax.quality import Quality
-from ea_jax.quality_store import prepared
+from ea_jax.quality.schema import prepared
+from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.neighbors import SAME, TOP, Searched, search_native, unit_rows
 from ea_jax.ridge import Directions, Ridge, fit_ridge, pooled, solve_ridge
 from ea_jax.solve import Affine, Moments, covariance, moments
 from ea_jax.train import Held
+from ea_jax.typing import ArrayIn, Params, leaf_paths
 
 Family = Literal["linear", "kernel", "auto"]
 FAMILIES: dict[Family, tuple[str, ...]] = {

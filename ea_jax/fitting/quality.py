@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy.special import expit
 
-from ea_jax.arrays import ArrayIn, Params
 from ea_jax.domain_statistics import (
     DIRECTIONS,
     REFERENCES,
@@ -20,11 +19,12 @@ from ea_jax.domain_statistics import (
     measured,
 )
 from ea_jax.fitting.folds import FOLDS
-from ea_jax.quality import SOURCE_FEATURES, search_features, squares, stacked_features, standardized
-from ea_jax.quality_store import MARGINS, prepared
+from ea_jax.quality.schema import MARGINS, prepared
+from ea_jax.quality.scores import SOURCE_FEATURES, search_features, squares, stacked_features, standardized
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.ridge import fit_ridge
 from ea_jax.solve import logistic, moments
+from ea_jax.typing import ArrayIn, Params
 
 INPUT_SCALE = 10.0  # of the input beside the features in the ridge of the cosine: AUROC .940 without, .949 for 3 to 10
 HIT_PENALTY, FOREIGN_PENALTY, JUNK_PENALTY = 10.0, 1.0, 0.1  # of a squared standardized weight, in log loss of one row

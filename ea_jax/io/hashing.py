@@ -18,7 +18,7 @@ def values_sha256(params: dict[str, Any]) -> str:
     """
     import numpy as np  # a fetch wants the digests of files alone
 
-    from ea_jax.arrays import leaf_paths
+    from ea_jax.typing import leaf_paths
 
     digest = hashlib.sha256()
     for path, leaf in sorted(leaf_paths(params).items()):

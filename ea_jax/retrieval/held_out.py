@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ea_jax.ops import unit
+from ea_jax.embeddings import unit
 from ea_jax.retrieval.metrics import KS, cosines, first_equal, recalls
 from ea_jax.retrieval.search import search
 

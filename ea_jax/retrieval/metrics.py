@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ea_jax.arrays import ArrayIn
+from ea_jax.typing import ArrayIn
 
 KS = (1, 5, 10)
 BLOCK = 256

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from ea_jax.arrays import ArrayIn
-from ea_jax.ops import nearest_distance
+from ea_jax.quality.distances import nearest_distance
+from ea_jax.typing import ArrayIn
 
 TOP = 10  # results among which the true neighbor counts as found
 SAME = 0.999  # cosine from which a row of the corpus is the query itself: rounding to int8 keeps .9998

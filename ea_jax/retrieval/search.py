@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ea_jax.arrays import ArrayIn
 from ea_jax.devices import fast_dtype
 from ea_jax.errors import BadInput
+from ea_jax.typing import ArrayIn
 
 ASKED, SEARCHED, GROUP = 1024, 16384, 64  # queries and corpus rows of a block, and rows that share a first look
 SHORT, WORTH = 48, 1 << 26  # rows of a shortlist, and the products from which one is worth it

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from ea_jax.arrays import Params
-from ea_jax.ops import unit
-from ea_jax.quality import FEATURES, SOURCE_FEATURES
+from ea_jax.embeddings import unit
+from ea_jax.quality.scores import FEATURES, SOURCE_FEATURES
+from ea_jax.typing import Params
 
 KNOTS, MARGINS, SEARCH_FEATURES = 64, 8, 4
 # kept of the fit's own rows, out of fold:

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from scipy.special import bdtr
 
 from ea_jax.errors import BadInput
-from ea_jax.quality import Quality
-from ea_jax.quality_store import SCORED
+from ea_jax.quality.schema import SCORED
+from ea_jax.quality.scores import Quality
 
 STEPS = 50
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from scipy.stats import ks_2samp
 
 from ea_jax.errors import BadInput
-from ea_jax.quality import Quality, Scores
-from ea_jax.quality_store import SCORED
+from ea_jax.quality.schema import SCORED
+from ea_jax.quality.scores import Quality, Scores
 
 COMPARED = tuple(name for name in SCORED if name in Scores._fields)  # what is known of a query before any search
 BINS = 10
