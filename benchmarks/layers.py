@@ -14,11 +14,11 @@ import numpy as np
 
 from benchmarks.corpora import embedded, provider, split_module
 from benchmarks.machine import write_json
-from ea_jax.fitting.folds import FOLDS, group_folds
+from ea_jax.fitting.cross_validation import FOLDS, group_folds
 from ea_jax.fitting.query_layer import whitened
+from ea_jax.fitting.regression.moments import Moments, covariance, moments
+from ea_jax.fitting.regression.ridge import directions, solve_ridge
 from ea_jax.retrieval.search import search
-from ea_jax.ridge import directions, solve_ridge
-from ea_jax.solve import Moments, covariance, moments
 
 EVERY = "minilm@0,1,2,3,4,5,6+wordllama"
 WIDTH, LAST = 384, 6

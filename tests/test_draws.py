@@ -2,7 +2,7 @@ from itertools import islice
 
 import numpy as np
 
-from ea_jax.draws import batches
+from ea_jax.fitting.training.batches import batches
 from tests.conftest import toy_pairs
 
 

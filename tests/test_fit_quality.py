@@ -6,9 +6,9 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from ea_jax.domain_statistics import SHRINKAGE, fit_statistics, measured, prior_directions
 from ea_jax.fitting import Foreign, fit
-from ea_jax.fitting.folds import FOLDS
+from ea_jax.fitting.cross_validation import FOLDS
+from ea_jax.fitting.domain_statistics import SHRINKAGE, fit_statistics, measured, prior_directions
 from ea_jax.fitting.quality import (
     FOREIGN_PENALTY,
     HIT_PENALTY,
@@ -21,10 +21,10 @@ from ea_jax.fitting.quality import (
     search_head,
     synthetic_vectors,
 )
+from ea_jax.fitting.regression.ridge import PENALTIES
 from ea_jax.quality.drift import baseline
 from ea_jax.quality.schema import SCORED, abstract_quality, prepared, sizes_of
 from ea_jax.retrieval.metrics import rank_of, top_hit
-from ea_jax.ridge import PENALTIES
 from tests.conftest import unit_rows
 
 D_IN, D_OUT = 24, 32

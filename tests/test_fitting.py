@@ -11,12 +11,12 @@ import pytest
 
 from ea_jax.adapters.families import build
 from ea_jax.adapters.spec import Spec
-from ea_jax.domain_statistics import PRIOR_ROWS
 from ea_jax.errors import BadInput
 from ea_jax.fitting import Fitted, fit, verdict
+from ea_jax.fitting.cross_validation import FOLDS, group_folds
+from ea_jax.fitting.domain_statistics import PRIOR_ROWS
 from ea_jax.fitting.features import kernel_features
-from ea_jax.fitting.fit import Prior, _solve
-from ea_jax.fitting.folds import FOLDS, group_folds
+from ea_jax.fitting.output_layers import Prior, fit_output_layers
 from ea_jax.fitting.query_layer import FINE_TUNING, fine_tune
 from ea_jax.typing import leaf_paths
 from tests.conftest import toy_pairs, unit_rows
@@ -100,7 +100,7 @@ def test_pairs_in_files_are_read_as_pairs_in_memory(tmp_path, fitted):
 def test_out_of_fold_outputs_are_those_of_fits_without_the_fold():
     x, y = related_pairs(200)
     fold = group_folds([f"g{i // 3}" for i in range(200)], 200)
-    solution = _solve(x, y, fold, Prior(), y, 0)
+    solution = fit_output_layers(x, y, fold, Prior(), y, 0)
     for k in range(FOLDS):
         a, b = x[fold != k].astype(np.float64), y[fold != k].astype(np.float64)
         a, b = a - a.mean(axis=0), b - b.mean(axis=0)

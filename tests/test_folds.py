@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.fitting.folds import FOLDS, group_folds
+from ea_jax.fitting.cross_validation import FOLDS, group_folds
 from ea_jax.retrieval import neighbors
 from ea_jax.retrieval.neighbors import near_duplicates, search_native
 from tests.conftest import unit_rows

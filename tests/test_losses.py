@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax.losses import Terms, contrastive_loss, neighbor_loss
+from ea_jax.fitting.training.losses import Terms, contrastive_loss, neighbor_loss
 from tests.conftest import unit_rows
 
 SOFT = tuple(partial(loss, temperature=0.05) for loss in (contrastive_loss, neighbor_loss))

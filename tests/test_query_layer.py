@@ -4,10 +4,10 @@ from scipy.linalg import fractional_matrix_power
 from sklearn.isotonic import IsotonicRegression
 
 from ea_jax.fitting.query_layer import LENGTH, POWER, SHRINKAGE, fine_tune, similarity_map, whitened, whitening
+from ea_jax.fitting.regression.moments import Affine, Covariance, covariance, moments
+from ea_jax.fitting.regression.ridge import Directions, directions, solve_ridge
+from ea_jax.fitting.training.train import Held, Training
 from ea_jax.quality.schema import KNOTS
-from ea_jax.ridge import Directions, directions, solve_ridge
-from ea_jax.solve import Affine, Covariance, covariance, moments
-from ea_jax.train import Held, Training
 from tests.conftest import toy_pairs, unit_rows
 
 SHORT = Training(steps=20, batch=256, every=10, rate=3e-2, average=0.8)

@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from ea_jax import ridge
-from ea_jax.ridge import PENALTIES, Directions, directions, factor_directions, fit_ridge, pooled, solve_ridge
-from ea_jax.solve import covariance, moments
+from ea_jax.fitting.regression import ridge
+from ea_jax.fitting.regression.moments import covariance, moments
+from ea_jax.fitting.regression.ridge import (
+    PENALTIES,
+    Directions,
+    directions,
+    factor_directions,
+    fit_ridge,
+    pooled,
+    solve_ridge,
+)
 
 SHAPES = {"rows are many": (60, 6), "rows are fewer than columns": (12, 20)}
 

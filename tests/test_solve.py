@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from ea_jax import solve
+from ea_jax.fitting.regression import moments as solve
 from tests.conftest import toy_pairs
 
 

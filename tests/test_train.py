@@ -7,8 +7,8 @@ import pytest
 
 from ea_jax.adapters.families import Linear
 from ea_jax.errors import BadInput
-from ea_jax.losses import Terms
-from ea_jax.train import Held, Training, train
+from ea_jax.fitting.training.losses import Terms
+from ea_jax.fitting.training.train import Held, Training, train
 from tests.conftest import toy_pairs
 
 SHORT = Training(steps=40, batch=64, rate=1e-2, every=10, average=0.8, patience=5)

@@ -1,6 +1,8 @@
 """Fit adapters from pairs: see `fit`."""
 
-from ea_jax.fitting.fit import FAMILIES, Family, Fitted, fit, verdict
+from ea_jax.fitting.fit import FAMILIES, Family, fit
 from ea_jax.fitting.quality import Foreign
+from ea_jax.fitting.report import verdict
+from ea_jax.fitting.result import Fitted
 
 __all__ = ["FAMILIES", "Family", "Fitted", "Foreign", "fit", "verdict"]

@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32
 
 from ea_jax.adapters.families import radial
 from ea_jax.adapters.quantization import column_grid, nearest_grid
+from ea_jax.fitting.regression.moments import largest
 from ea_jax.retrieval.neighbors import unit_rows
-from ea_jax.solve import largest
 from ea_jax.typing import ArrayIn, Params
 
 LANDMARKS = 2048  # each with its own component: cosine of the store layer in domain .76, against .70 for a linear map

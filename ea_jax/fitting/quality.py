@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy.special import expit
 
-from ea_jax.domain_statistics import (
+from ea_jax.fitting.cross_validation import FOLDS
+from ea_jax.fitting.domain_statistics import (
     DIRECTIONS,
     REFERENCES,
     TARGET_DIRECTIONS,
@@ -18,12 +19,12 @@ from ea_jax.domain_statistics import (
     fit_statistics,
     measured,
 )
-from ea_jax.fitting.folds import FOLDS
+from ea_jax.fitting.regression.logistic import logistic
+from ea_jax.fitting.regression.moments import moments
+from ea_jax.fitting.regression.ridge import fit_ridge
 from ea_jax.quality.schema import MARGINS, prepared
 from ea_jax.quality.scores import SOURCE_FEATURES, search_features, squares, stacked_features, standardized
 from ea_jax.retrieval.neighbors import unit_rows
-from ea_jax.ridge import fit_ridge
-from ea_jax.solve import logistic, moments
 from ea_jax.typing import ArrayIn, Params
 
 INPUT_SCALE = 10.0  # of the input beside the features in the ridge of the cosine: AUROC .940 without, .949 for 3 to 10

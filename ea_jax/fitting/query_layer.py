@@ -12,11 +12,11 @@ from jaxtyping import Float, Float64, Int
 from scipy.optimize import isotonic_regression
 
 from ea_jax.adapters.families import Linear
+from ea_jax.fitting.regression.moments import Affine, Covariance
+from ea_jax.fitting.regression.ridge import Directions
+from ea_jax.fitting.training.train import Held, Training, train
 from ea_jax.quality.schema import KNOTS
 from ea_jax.retrieval.neighbors import unit_rows
-from ea_jax.ridge import Directions
-from ea_jax.solve import Affine, Covariance
-from ea_jax.train import Held, Training, train
 from ea_jax.typing import ArrayIn, Params
 
 # Results hardly depend on these three: R@1 across sources is .464 to .467 for powers .5 to .7 and lengths 2 to 8.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.linalg import solve
 
-from ea_jax.solve import Affine, Covariance, Moments, covariance, largest
+from ea_jax.fitting.regression.moments import Affine, Covariance, Moments, covariance, largest
 from ea_jax.typing import ArrayIn
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # wide enough that an end is never chosen

@@ -5,11 +5,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.adapters.quantization import nearest_grid
+from ea_jax.fitting.regression.moments import covariance, moments
+from ea_jax.fitting.regression.ridge import Directions, pooled
 from ea_jax.quality.schema import prepared
 from ea_jax.quality.scores import distances
 from ea_jax.retrieval.neighbors import unit_rows
-from ea_jax.ridge import Directions, pooled
-from ea_jax.solve import covariance, moments
 from ea_jax.typing import ArrayIn, Params
 
 SHRINKAGE = 1e-3  # of the mean eigenvalue, so that no direction has variance zero

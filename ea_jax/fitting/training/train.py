@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ea_jax.draws import batches
 from ea_jax.errors import BadInput
-from ea_jax.losses import Terms
+from ea_jax.fitting.training.batches import batches
+from ea_jax.fitting.training.losses import Terms
 from ea_jax.progress import progress
 from ea_jax.retrieval.metrics import rank_of, reciprocal_rank, top_hit
 from ea_jax.typing import ArrayIn, Params

@@ -1,0 +1,63 @@
+"""What `fit` returns."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from ea_jax.adapters.adapter import Adapter, forward
+from ea_jax.adapters.families import build
+from ea_jax.adapters.quantization import unpacked
+from ea_jax.adapters.spec import Purpose, Spec
+from ea_jax.quality.schema import prepared
+from ea_jax.quality.scores import Quality
+from ea_jax.typing import ArrayIn, Params, leaf_paths
+
+BLOCK = 8192  # rows a call
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns.
+
+    Attributes:
+        family: Which module computes it.
+        sizes: The family's widths and counts.
+        params: What a registry entry stores: an output layer `out` for each purpose, weights as int8 codes.
+        quality_params: What a registry entry stores of the quality part.
+        report: What was fitted on and chosen, and figures of held-out queries.
+    """
+
+    family: str
+    sizes: dict[str, int]
+    params: Params
+    quality_params: Params
+    report: dict[str, Any]
+
+    def apply(self, x: Float[ArrayIn, "n d_in"], purpose: Purpose = "store") -> Float32[np.ndarray, "n d_out"]:
+        """Outputs of unit length for source embeddings."""
+        adapter = self.adapter(purpose)
+        module = build(adapter.spec)
+        blocks = [np.asarray(x[i : i + BLOCK], np.float32) for i in range(0, len(x), BLOCK)]
+        return np.concatenate([np.asarray(forward(module, adapter.params, block)) for block in blocks])
+
+    def adapter(self, purpose: Purpose = "store") -> Adapter:
+        """The adapter for a purpose, without the names of its models."""
+        params = unpacked(self.params | {"out": self.params["out"][purpose]})
+        return Adapter(replace(self._spec, purpose=purpose), params)
+
+    @property
+    def quality(self) -> Quality:
+        """Its quality part: `fitted.quality(fitted.quality.params, x)`; also a prior for another fit."""
+        return Quality(self._spec, {**prepared(self.quality_params), "adapter": self.adapter().params})
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that a call for one purpose reads."""
+        return sum(leaf.size for leaf in leaf_paths(self.adapter().params).values())
+
+    @property
+    def _spec(self) -> Spec:
+        d_in, d_out = len(self.quality_params["mean"]), len(self.params["out"]["store"]["bias"])
+        return Spec(self.family, "", "", d_in, d_out, sizes=tuple(sorted(self.sizes.items())))
