@@ -21,7 +21,7 @@ import numpy as np
 from ea_jax import load_encoder
 from ea_jax.data.junk import junk_texts
 from ea_jax.fitting import Foreign
-from ea_jax.registry import find_space
+from ea_jax.registry.spaces import find_space
 
 PROVIDERS = {  # alias of the space, and the names of its files
     "oai-3-small": ("oai-3-small", "oai-3-small-2"),

@@ -24,7 +24,7 @@ from ea_jax import load_encoder
 from ea_jax.batching import batches
 from ea_jax.encoder import BUDGET
 from ea_jax.hub import encoder_folder
-from ea_jax.registry import find_space
+from ea_jax.registry.spaces import find_space
 
 ROWS = 2000
 LONGEST = 256

@@ -21,10 +21,10 @@ from benchmarks.machine import write_json
 from benchmarks.tasks import ACROSS, NEAR, PLUS, SPLIT_SET, TASKS, Split, Task, measured, shipped
 from ea_jax import load_encoder
 from ea_jax.adapters.spec import PURPOSES
-from ea_jax.entries import comparison, save_entry
 from ea_jax.fitting import Family, Fitted, fit
-from ea_jax.recipe import composite_blocks, provider_facts
-from ea_jax.registry import find_space
+from ea_jax.recipe import composite_blocks, provider_facts, save_entry
+from ea_jax.registry.model_card import comparison
+from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_figures
 from ea_jax.retrieval.search import search
 

@@ -17,9 +17,9 @@ import tomli_w
 from benchmarks.machine import write_json
 from benchmarks.tasks import TASKS, shipped
 from ea_jax import load
-from ea_jax.places import BUNDLED
+from ea_jax.registry.locations import BUNDLED
+from ea_jax.registry.routes import FILE, Route, digest, hop_entries, routes
 from ea_jax.retrieval.held_out import HeldOut, held_out_figures
-from ea_jax.routes import FILE, Route, digest, hop_entries, routes
 
 SAME = 0.005
 Figures = dict[str, dict[str, dict[str, float]]]

@@ -13,7 +13,7 @@ from ea_jax.data.texts import Texts
 from ea_jax.errors import BadInput
 from ea_jax.progress import progress
 from ea_jax.provider import Endpoint, base_address, open_client
-from ea_jax.registry import Space, find_space
+from ea_jax.registry.spaces import Space, find_space
 
 PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}
 PRICES_OF = "May 2026"  # USD a million tokens, as OpenAI listed them then

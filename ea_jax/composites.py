@@ -19,8 +19,7 @@ from ea_jax.encoders.static import Static
 from ea_jax.errors import BadEncoder, BadInput
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
-from ea_jax.registry import Space
-from ea_jax.spaces import Member, check_layers
+from ea_jax.registry.spaces import Member, Space, check_layers
 
 STATIC_WEIGHT = 0.7  # of a static token table, where a hidden state has 1
 

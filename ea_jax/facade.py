@@ -15,7 +15,7 @@ from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.loading import entry_for, load, load_quality, source_encoder
 from ea_jax.quality.scores import Quality
-from ea_jax.registry import Entry
+from ea_jax.registry.entry import Entry
 from ea_jax.typing import ArrayIn
 
 

@@ -21,7 +21,7 @@ from ea_jax.errors import BadEncoder, BadInput, nearest
 from ea_jax.files import read_json, read_tokenizer, read_weights, weight_files
 from ea_jax.hub import check_weights, table_file
 from ea_jax.modules import read_chain
-from ea_jax.registry import Space
+from ea_jax.registry.spaces import Space
 
 
 class Family(NamedTuple):

@@ -8,7 +8,7 @@ from ea_jax.files import weight_files
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import asking_hub
 from ea_jax.modules import read_chain
-from ea_jax.registry import Space
+from ea_jax.registry.spaces import Space
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 UNWANTED = ["onnx/*", "openvino/*"]

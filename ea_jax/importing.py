@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from ea_jax.entries import front_matter, write_entry
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hub_errors import asking_hub
-from ea_jax.places import user_folder
 from ea_jax.public import Seed
 from ea_jax.quality.schema import imported_sizes
-from ea_jax.registry import Space, entries, find_space
+from ea_jax.registry.locations import user_folder
+from ea_jax.registry.lookup import entries
+from ea_jax.registry.model_card import front_matter
+from ea_jax.registry.spaces import Space, find_space
+from ea_jax.registry.writer import write_entry
 from ea_jax.seed import SeedAdapter, read_seed
 
 WANTED = ["*.pt", "*.json", "*.npz"]

@@ -15,8 +15,10 @@ from ea_jax.errors import BadInput
 from ea_jax.evaluation import Report, Trial, evaluate
 from ea_jax.evaluation.evaluate import Protocol
 from ea_jax.evaluation.trial import check_vectors
-from ea_jax.loading import check_provenance, load, load_encoder, load_quality, source_encoder
-from ea_jax.registry import Entry, find_space
+from ea_jax.loading import load, load_encoder, load_quality, source_encoder
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.fingerprint import check_provenance
+from ea_jax.registry.spaces import find_space
 
 ASK, MOST = 5, 2000  # where no column says who asks: one row in five, and 2,000 at the most
 

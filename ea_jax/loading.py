@@ -1,33 +1,32 @@
 """`load`, `load_quality`, `load_encoder`: from names to the three objects, each checked whole before it is returned."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ea_jax.adapters.adapter import Adapter, compose
-from ea_jax.adapters.families import abstract_params
-from ea_jax.adapters.quantization import WHOLE, unpacked
-from ea_jax.adapters.spec import PURPOSES, Purpose, Spec
-from ea_jax.checkpoint import AGAIN, load_params
+from ea_jax.adapters.quantization import unpacked
+from ea_jax.adapters.spec import PURPOSES, Purpose
 from ea_jax.composites import load_composite
-from ea_jax.data.vectors import encoder_facts
 from ea_jax.devices import fast_dtype
 from ea_jax.encoder import Encoder
-from ea_jax.errors import BadEntry, BadInput, FingerprintMismatch, UnknownName
+from ea_jax.errors import BadInput, UnknownName
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
 from ea_jax.importing import fetch_seed
 from ea_jax.public import find_seed
-from ea_jax.quality.schema import IMPORTED, SIZES, abstract_imported, abstract_quality, prepared
+from ea_jax.quality.schema import prepared
 from ea_jax.quality.scores import Quality
-from ea_jax.registry import Entry, entries, find_space
-from ea_jax.routes import hop_entries
-from ea_jax.spaces import members_of
+from ea_jax.registry.checkpoint import load_params
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.fingerprint import check_fingerprint
+from ea_jax.registry.lookup import entries
+from ea_jax.registry.routes import hop_entries
+from ea_jax.registry.spaces import find_space, members_of
+from ea_jax.registry.validate import of_purpose, quality_abstract, stored_abstract
 from ea_jax.typing import Params
 
 DTYPES = ("float32", "bfloat16")
@@ -172,110 +171,6 @@ def source_encoder(entry: Entry) -> Encoder:
     encoder = encoder.prompted(named[0]) if named else encoder
     check_fingerprint(entry, encoder)
     return encoder
-
-
-def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
-    """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
-    ours = encoder.spec.facts()
-    if not same_encoder(entry.encoder, ours):
-        raise FingerprintMismatch(
-            f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, ours)}. "
-            "Use the encoder that it names, or fit an adapter on yours."
-        )
-
-
-def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_source: bool = False) -> dict[str, Any]:
-    """`check_source` of vectors against what an adapter was fitted on."""
-    return check_source(entry.encoder, facts, where, entry.name, assume_source)
-
-
-def check_source(
-    wanted: Mapping[str, Any], facts: Mapping[str, Any] | None, where: str, adapter: str, assume_source: bool = False
-) -> dict[str, Any]:
-    """Check what is said of the encoder of vectors against what an adapter was, or is to be, fitted on.
-
-    Args:
-        wanted: Facts of the adapter's encoder, with their `fingerprint`.
-        facts: The same of the vectors', as `EncoderSpec.facts` gives them; None where nothing is said.
-        where: What says so, for people.
-        adapter: Its name, likewise.
-        assume_source: Take the vectors for the source model's, whatever is said of them.
-
-    Returns:
-        What to say of it in an output's metadata: empty, or under `assumed_source` the facts that were overruled.
-
-    Raises:
-        FingerprintMismatch: They differ; the message spells out both, field by field.
-    """
-    if facts is None or same_encoder(wanted, facts):
-        return {}
-    if assume_source:
-        return {"assumed_source": dict(facts)}
-    raise FingerprintMismatch(
-        f"{where} holds vectors of another encoder than {adapter} was fitted on: {_apart(wanted, facts)}. "
-        "Use an adapter of that encoder, or override with --assume-source."
-    )
-
-
-def check_files(files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool) -> dict[str, Any]:
-    """`check_source` of the column x of each file that says what made it."""
-    found: dict[str, Any] = {}
-    for file in files:
-        found |= check_source(wanted, encoder_facts(file), str(file), adapter, assume_source)
-    return found
-
-
-def same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether the facts are of this encoder; of this model, where one side knows no more than a name."""
-    known = "fingerprint" if wanted.get("fingerprint") and facts.get("fingerprint") else "model"
-    return facts.get(known) == wanted.get(known)
-
-
-def _apart(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    keys = [key for key in dict.fromkeys([*wanted, *facts]) if facts.get(key) != wanted.get(key)]
-    return "; ".join(f"{key} {facts.get(key)!r} for {wanted.get(key)!r}" for key in keys)
-
-
-def check_entry(entry: Entry) -> None:
-    """Read an entry whole: hashes, shapes, dtypes and values of both its checkpoints.
-
-    Raises:
-        BadEntry, CorruptCheckpoint: It is not whole.
-    """
-    load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
-    load_params(entry.path / "quality", entry.quality, quality_abstract(entry))
-
-
-def stored_abstract(spec: Spec) -> Params:
-    """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose.
-
-    An imported network is stored as it is, and serves both purposes alike.
-    """
-    params = abstract_params(spec)
-    if "out" not in params:
-        return params
-    whole = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.int8) for name in WHOLE & params.keys()}
-    kernel, bias = params["out"]["kernel"], params["out"]["bias"]
-    grid = {"values": jax.ShapeDtypeStruct(kernel.shape, jnp.int8), "scale": bias}
-    return params | whole | {"out": {purpose: {"kernel": grid, "bias": bias} for purpose in PURPOSES}}
-
-
-def of_purpose(stored: Params, purpose: Purpose) -> Params:
-    """The parameters of one purpose, out of what an entry stores."""
-    return stored | {"out": stored["out"][purpose]} if "out" in stored else stored
-
-
-def quality_abstract(entry: Entry) -> Params:
-    """Shapes of the quality part that an entry stores.
-
-    Raises:
-        BadEntry: entry.toml does not say its sizes.
-    """
-    sizes, wanted = entry.quality.get("sizes"), IMPORTED if entry.family == "resmlp" else SIZES
-    if not isinstance(sizes, dict) or set(sizes) != set(wanted) or not all(type(n) is int for n in sizes.values()):
-        raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {AGAIN}")
-    make = abstract_imported if entry.family == "resmlp" else abstract_quality
-    return make(entry.d_in, entry.d_out, sizes)
 
 
 def _adapter(entry: Entry, purpose: Purpose, dtype: str, sharding: jax.sharding.Sharding | None) -> Adapter:

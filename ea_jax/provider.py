@@ -17,7 +17,7 @@ from jaxtyping import Float32
 
 from ea_jax.data.partial_pairs import quoted
 from ea_jax.errors import BadInput
-from ea_jax.registry import Space
+from ea_jax.registry.spaces import Space
 
 KEY = "OPENAI_API_KEY"
 ADDRESS = "OPENAI_BASE_URL"

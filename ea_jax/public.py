@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ea_jax.io.toml import build, read_toml
-from ea_jax.places import BUNDLED
-from ea_jax.registry import find_space
+from ea_jax.registry.locations import BUNDLED
+from ea_jax.registry.spaces import find_space
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ea_jax.adapters.spec import PURPOSES
-from ea_jax.loading import check_files, load, source_encoder
+from ea_jax.loading import load, source_encoder
 from ea_jax.recipe import test_set
-from ea_jax.registry import Entry, find_space
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.fingerprint import check_files
+from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_figures
 
 Figures = dict[str, float]

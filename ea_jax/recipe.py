@@ -19,12 +19,17 @@ from ea_jax.data.pairs import Pairs, read_pairs, stacked
 from ea_jax.embeddings import unit
 from ea_jax.encoder import Encoder
 from ea_jax.encoders.spec import EncoderSpec
-from ea_jax.entries import entry_folder, save_entry
 from ea_jax.errors import BadInput, FingerprintMismatch, UnknownName
-from ea_jax.fitting import Family, Foreign, fit, verdict
-from ea_jax.loading import check_files, check_source, load, load_encoder, load_quality, same_encoder
+from ea_jax.fitting import Family, Fitted, Foreign, fit, verdict
+from ea_jax.loading import load, load_encoder, load_quality
+from ea_jax.quality.schema import sizes_of
 from ea_jax.quality.scores import Quality
-from ea_jax.registry import Entry, Space, entry_named, find_entry, find_space
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.fingerprint import check_files, check_source, same_encoder
+from ea_jax.registry.lookup import entry_named, find_entry
+from ea_jax.registry.model_card import _card, front_matter
+from ea_jax.registry.spaces import Space, find_space
+from ea_jax.registry.writer import entry_folder, write_entry
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_figures
 from ea_jax.retrieval.neighbors import near_duplicates
 
@@ -283,3 +288,49 @@ def far_from_tests(train: Pairs, tests: Mapping[str, HeldOut], near: float) -> B
 def provider_facts(source: Space) -> dict[str, Any]:
     """Facts of a model that runs elsewhere: its id is all that is known."""
     return {"model": source.id, "fingerprint": hashlib.sha256(source.id.encode()).hexdigest()[:16]}
+
+
+def save_entry(
+    root: Path,
+    fitted: Fitted,
+    source: Space,
+    target: Space,
+    *,
+    flavor: str,
+    encoder: dict[str, Any],
+    metrics: dict[str, Any],
+    description: str,
+) -> Path:
+    """Write `<root>/<source>--<target>--<flavor>/`, replacing an entry of that name once the new one is whole.
+
+    Args:
+        root: The registry folder; it is made if it is not there.
+        fitted: What `fit` returned.
+        source: Space of the embeddings that come in.
+        target: Space that they go to.
+        flavor: Which of several adapters between the two.
+        encoder: Facts of the encoder it was fitted on, with their fingerprint.
+        metrics: By test set, what `held_out_figures` returned.
+        description: What the pairs were, for people.
+
+    Returns:
+        The entry's folder.
+    """
+    facts = {
+        "family": fitted.family,
+        "source": source.id,
+        "target": target.id,
+        "flavor": flavor,
+        "d_in": source.width,
+        "d_out": len(fitted.params["out"]["store"]["bias"]),
+        "unit_norm": target.unit_norm,
+        "sizes": fitted.sizes,
+        "description": description,
+        "tags": [],
+        "encoder": encoder,
+        "training": fitted.report,
+        "metrics": metrics,
+    }
+    name = entry_folder(source, target, flavor)
+    card = front_matter(name, (source, target), metrics, "apache-2.0") + _card(facts, source.alias, target.alias)
+    return write_entry(root, name, facts, fitted.params, fitted.quality_params, sizes_of(fitted.quality_params), card)

@@ -13,7 +13,7 @@ from ea_jax.adapters.families import abstract_params
 from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.quality.schema import abstract_imported, imported_sizes
-from ea_jax.registry import DEEPEST
+from ea_jax.registry.entry import DEEPEST
 from ea_jax.torch_zip import read_torch_zip
 from ea_jax.typing import Params, leaf_paths
 

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 from ea_jax.cli import main
-from ea_jax.entries import save_entry
 from ea_jax.errors import EncoderNotFound
 from ea_jax.fitting import fit
 from ea_jax.loading import load, load_encoder
-from ea_jax.registry import find_space
+from ea_jax.recipe import save_entry
+from ea_jax.registry.spaces import find_space
 
 TOY_SPACES = """
 [[space]]

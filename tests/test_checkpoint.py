@@ -12,9 +12,9 @@ import orbax.checkpoint as ocp
 import pyarrow as pa
 import pytest
 
-from ea_jax.checkpoint import load_params, save_params
 from ea_jax.errors import CorruptCheckpoint
 from ea_jax.io.hashing import values_sha256
+from ea_jax.registry.checkpoint import load_params, save_params
 
 TREE = {
     "out": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "bias": np.linspace(0, 1, 4, dtype=np.float32)},

@@ -9,7 +9,7 @@ import pytest
 
 from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.loading import load
-from ea_jax.places import BUNDLED
+from ea_jax.registry.locations import BUNDLED
 from tests.conftest import toy_pairs, write_toy_registry
 
 EMBED = ("embed", "--source", "minilm", "--target", "oai-3-small")

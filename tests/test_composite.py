@@ -17,10 +17,11 @@ from ea_jax.encoder import Encoder
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound, FingerprintMismatch, UnknownName
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
-from ea_jax.indexes import NAME
 from ea_jax.loading import load_encoder, source_encoder
-from ea_jax.registry import Entry, entry_name
-from ea_jax.spaces import find_space, members_of
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.index import NAME
+from ea_jax.registry.lookup import entry_name
+from ea_jax.registry.spaces import find_space, members_of
 from tests.hub import COMMIT
 from tests.test_families import FAMILIES, LETTERS, letter_tokenizer, make_folder, static_folder, write_chain
 from tests.texts import mixed_texts
@@ -421,7 +422,7 @@ def test_a_member_whose_files_are_nowhere_is_named(tmp_path, monkeypatch):
 
 def test_a_composite_is_found_without_heavy_imports():
     code = (
-        "import sys; from ea_jax.registry import find_space; find_space('minilm@0,2+wordllama');"
+        "import sys; from ea_jax.registry.entry import find_space; find_space('minilm@0,2+wordllama');"
         "print([m for m in sys.modules if m in {'jax', 'numpy', 'flax', 'tokenizers', 'huggingface_hub'}])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

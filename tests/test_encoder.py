@@ -14,7 +14,7 @@ from ea_jax.errors import BadEncoder, BadInput, UnknownName
 from ea_jax.folders import load_folder
 from ea_jax.hub import encoder_folder
 from ea_jax.loading import load_encoder
-from ea_jax.registry import find_space
+from ea_jax.registry.spaces import find_space
 from tests.texts import mixed_texts
 
 torch = pytest.importorskip("torch", reason="torch is the oracle of these tests")

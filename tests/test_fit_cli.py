@@ -9,7 +9,7 @@ import pytest
 from ea_jax import recipe
 from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.loading import load, load_quality
-from ea_jax.places import BUNDLED
+from ea_jax.registry.locations import BUNDLED
 from tests.conftest import TOY_SPACES, toy_pairs
 
 

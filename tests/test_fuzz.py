@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.fuzz import KINDS, fuzz
 from ea_jax.errors import BadEntry, CorruptCheckpoint
-from ea_jax.indexes import read_index
 from ea_jax.loading import load
-from ea_jax.registry import read_entry
+from ea_jax.registry.entry import read_entry
+from ea_jax.registry.index import read_index
 
 NAME = "toy-a--toy-b--small"
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import tomli_w
 
-from ea_jax.checkpoint import load_params, save_params
 from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.errors import CorruptCheckpoint
 from ea_jax.io.atomic import swap_folder
-from ea_jax.loading import load, stored_abstract
+from ea_jax.loading import load
 from ea_jax.recipe import held_out
-from ea_jax.registry import entries, read_entry
+from ea_jax.registry.checkpoint import load_params, save_params
+from ea_jax.registry.entry import read_entry
+from ea_jax.registry.lookup import entries
+from ea_jax.registry.validate import stored_abstract
 from ea_jax.retrieval.held_out import held_out_figures
 from tests.conftest import TOY_SPACES, toy_pairs
 

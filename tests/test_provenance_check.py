@@ -13,8 +13,9 @@ from ea_jax.data import provenance
 from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput, FingerprintMismatch
-from ea_jax.loading import check_files, check_provenance
-from ea_jax.registry import find_entry, read_entry
+from ea_jax.registry.entry import read_entry
+from ea_jax.registry.fingerprint import check_files, check_provenance
+from ea_jax.registry.lookup import find_entry
 from tests.conftest import toy_pairs
 
 OTHER = {"model": "toy/other", "fingerprint": "1" * 16}

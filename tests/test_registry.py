@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from ea_jax import registry
 from ea_jax.errors import BadEntry, BadInput, UnknownName
 from ea_jax.loading import load, load_quality
+from ea_jax.registry import entry as registry
 from tests.conftest import TOY_SPACES, write_toy_registry
 
 

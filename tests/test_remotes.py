@@ -12,18 +12,17 @@ from typing import NamedTuple
 import pytest
 
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.indexes import read_index
-from ea_jax.places import BUNDLED
-from ea_jax.remotes import parsed
+from ea_jax.registry.index import read_index
+from ea_jax.registry.locations import BUNDLED
+from ea_jax.registry.remotes import parsed
 from tests.conftest import TOY_SPACES, write_toy_registry
 from tests.hub import StandIn, hub
 
 NAME = "toy-a--toy-b--small"
 REPO = "owner/adapters"
 LOAD = "import ea_jax; print(ea_jax.load('toy-a', 'toy-b').spec.d_out)"
-FIND = (
-    "from ea_jax.routes import hop_entries; print(hop_entries(['toy-a', 'toy-b'])[0].d_out)"  # its fetch, without JAX
-)
+# Fetching needs no JAX.
+FIND = "from ea_jax.registry.routes import hop_entries; print(hop_entries(['toy-a', 'toy-b'])[0].d_out)"
 
 
 class Served(NamedTuple):
@@ -260,7 +259,7 @@ def test_a_chain_fetches_what_is_on_the_hub(added, tmp_path):
     text = (there / "entry.toml").read_text()
     text = text.replace('source = "toy/source"', 'source = "toy/third"').replace('"toy/target"', '"toy/source"')
     (there / "entry.toml").write_text(text)
-    code = "from ea_jax.routes import hop_entries; "
+    code = "from ea_jax.registry.routes import hop_entries; "
     code += "print(*(e.name for e in hop_entries(['toy-c', 'toy-a', 'toy-b'], 'small')))"
     found = run(python=code)
     assert found.stdout == f"toy-c--toy-a--small {NAME}\n", found.stderr

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from ea_jax.entries import save_entry
 from ea_jax.errors import BadEntry, UnknownName
 from ea_jax.fitting import fit
 from ea_jax.loading import load
-from ea_jax.places import BUNDLED
-from ea_jax.registry import entries, find_entry, find_space
-from ea_jax.routes import FILE, Measured, _measured, digest, hop_entries, routes
+from ea_jax.recipe import save_entry
+from ea_jax.registry.locations import BUNDLED
+from ea_jax.registry.lookup import entries, find_entry
+from ea_jax.registry.routes import FILE, Measured, _measured, digest, hop_entries, routes
+from ea_jax.registry.spaces import find_space
 from tests.conftest import TOY_SPACES, toy_pairs
 
 THIRD = """
@@ -195,7 +196,8 @@ def test_the_command_shows_the_cost_of_a_detour(ea, root, monkeypatch):
 
 
 def test_listing_routes_imports_nothing_heavy():
-    code = "import sys; from ea_jax.routes import routes; routes(); print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+    code = "import sys; from ea_jax.registry.routes import routes; routes(); "
+    code += "print({'jax', 'numpy', 'flax'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 

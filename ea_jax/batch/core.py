@@ -23,8 +23,8 @@ from ea_jax.data import provenance
 from ea_jax.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.io.hashing import values_sha256
-from ea_jax.loading import check_source
 from ea_jax.quality.scores import Quality
+from ea_jax.registry.fingerprint import check_source
 
 WhereNull = Literal["keep", "drop", "error"]
 GO_ON = "--on-error skip --rejects FILE carries on without such rows"

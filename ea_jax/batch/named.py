@@ -7,7 +7,7 @@ from ea_jax.adapters.spec import Purpose
 from ea_jax.batch.core import BatchMap, Options
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.loading import Root, entry_for, load, load_quality, source_encoder
-from ea_jax.registry import find_space
+from ea_jax.registry.spaces import find_space
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import platform
 from typing import Any
 
 from ea_jax.io.toml import read_toml
-from ea_jax.places import BUNDLED
+from ea_jax.registry.locations import BUNDLED
 
 
 def news() -> None:

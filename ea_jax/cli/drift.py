@@ -24,8 +24,8 @@ def drift(
     Example: ea-jax drift minilm--oai-3-small--small new.npy
     """
     from ea_jax.cli.device import start_jax
-    from ea_jax.remotes import entry_called
-    from ea_jax.routes import hop_entries
+    from ea_jax.registry.remotes import entry_called
+    from ea_jax.registry.routes import hop_entries
 
     is_file = Path(baseline).suffix != "" and Path(baseline).exists()
     if is_file and not (source and target):
@@ -61,7 +61,8 @@ def _inputs(path: Path, entry, assume_source: bool):
     from ea_jax.data.texts import read_texts
     from ea_jax.data.vectors import KINDS, read_vectors
     from ea_jax.embeddings import check_embeddings
-    from ea_jax.loading import check_files, source_encoder
+    from ea_jax.loading import source_encoder
+    from ea_jax.registry.fingerprint import check_files
 
     if path.suffix in KINDS:
         x = read_vectors(path)

@@ -88,7 +88,7 @@ def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or a
     Example: ea-jax fetch minilm
     """
     from ea_jax.hub import check_weights, encoder_folder, table_file
-    from ea_jax.spaces import find_space, members_of
+    from ea_jax.registry.spaces import find_space, members_of
 
     space = find_space(source)
     for part in [member.space for member in members_of(space)] or [space]:
@@ -106,7 +106,7 @@ def _entry(source, target, flavor):
     """The entry of a registry, without JAX where there is one."""
     from ea_jax.errors import UnknownName
     from ea_jax.public import find_seed
-    from ea_jax.routes import hop_entries
+    from ea_jax.registry.routes import hop_entries
 
     try:
         return hop_entries([source, target], flavor)[0]

@@ -55,7 +55,7 @@ def evaluate(
     Example: ea-jax eval --source minilm --target oai-3-small --pairs pairs.parquet --report report.html
     """
     from ea_jax.cli.device import start_jax
-    from ea_jax.routes import hop_entries
+    from ea_jax.registry.routes import hop_entries
 
     (entry,) = hop_entries([source, target], flavor)
     if report is not None and not report.absolute().parent.is_dir():
@@ -108,7 +108,7 @@ def compare(
         )
     else:
         from ea_jax.cli.device import start_jax
-        from ea_jax.remotes import entry_called
+        from ea_jax.registry.remotes import entry_called
 
         entries = [entry_called(name) for name in (a, b)]
         start_jax()

@@ -46,7 +46,7 @@ def fit(
 
     Example: ea-jax fit pairs.parquet --source minilm-plus --target oai-3-small --out my-registry
     """
-    from ea_jax.registry import find_space
+    from ea_jax.registry.spaces import find_space
 
     a, b = find_space(source), find_space(target)
     named = dict(_named_file(item) for item in test or [])

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from ea_jax import registry as reg
 from ea_jax.cli.files import AssumeSource
 from ea_jax.errors import BadEntry, BadInput, EaJaxError
 from ea_jax.io.atomic import restore_folders, swap_folder
-from ea_jax.places import user_folder
-from ea_jax.remotes import fetched, find_listed
+from ea_jax.registry.entry import read_entry
+from ea_jax.registry.locations import user_folder
+from ea_jax.registry.lookup import entry_folders, entry_name, entry_named
+from ea_jax.registry.remotes import fetched, find_listed
 
 
 def add(
@@ -27,23 +28,23 @@ def add(
     Example: ea-jax add my-registry/minilm--oai-3-small--mine
     """
     _start()
-    from ea_jax.loading import check_entry
-    from ea_jax.publishing import refuse_links
     from ea_jax.recheck import recheck
+    from ea_jax.registry.publish import refuse_links
+    from ea_jax.registry.validate import check_entry
 
     refuse_links(folder)
     root = user_folder("data") / "registry"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
         copy = Path(shutil.copytree(folder, Path(scratch) / "registry" / folder.resolve().name))
-        entry = reg.read_entry(copy)
+        entry = read_entry(copy)
         check_entry(entry)
         if pairs is not None:
             found = recheck(entry, pairs, assume_source)
             if found.agrees is False:
                 raise BadEntry(f"{folder} was not added: {found.told}")
             print(f"ea-jax: {found.told}", file=sys.stderr)
-        there = root / reg.entry_name(entry)
+        there = root / entry_name(entry)
         restore_folders(root)
         if there.exists() and not replace:
             raise BadEntry(f"{there} is there already. `--replace` puts this one in its place.")
@@ -66,15 +67,15 @@ def check(
     """
     if pairs is not None and not names:
         raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
-    folders = [_folder(name) for name in names] if names else reg.entry_folders()
+    folders = [_folder(name) for name in names] if names else entry_folders()
     _start()
-    from ea_jax.loading import check_entry
     from ea_jax.recheck import recheck
+    from ea_jax.registry.validate import check_entry
 
     failed = 0
     for folder in folders:
         try:
-            check_entry(entry := reg.read_entry(folder))
+            check_entry(entry := read_entry(folder))
             measured = recheck(entry, pairs, assume_source) if pairs is not None else None
             failed += measured is not None and measured.agrees is False
             print(f"{folder.name}: whole" + (f"; {measured.told}" if measured else ""))
@@ -96,9 +97,9 @@ def publish(
     Example: ea-jax publish my-registry/minilm--oai-3-small--mine hf:owner/name --dry-run
     """
     _start()
-    from ea_jax import publishing
-    from ea_jax.indexes import INDEX
-    from ea_jax.remotes import parsed
+    from ea_jax.registry import publish as publishing
+    from ea_jax.registry.index import INDEX
+    from ea_jax.registry.remotes import parsed
 
     if dry_run:
         parsed(address)
@@ -114,10 +115,10 @@ COMMANDS = {add: "add", check: "check", publish: "publish"}
 
 def _folder(name: str) -> Path:
     """The folder of an adapter, on the hub too, as far as it was fetched."""
-    here = {folder.name: folder for folder in reg.entry_folders()}
+    here = {folder.name: folder for folder in entry_folders()}
     found = None if name in here else find_listed(name)
     if found is None:
-        return here.get(name) or reg.entry_named(name).path
+        return here.get(name) or entry_named(name).path
     there = fetched(*found)
     if there is None:
         raise BadInput(f"{name} is at {found[0].address} and was not fetched yet. Load it once, then check it.")

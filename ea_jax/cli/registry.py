@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_jax import registry as reg
 from ea_jax.errors import EaJaxError
-from ea_jax.indexes import Listed
-from ea_jax.places import roots, user_folder
 from ea_jax.public import Seed, seeds
-from ea_jax.remotes import Remote, fetched, index, remotes
-from ea_jax.routes import MOST_HOPS, Route, routes
+from ea_jax.registry.entry import Entry, read_entry, read_head
+from ea_jax.registry.index import Listed
+from ea_jax.registry.locations import roots, user_folder
+from ea_jax.registry.lookup import entry_folders, entry_named
+from ea_jax.registry.remotes import Remote, fetched, index, remotes
+from ea_jax.registry.routes import MOST_HOPS, Route, routes
 
 
 def list_adapters(
@@ -33,14 +34,14 @@ def list_adapters(
 
 
 def _list(pro_only: bool, as_json: bool) -> None:
-    folders, public = reg.entry_folders(), [seed for seed in seeds() if seed.locked or not pro_only]
+    folders, public = entry_folders(), [seed for seed in seeds() if seed.locked or not pro_only]
     far = [(r, row) for r in remotes() for row in told_index(r) if "pro" in row.tags or not pro_only]
     if as_json:
-        found = [entry for entry in told(reg.read_entry, folders) if "pro" in entry.tags or not pro_only]
+        found = [entry for entry in told(read_entry, folders) if "pro" in entry.tags or not pro_only]
         away = [row._asdict() | {"registry": remote.address} for remote, row in far]
         print(_json([*map(_facts, found), *away, *map(_seed_facts, public)]))
         return
-    heads = [head for head in told(reg.read_head, folders) if head and ("pro" in head.tags or not pro_only)]
+    heads = [head for head in told(read_head, folders) if head and ("pro" in head.tags or not pro_only)]
     if not heads and not public and not far:
         print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
     rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in heads]
@@ -71,13 +72,13 @@ def info(
     listed = [seed for seed in seeds() if name in (seed.repo, seed.repo.rpartition("/")[2])]
     places = [*(str(folder.parent) for folder in here), *(remote.address for remote, _ in far)]
     if here:
-        facts = _facts(reg.read_entry(here[0]))
+        facts = _facts(read_entry(here[0]))
     elif far:
         facts = _far_facts(*far[0])
     elif listed:
         facts, places = _seed_facts(listed[0]), [f"hf:{listed[0].repo}"]
     else:
-        facts = _facts(reg.entry_named(name))  # which is an error
+        facts = _facts(entry_named(name))  # which is an error
     why = "first in search order" if len(places) > 1 else "the only one of this name"
     facts |= {"found": {"registry": places[0], "hides": places[1:], "why": why}}
     if as_json:
@@ -160,7 +161,7 @@ def _seed_facts(seed: Seed) -> dict[str, Any]:
     return {"name": seed.repo, **dataclasses.asdict(seed), "tags": _seed_tags(seed)}
 
 
-def _facts(entry: reg.Entry) -> dict[str, Any]:
+def _facts(entry: Entry) -> dict[str, Any]:
     facts = {"name": entry.name, **dataclasses.asdict(entry), "path": str(entry.path)}
     for part in ("params", "quality"):
         facts[part] = {key: value for key, value in facts[part].items() if key != "files"}
@@ -171,7 +172,7 @@ def _far_facts(remote: Remote, row: Listed) -> dict[str, Any]:
     """Those of an adapter of a registry on the hub: all of them once it was fetched, else what the index says."""
     there = fetched(remote, row)
     if there:
-        return _facts(reg.read_entry(there))
+        return _facts(read_entry(there))
     return row._asdict() | {"fetched": "not yet; it is when it is first loaded"}
 
 

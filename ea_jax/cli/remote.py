@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ea_jax import registry as reg
 from ea_jax.cli.registry import print_columns, told_index
-from ea_jax.places import roots
+from ea_jax.registry.locations import roots
+from ea_jax.registry.lookup import entries
+from ea_jax.registry.spaces import spaces
 
 
 class Action(StrEnum):
@@ -25,7 +26,7 @@ def registry(
 
     Example: ea-jax registry add hf:owner/name
     """
-    from ea_jax.remotes import add_remote, remotes, remove_remote
+    from ea_jax.registry.remotes import add_remote, remotes, remove_remote
 
     if action:
         if not address:
@@ -33,12 +34,12 @@ def registry(
         print((add_remote if action is Action.add else remove_remote)(address).address)
         return
     for folder in roots():
-        print(f"{folder}  ({len(reg.entries(folder))} adapters)")
+        print(f"{folder}  ({len(entries(folder))} adapters)")
     for remote in remotes():
         print(f"{remote.address}  ({len(told_index(remote))} adapters)")
     print()
     rows = [("id", "aliases", "width", "runs here")]
-    rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in reg.spaces()]
+    rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in spaces()]
     print_columns(rows)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ea_jax.errors import BadInput, UnknownName, nearest
 from ea_jax.io.toml import build, read_toml
-from ea_jax.places import roots
+from ea_jax.registry.locations import roots
 
 LAYERS = re.compile(r"[0-9]{1,4}(,[0-9]{1,4})*")
 EXAMPLE = "Write it like minilm@0,3,6+wordllama."

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.indexes import INDEX, Listed, index_text, listed_of, read_index
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import asking_hub
-from ea_jax.loading import check_entry
-from ea_jax.registry import Entry, entry_name, read_entry
-from ea_jax.remotes import files_of, parsed
+from ea_jax.registry.entry import Entry, read_entry
+from ea_jax.registry.index import INDEX, Listed, index_text, listed_of, read_index
+from ea_jax.registry.lookup import entry_name
+from ea_jax.registry.remotes import files_of, parsed
+from ea_jax.registry.validate import check_entry
 
 CARD = "README.md"
 

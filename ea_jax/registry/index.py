@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ea_jax.errors import BadEntry
-from ea_jax.registry import Entry
+from ea_jax.registry.entry import Entry
 
 INDEX = "index.json"
 SCHEMA = 1

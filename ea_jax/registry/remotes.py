@@ -11,12 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
-from ea_jax.indexes import INDEX, Listed, read_index
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import asking_hub
 from ea_jax.io.toml import build, read_toml
-from ea_jax.places import user_folder
-from ea_jax.registry import Entry, entry_named, find_space, picked, read_entry
+from ea_jax.registry.entry import Entry, read_entry
+from ea_jax.registry.index import INDEX, Listed, read_index
+from ea_jax.registry.locations import user_folder
+from ea_jax.registry.lookup import entry_named, picked
+from ea_jax.registry.spaces import find_space
 
 ADDRESS = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 WORKERS = 8

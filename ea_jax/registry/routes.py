@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from ea_jax import registry
 from ea_jax.errors import UnknownName
-from ea_jax.indexes import Listed
 from ea_jax.io.toml import build, read_toml
-from ea_jax.places import roots
-from ea_jax.registry import SMALL, Entry, find_entry, find_space
-from ea_jax.remotes import fetch_remote, find_remote
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.index import Listed
+from ea_jax.registry.locations import roots
+from ea_jax.registry.lookup import SMALL, entries, find_entry
+from ea_jax.registry.remotes import fetch_remote, find_remote
+from ea_jax.registry.spaces import find_space, spaces
 
 FILE = "paths.toml"
 LARGE = "large"
@@ -93,7 +94,7 @@ def routes(
         BadEntry: A file of the registries is not what it should be.
     """
     start, end = (find_space(name, root).id if name else None for name in (source, target))
-    names = {space.id: space.alias for space in registry.spaces(root)}
+    names = {space.id: space.alias for space in spaces(root)}
     pairs = _pairs(root, far)
     found = [_direct(entry, names) for pair in pairs.values() for entry in pair.values()]
     if hops > 1:
@@ -128,7 +129,7 @@ def digest(entry: Entry | Listed) -> str:
 
 def _pairs(root: Root, far: Sequence[Listed] = ()) -> dict[tuple[str, str], Pair]:
     pairs: dict[tuple[str, str], Pair] = {}
-    for entry in [*registry.entries(root), *far]:
+    for entry in [*entries(root), *far]:
         pairs.setdefault((entry.source, entry.target), {}).setdefault(entry.flavor, entry)
     return pairs
 

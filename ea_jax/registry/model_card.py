@@ -1,105 +1,16 @@
 """Write a registry entry: parameters, quality part, facts and a model card, all or nothing."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-from ea_jax.checkpoint import save_params
-from ea_jax.fitting import Fitted
-from ea_jax.io.atomic import swap_folder
-from ea_jax.quality.schema import sizes_of
-from ea_jax.registry import Space
+from ea_jax.registry.spaces import Space
 from ea_jax.retrieval.held_out import KEEP_SOURCE
-from ea_jax.typing import Params
 
 ROWS = {
     "store": 'adapter, `purpose="store"`',
     "query": 'adapter, `purpose="query"`',
     KEEP_SOURCE: "keep the source model on both sides",
 }
-
-
-def save_entry(
-    root: Path,
-    fitted: Fitted,
-    source: Space,
-    target: Space,
-    *,
-    flavor: str,
-    encoder: dict[str, Any],
-    metrics: dict[str, Any],
-    description: str,
-) -> Path:
-    """Write `<root>/<source>--<target>--<flavor>/`, replacing an entry of that name once the new one is whole.
-
-    Args:
-        root: The registry folder; it is made if it is not there.
-        fitted: What `fit` returned.
-        source: Space of the embeddings that come in.
-        target: Space that they go to.
-        flavor: Which of several adapters between the two.
-        encoder: Facts of the encoder it was fitted on, with their fingerprint.
-        metrics: By test set, what `held_out_figures` returned.
-        description: What the pairs were, for people.
-
-    Returns:
-        The entry's folder.
-    """
-    facts = {
-        "family": fitted.family,
-        "source": source.id,
-        "target": target.id,
-        "flavor": flavor,
-        "d_in": source.width,
-        "d_out": len(fitted.params["out"]["store"]["bias"]),
-        "unit_norm": target.unit_norm,
-        "sizes": fitted.sizes,
-        "description": description,
-        "tags": [],
-        "encoder": encoder,
-        "training": fitted.report,
-        "metrics": metrics,
-    }
-    name = entry_folder(source, target, flavor)
-    card = front_matter(name, (source, target), metrics, "apache-2.0") + _card(facts, source.alias, target.alias)
-    return write_entry(root, name, facts, fitted.params, fitted.quality_params, sizes_of(fitted.quality_params), card)
-
-
-def entry_folder(source: Space, target: Space, flavor: str) -> str:
-    """Name of an entry's folder."""
-    return f"{source.alias}--{target.alias}--{flavor}".replace("/", "_")
-
-
-def write_entry(
-    root: Path, name: str, facts: dict[str, Any], params: Params, quality: Params, sizes: dict[str, int], card: str
-) -> Path:
-    """Write an entry's folder, replacing one of that name once the new one is whole.
-
-    Args:
-        root: The registry folder; it is made if it is not there.
-        name: Of the folder.
-        facts: For `entry.toml`, without those of the two checkpoints.
-        params: The adapter's, as they are stored.
-        quality: The quality part's, likewise.
-        sizes: What the shapes of the quality part follow from.
-        card: The model card.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    entry = root / name.replace("/", "_")
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
-        new = Path(scratch) / entry.name
-        new.mkdir()
-        stored = {
-            "params": save_params(new / "params", params),
-            "quality": {"sizes": sizes, **save_params(new / "quality", quality)},
-        }
-        (new / "entry.toml").write_text(tomli_w.dumps(facts | stored), encoding="utf-8")
-        (new / "card.md").write_text(card, encoding="utf-8")
-        swap_folder(new, entry)
-    return entry
 
 
 def metrics_table(metrics: dict[str, Any], rows: dict[str, str]) -> str:

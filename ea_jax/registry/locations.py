@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ea_jax.errors import BadEntry
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
 
 

@@ -1,0 +1,55 @@
+"""Shapes of what an entry stores, and the check of a whole entry."""
+
+import jax
+import jax.numpy as jnp
+
+from ea_jax.adapters.families import abstract_params
+from ea_jax.adapters.quantization import WHOLE
+from ea_jax.adapters.spec import PURPOSES, Purpose, Spec
+from ea_jax.errors import BadEntry
+from ea_jax.quality.schema import IMPORTED, SIZES, abstract_imported, abstract_quality
+from ea_jax.registry.checkpoint import AGAIN, load_params
+from ea_jax.registry.entry import Entry
+from ea_jax.typing import Params
+
+
+def check_entry(entry: Entry) -> None:
+    """Read an entry whole: hashes, shapes, dtypes and values of both its checkpoints.
+
+    Raises:
+        BadEntry, CorruptCheckpoint: It is not whole.
+    """
+    load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
+    load_params(entry.path / "quality", entry.quality, quality_abstract(entry))
+
+
+def stored_abstract(spec: Spec) -> Params:
+    """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose.
+
+    An imported network is stored as it is, and serves both purposes alike.
+    """
+    params = abstract_params(spec)
+    if "out" not in params:
+        return params
+    whole = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.int8) for name in WHOLE & params.keys()}
+    kernel, bias = params["out"]["kernel"], params["out"]["bias"]
+    grid = {"values": jax.ShapeDtypeStruct(kernel.shape, jnp.int8), "scale": bias}
+    return params | whole | {"out": {purpose: {"kernel": grid, "bias": bias} for purpose in PURPOSES}}
+
+
+def of_purpose(stored: Params, purpose: Purpose) -> Params:
+    """The parameters of one purpose, out of what an entry stores."""
+    return stored | {"out": stored["out"][purpose]} if "out" in stored else stored
+
+
+def quality_abstract(entry: Entry) -> Params:
+    """Shapes of the quality part that an entry stores.
+
+    Raises:
+        BadEntry: entry.toml does not say its sizes.
+    """
+    sizes, wanted = entry.quality.get("sizes"), IMPORTED if entry.family == "resmlp" else SIZES
+    if not isinstance(sizes, dict) or set(sizes) != set(wanted) or not all(type(n) is int for n in sizes.values()):
+        raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {AGAIN}")
+    make = abstract_imported if entry.family == "resmlp" else abstract_quality
+    return make(entry.d_in, entry.d_out, sizes)
