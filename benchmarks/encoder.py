@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.machine import write_json, write_readme
 from ea_jax import load_encoder
-from ea_jax.batching import batches
-from ea_jax.encoder import BUDGET
-from ea_jax.hub import encoder_folder
+from ea_jax.encoders.batching import batches
+from ea_jax.encoders.encoder import BUDGET
+from ea_jax.encoders.locate import encoder_folder
 from ea_jax.registry.spaces import find_space
 
 ROWS = 2000

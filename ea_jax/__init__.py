@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ea_jax.adapters.spec import Spec as Spec
     from ea_jax.batch import map_array as map_array
     from ea_jax.batch import map_batches as map_batches
-    from ea_jax.encoder import Encoder as Encoder
+    from ea_jax.encoders.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
     from ea_jax.evaluation import Report as Report
     from ea_jax.evaluation import Trial as Trial

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ea_jax.adapters.adapter import Adapter
 from ea_jax.devices import find_device
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.loading import entry_for, load, load_quality, source_encoder
 from ea_jax.quality.scores import Quality

@@ -10,12 +10,12 @@ import jax
 from ea_jax.adapters.adapter import Adapter, compose
 from ea_jax.adapters.quantization import unpacked
 from ea_jax.adapters.spec import PURPOSES, Purpose
-from ea_jax.composites import load_composite
 from ea_jax.devices import fast_dtype
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.composite import load_composite
+from ea_jax.encoders.encoder import Encoder
+from ea_jax.encoders.load_folder import load_folder
+from ea_jax.encoders.locate import encoder_folder
 from ea_jax.errors import BadInput, UnknownName
-from ea_jax.folders import load_folder
-from ea_jax.hub import encoder_folder
 from ea_jax.importing import fetch_seed
 from ea_jax.public import find_seed
 from ea_jax.quality.schema import prepared

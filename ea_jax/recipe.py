@@ -17,7 +17,7 @@ from ea_jax.adapters.spec import PURPOSES
 from ea_jax.data.junk import junk_texts
 from ea_jax.data.pairs import Pairs, read_pairs, stacked
 from ea_jax.embeddings import unit
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput, FingerprintMismatch, UnknownName
 from ea_jax.fitting import Family, Fitted, Foreign, fit, verdict

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from ea_jax.batching import Tokens, Windows, batches
-from ea_jax.composites import join_encoders, select_layers
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.batching import Tokens, Windows, batches
+from ea_jax.encoders.composite import join_encoders, select_layers
+from ea_jax.encoders.encoder import Encoder
+from ea_jax.encoders.load_folder import load_folder
+from ea_jax.encoders.locate import encoder_folder
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound, FingerprintMismatch, UnknownName
-from ea_jax.folders import load_folder
-from ea_jax.hub import encoder_folder
 from ea_jax.loading import load_encoder, source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.index import NAME
@@ -216,7 +216,7 @@ def test_neither_order_nor_batch_size_changes_a_vector(plus):
 
 
 def test_streams_and_the_call_of_sentence_transformers_give_the_same(plus, monkeypatch):
-    monkeypatch.setattr("ea_jax.encoder.CHUNK", 3)
+    monkeypatch.setattr("ea_jax.encoders.encoder.CHUNK", 3)
     np.testing.assert_allclose(np.concatenate(list(plus.stream(iter(TEXTS)))), plus(TEXTS), atol=2e-6)
     np.testing.assert_allclose(plus.encode(TEXTS[0]), plus(TEXTS)[0], atol=2e-6)
     np.testing.assert_allclose(plus.embed(plus.tokenize(TEXTS)), plus(TEXTS), atol=2e-6)

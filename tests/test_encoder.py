@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ea_jax.batching import Tokens, batches
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.batching import Tokens, batches
+from ea_jax.encoders.encoder import Encoder
+from ea_jax.encoders.load_folder import load_folder
+from ea_jax.encoders.locate import encoder_folder
 from ea_jax.errors import BadEncoder, BadInput, UnknownName
-from ea_jax.folders import load_folder
-from ea_jax.hub import encoder_folder
 from ea_jax.loading import load_encoder
 from ea_jax.registry.spaces import find_space
 from tests.texts import mixed_texts
@@ -135,7 +135,7 @@ def test_long_texts_are_cut_and_said_to_be(tiny):
 
 
 def test_a_generator_is_embedded_in_constant_memory_and_in_order(tiny, monkeypatch):
-    monkeypatch.setattr("ea_jax.encoder.CHUNK", 4)
+    monkeypatch.setattr("ea_jax.encoders.encoder.CHUNK", 4)
     taken = []
 
     def texts():

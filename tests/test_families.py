@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from ea_jax.batching import Tokens
+from ea_jax.encoders.batching import Tokens
+from ea_jax.encoders.load_folder import load_folder
 from ea_jax.errors import BadEncoder
-from ea_jax.folders import load_folder
 
 torch = pytest.importorskip("torch", reason="torch is the oracle of these tests")
 transformers = pytest.importorskip("transformers")

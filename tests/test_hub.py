@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from ea_jax.cli.embed import fetch
+from ea_jax.encoders.locate import check_weights, encoder_folder
 from ea_jax.errors import BadEncoder, EncoderNotFound
-from ea_jax.hub import check_weights, encoder_folder
 from ea_jax.loading import load_encoder
 from ea_jax.registry.spaces import Space, find_space
 from tests.hub import COMMIT, files_of, hub

@@ -20,7 +20,7 @@ from ea_jax.batch.columns import (
 )
 from ea_jax.batch.device import ROWS, OnDevices, Pending
 from ea_jax.data import provenance
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.io.hashing import values_sha256
 from ea_jax.quality.scores import Quality

@@ -87,7 +87,7 @@ def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or a
 
     Example: ea-jax fetch minilm
     """
-    from ea_jax.hub import check_weights, encoder_folder, table_file
+    from ea_jax.encoders.locate import check_weights, encoder_folder, table_file
     from ea_jax.registry.spaces import find_space, members_of
 
     space = find_space(source)

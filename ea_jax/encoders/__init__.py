@@ -1,1 +1,0 @@
-"""Source encoders: one file a family, each a Flax module, its configuration and its weight map."""

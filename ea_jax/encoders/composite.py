@@ -1,80 +1,173 @@
-"""Composite encoders: pooled hidden states of one forward pass, and several encoders' unit vectors side by side."""
+"""Composite encoders such as `minilm@0,3,6+wordllama`, assembled from the encoders of their members."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float
+from tokenizers import Tokenizer
 
-from ea_jax.embeddings import unit
-from ea_jax.encoders.pooling import mean, mean_of_windows
-from ea_jax.typing import ArrayIn
+from ea_jax.encoders.architectures.composite import Composite, HiddenStates, concatenate_blocks
+from ea_jax.encoders.architectures.pooling import Pipeline
+from ea_jax.encoders.architectures.static import Static
+from ea_jax.encoders.encoder import WINDOWS, Batch, Encoder, Finish, Tokenized
+from ea_jax.encoders.load_folder import load_folder
+from ea_jax.encoders.locate import encoder_folder
+from ea_jax.encoders.spec import EncoderSpec, joined_prefix
+from ea_jax.errors import BadEncoder, BadInput
+from ea_jax.registry.spaces import Member, Space, check_layers
+
+STATIC_WEIGHT = 0.7  # of a static token table, where a hidden state has 1
 
 
-class HiddenStates(nn.Module):
-    """Token ids and mask to the mean-pooled hidden states of some layers, side by side.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class CompositeEncoder(Encoder):
+    """An encoder whose embedding is those of its members, side by side.
 
-    As in `Pipeline`, `text` and `tokens` are those of `batching.Windows`, where rows are windows.
-
-    Attributes:
-        model: Token ids and mask to token vectors; layers after the last one wanted are not computed.
-        layers: 0 for the output of the embedding layer, i for that of layer i.
+    Each member batches the same texts by itself, since tokenizers disagree on which texts are of like length.
     """
 
-    model: Any
-    layers: tuple[int, ...]
+    spec: EncoderSpec
+    module: Composite
+    tokenizer: tuple[Tokenizer, ...]  # pyright: ignore[reportIncompatibleVariableOverride] one for each member
 
-    def __call__(
-        self,
-        ids: Int[Array, "b t"],
-        mask: Int[Array, "b t"],
-        text: Int[Array, " b"] | None = None,
-        tokens: Int[Array, " n"] | None = None,
-    ) -> Float[Array, "texts d"]:
-        states = self.model.hidden_states(ids, mask, max(self.layers))
-        windows = None if text is None or tokens is None else (text, tokens)
-        pooled = [
-            mean_of_windows(states[layer], mask, *windows) if windows else mean(states[layer], mask)
-            for layer in self.layers
-        ]
-        return jnp.concatenate(pooled, axis=-1)
+    @property
+    def members(self) -> tuple[Encoder, ...]:
+        """Its members as encoders."""
+        parts = zip(self.spec.members, self.module.members, self.tokenizer, strict=True)
+        return tuple(Encoder(*part, self.params[f"members_{i}"]) for i, part in enumerate(parts))
+
+    def windowed(self, most: int = WINDOWS) -> "CompositeEncoder":
+        """The composite whose mean-pooled transformers read long texts in windows, at the most so many."""
+        return join_encoders([_windowed(member, most) for member in self.members], self.spec.model)
+
+    def tokenize(
+        self, texts: Sequence[Any], *, prompt: str | None = None, max_length: int | None = None, start: int = 0
+    ) -> Tokenized:
+        """Token ids of each text by member. Members without prompts read the text alone."""
+        self.spec.prefix(prompt)
+        prompt = prompt or self.spec.default_prompt
+        members = tuple(
+            member.tokenize(texts, prompt=prompt if member.spec.prompts else None, max_length=max_length, start=start)
+            for member in self.members
+        )
+        cut = [any(flags) for flags in zip(*(member.cut for member in members), strict=True)]
+        return Tokenized(members[0].ids, cut, members[0].window, members)
+
+    def tokens(self, tokenized: Tokenized) -> Batch:
+        """The tokens of all texts as one padded batch for each member, which `apply` takes."""
+        pairs = zip(self.members, tokenized.members, strict=True)
+        return cast(Batch, tuple(member.tokens(theirs) for member, theirs in pairs))
+
+    def _start(self, tokenized: Tokenized, batch_size: int | None) -> Finish:
+        pairs = zip(self.members, tokenized.members, strict=True)
+        return partial(_join, self.module, [member._start(theirs, batch_size) for member, theirs in pairs])
 
 
-class Composite(nn.Module):
-    """Tokens of each member to the composite's embeddings.
-
-    Attributes:
-        members: Modules, each from its own tokens to vectors of the same texts.
-        blocks: By member, how many vectors stand side by side in what it returns.
-        weights: By member, the length of each of its blocks before all are scaled to length one.
-    """
-
-    members: tuple[nn.Module, ...]
-    blocks: tuple[int, ...]
-    weights: tuple[float, ...]
-
-    def __call__(self, *tokens: Sequence[Int[Array, "..."]]) -> Float[Array, "b d"]:
-        parts = [member(*theirs) for member, theirs in zip(self.members, tokens, strict=True)]
-        return concatenate_blocks(parts, self.blocks, self.weights)
+def _join(module: Composite, waiting: list[Finish], advance: Callable[[int], None]) -> Float[np.ndarray, "n d"]:
+    """Wait for the members, of which the first reports, and put their blocks side by side."""
+    parts = [finish(advance if i == 0 else lambda done: None) for i, finish in enumerate(waiting)]
+    count = len(parts[0])
+    padding = ((0, (1 << max(count - 1, 0).bit_length()) - count), (0, 0))  # few shapes
+    padded = [np.pad(part, padding) for part in parts]
+    return np.array(concatenate_blocks(padded, module.blocks, module.weights)[:count])
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def concatenate_blocks(
-    parts: Sequence[Float[ArrayIn, "b _"]], blocks: tuple[int, ...], weights: tuple[float, ...]
-) -> Float[Array, "b d"]:
-    """`unit([w_1 unit(x_1), w_2 unit(x_2), ...])`, where the x_i are the blocks of the parts.
+def load_composite(space: Space, members: Sequence[Member], *, dtype: str = "float32") -> CompositeEncoder:
+    """Load the encoder of a composite space, its members from their folders.
 
     Args:
-        parts: What each member makes of the texts: its blocks, side by side.
-        blocks: How many each part has, of equal width.
-        weights: Length that the blocks of each part are given.
+        space: The composite.
+        members: What it consists of, as `members_of` gives them.
+        dtype: What kernels are stored and multiplied in.
+
+    Raises:
+        EncoderNotFound: A member's files are nowhere; the message says how to get them.
+        BadEncoder: A member's files are incomplete, unsupported or another model's.
+        BadInput: A member lacks a layer.
     """
-    scaled = [
-        weight * unit(block)
-        for part, count, weight in zip(parts, blocks, weights, strict=True)
-        for block in jnp.split(jnp.asarray(part), count, axis=-1)
-    ]
-    return unit(jnp.concatenate(scaled, axis=-1))
+    encoders = []
+    for member in members:
+        encoder = load_folder(encoder_folder(member.space), member.space, dtype=dtype)
+        encoder = select_layers(encoder, member.layers) if member.layers else encoder
+        encoders.append(_windowed(encoder, WINDOWS))
+    composite = join_encoders(encoders, space.id)
+    if composite.spec.width != space.width:
+        widths = " + ".join(str(encoder.spec.width) for encoder in encoders)
+        raise BadEncoder(f"{space.id} has width {space.width}, but its members make {widths}. Correct spaces.toml.")
+    return composite
+
+
+def select_layers(encoder: Encoder, layers: tuple[int, ...]) -> Encoder:
+    """An encoder of mean-pooled hidden states, side by side, in one forward pass up to the last of them.
+
+    Args:
+        encoder: A transformer's.
+        layers: 0 for the output of the embedding layer, i for that of layer i.
+
+    Raises:
+        BadInput: It has no such layer.
+    """
+    model = cast(Pipeline, encoder.module).model
+    if not hasattr(model, "hidden_states"):
+        raise BadInput(f"{encoder.spec.model} is a static token table and has no layers. Name it without @.")
+    config, spec = cast(Any, model).config, encoder.spec
+    written = f"{spec.model}@{','.join(map(str, layers))}"
+    check_layers(layers, config.num_hidden_layers, spec.model, written)
+    module = HiddenStates(model, layers)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    needed = jax.eval_shape(module.init, jax.random.key(0), tokens, tokens)["params"]["model"]
+    params = {"model": {name: encoder.params["model"][name] for name in needed}}
+    width = config.hidden_size * len(layers)
+    spec = replace(spec, layers=layers, width=width, pooling="mean", normalize=False, dim=None)
+    return Encoder(spec, module, encoder.tokenizer, params)
+
+
+def join_encoders(encoders: Sequence[Encoder], model: str) -> CompositeEncoder:
+    """The composite of some encoders; a static table's block has length 0.7 and all others 1 before the last scaling.
+
+    Args:
+        encoders: Its members, in order.
+        model: Its full id.
+    """
+    specs = tuple(replace(encoder.spec, weight=_weight(encoder)) for encoder in encoders)
+    least = min(specs, key=lambda spec: spec.max_length * spec.windows)
+    prompted = [dict(spec.prompts) for spec in specs if spec.prompts]
+    shared = [name for name in prompted[0] if all(name in prompts for prompts in prompted)] if prompted else []
+    spec = EncoderSpec(
+        model=model,
+        revision="+".join(spec.revision for spec in specs),
+        width=sum(spec.width for spec in specs),
+        pooling="+".join(spec.pooling for spec in specs),
+        normalize=True,
+        prompts=tuple((name, joined_prefix(dict(spec.prompts).get(name, "") for spec in specs)) for name in shared),
+        dtype=specs[0].dtype,
+        max_length=least.max_length,
+        windows=least.windows,
+        positions=min(spec.positions for spec in specs),
+        pad_id=specs[0].pad_id,
+        members=specs,
+    )
+    module = Composite(
+        tuple(encoder.module for encoder in encoders),
+        tuple(max(1, len(spec.layers)) for spec in specs),
+        tuple(spec.weight for spec in specs),
+    )
+    params = {f"members_{i}": encoder.params for i, encoder in enumerate(encoders)}
+    return CompositeEncoder(spec, module, tuple(encoder.tokenizer for encoder in encoders), params)
+
+
+def _weight(encoder: Encoder) -> float:
+    static = isinstance(encoder.module, Pipeline) and isinstance(encoder.module.model, Static)
+    return STATIC_WEIGHT if static else 1.0
+
+
+def _windowed(encoder: Encoder, most: int) -> Encoder:
+    """With windows where they can be: a static table reads whole texts, and other poolings than the mean have none."""
+    static = isinstance(encoder.module, Pipeline) and isinstance(encoder.module.model, Static)
+    return encoder if static or encoder.spec.pooling != "mean" else encoder.windowed(most)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ea_jax.data.vectors import encoder_facts
-from ea_jax.encoder import Encoder
+from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import FingerprintMismatch
 from ea_jax.registry.entry import Entry
 

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.layers import ACTIVATIONS, NEVER, Dense, attend, padding_bias, positions, rotate
-from ea_jax.encoders.weights import WeightMap, dense, norm, read_config
+from ea_jax.encoders.architectures.layers import ACTIVATIONS, NEVER, Dense, attend, padding_bias, positions, rotate
+from ea_jax.encoders.architectures.weights import WeightMap, dense, norm, read_config
 
 SIZES = {
     "vocab_size": "vocab_size",

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ea_jax.embeddings import unit
-from ea_jax.encoders.layers import ACTIVATIONS, NEVER, Dense
-from ea_jax.encoders.weights import WeightMap, dense
+from ea_jax.encoders.architectures.layers import ACTIVATIONS, NEVER, Dense
+from ea_jax.encoders.architectures.weights import WeightMap, dense
 
 Hidden = Float[Array, "b t d"]
 Mask = Int[Array, "b t"]

@@ -3,11 +3,11 @@
 import importlib.metadata
 from pathlib import Path
 
+from ea_jax.encoders.files import weight_files
+from ea_jax.encoders.modules_json import read_chain
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound
-from ea_jax.files import weight_files
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import asking_hub
-from ea_jax.modules import read_chain
 from ea_jax.registry.spaces import Space
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]

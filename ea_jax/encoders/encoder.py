@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
-from ea_jax.batching import Tokens, Windows, batches, one_batch
 from ea_jax.embeddings import unit
+from ea_jax.encoders.batching import Tokens, Windows, batches, one_batch
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput
 from ea_jax.progress import progress

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.weights import WeightMap
+from ea_jax.encoders.architectures.weights import WeightMap
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ea_jax.encoders.pooling import POOLINGS
+from ea_jax.encoders.architectures.pooling import POOLINGS
+from ea_jax.encoders.files import read_json, weight_files
 from ea_jax.errors import BadEncoder, nearest
-from ea_jax.files import read_json, weight_files
 
 ACTS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
 SUPPORTED = ("Transformer", "StaticEmbedding", "Pooling", "Dense", "Dropout", "Normalize")

@@ -1,10 +1,8 @@
 """Encoder folders of sentence-transformers, transformers, model2vec and WordLlama, loaded as their files say."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,36 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from ea_jax.encoder import Encoder
-from ea_jax.encoders import bert, modernbert, qwen3, static
-from ea_jax.encoders.pooling import Pipeline, pipeline_weights
+from ea_jax.encoders.architectures import static
+from ea_jax.encoders.architectures.pooling import Pipeline, pipeline_weights
+from ea_jax.encoders.architectures.weights import WeightMap, map_weights
+from ea_jax.encoders.encoder import Encoder
+from ea_jax.encoders.families import FAMILIES
+from ea_jax.encoders.files import read_json, read_tokenizer, read_weights, weight_files
+from ea_jax.encoders.locate import check_weights, table_file
+from ea_jax.encoders.modules_json import read_chain
 from ea_jax.encoders.spec import EncoderSpec
-from ea_jax.encoders.weights import WeightMap, map_weights
 from ea_jax.errors import BadEncoder, BadInput, nearest
-from ea_jax.files import read_json, read_tokenizer, read_weights, weight_files
-from ea_jax.hub import check_weights, table_file
-from ea_jax.modules import read_chain
 from ea_jax.registry.spaces import Space
 
-
-class Family(NamedTuple):
-    """How a `model_type` of config.json is computed: its numbers, its module, its weights' names."""
-
-    config: Callable[[Mapping[str, Any]], Any]
-    module: Callable[[Any], nn.Module]
-    weights: Callable[[Any], WeightMap]
-
-
-ROBERTA = Family(bert.roberta_config, bert.Bert, bert.bert_weights)
-FAMILIES = {
-    "bert": Family(bert.bert_config, bert.Bert, bert.bert_weights),
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "mpnet": Family(bert.mpnet_config, bert.Bert, bert.mpnet_weights),
-    "distilbert": Family(bert.distilbert_config, bert.Bert, bert.distilbert_weights),
-    "modernbert": Family(modernbert.modernbert_config, modernbert.ModernBert, modernbert.modernbert_weights),
-    "qwen3": Family(qwen3.qwen3_config, qwen3.Qwen3, qwen3.qwen3_weights),
-}
 STATIC_TOKENS = 1 << 17
 
 

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.layers import ACTIVATIONS, Dense, attend, padding_bias, positions
-from ea_jax.encoders.weights import WeightMap, dense, norm, read_config
+from ea_jax.encoders.architectures.layers import ACTIVATIONS, Dense, attend, padding_bias, positions
+from ea_jax.encoders.architectures.weights import WeightMap, dense, norm, read_config
 
 ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 SIZES = {
