@@ -13,8 +13,8 @@ from ea_jax.data.texts import read_texts
 from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import Report, Trial, evaluate
+from ea_jax.evaluation.dataset import check_vectors
 from ea_jax.evaluation.evaluate import Protocol
-from ea_jax.evaluation.trial import check_vectors
 from ea_jax.loading import load, load_encoder, load_quality, source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_provenance

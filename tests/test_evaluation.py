@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ea_jax.bootstrap import difference, mean_of
 from ea_jax.data.qrels import read_qrels
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import Trial, evaluate
+from ea_jax.evaluation.bootstrap import difference, mean_of
+from ea_jax.evaluation.calibration import auroc, spearman
 from ea_jax.evaluation.compare import compared
-from ea_jax.evaluation.confidence import auroc, spearman
 from ea_jax.evaluation.ranking import correlations, judged
 from ea_jax.loading import load_quality
 from ea_jax.registry.model_card import ROWS, metrics_table

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ea_jax.bootstrap import Difference, difference, statistic_difference
 from ea_jax.errors import BadInput
-from ea_jax.evaluation.confidence import STATISTICS, columns_of
+from ea_jax.evaluation.bootstrap import Difference, difference, statistic_difference
+from ea_jax.evaluation.calibration import STATISTICS, columns_of
 
 SURE = 0.05
 DIRECTION = {"ece": -1, "aurc": -1, "coverage": 0}  # smaller is better, or neither is; elsewhere larger is

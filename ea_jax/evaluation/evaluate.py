@@ -6,14 +6,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ea_jax.adapters.adapter import Adapter
-from ea_jax.bootstrap import Figure, difference, mean_of, quantiles_of
 from ea_jax.errors import BadInput
-from ea_jax.evaluation import confidence as judging
-from ea_jax.evaluation.looks import neighbours, projection
+from ea_jax.evaluation import calibration as judging
+from ea_jax.evaluation.bootstrap import Figure, difference, mean_of, quantiles_of
+from ea_jax.evaluation.dataset import Trial, check_trial, digest_of
+from ea_jax.evaluation.examples import neighbours, projection
 from ea_jax.evaluation.ranking import Values, figures_of, truth_of
 from ea_jax.evaluation.report import Report
 from ea_jax.evaluation.slices import slices_of
-from ea_jax.evaluation.trial import Trial, check_trial, digest_of
 from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.metrics import cosines, first_equal
 from ea_jax.retrieval.search import search

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
-from ea_jax.evaluation.trial import Qrels
+from ea_jax.evaluation.dataset import Qrels
 from ea_jax.retrieval.metrics import KS, recalls
 from ea_jax.retrieval.search import search
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ea_jax.bootstrap import Figure
-from ea_jax.evaluation.rows import READ, shown, tables
+from ea_jax.evaluation.bootstrap import Figure
+from ea_jax.evaluation.tables import READ, shown, tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -70,7 +70,7 @@ class Report:
         Raises:
             BadInput: matplotlib, which draws the charts, is not installed.
         """
-        from ea_jax.evaluation.page import page
+        from ea_jax.evaluation.html import page
 
         path.write_text(page(self.as_dict()), encoding="utf-8")
 

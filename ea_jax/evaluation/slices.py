@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ea_jax.bootstrap import mean_of
-from ea_jax.evaluation.trial import Trial
+from ea_jax.evaluation.bootstrap import mean_of
+from ea_jax.evaluation.dataset import Trial
 
 PARTS, DECILES, GROUPS = 4, 10, 20
 

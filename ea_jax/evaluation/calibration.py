@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from ea_jax.bootstrap import Figure, mean_of, statistic_of
+from ea_jax.evaluation.bootstrap import Figure, mean_of, statistic_of
 from ea_jax.evaluation.ranking import Values, correlations
 from ea_jax.quality.scores import Scores
 from ea_jax.retrieval.metrics import KS

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from ea_jax.evaluation.charts import Chart, charts
-from ea_jax.evaluation.rows import READ, Table, shown, tables
+from ea_jax.evaluation.tables import READ, Table, shown, tables
 
 OPEN = 2  # sample queries that are unfolded
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from ea_jax.evaluation.dataset import Trial
 from ea_jax.evaluation.ranking import Truth
-from ea_jax.evaluation.trial import Trial
 
 QUERIES, NEIGHBOURS, POINTS, SHOWN = 8, 5, 400, 160
 
