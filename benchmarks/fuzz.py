@@ -30,12 +30,12 @@ import torch
 
 from benchmarks.machine import write_json
 from benchmarks.peers import ResMLP
+from ea_jax.compat.checkpoint import read_seed
 from ea_jax.errors import EaJaxError
 from ea_jax.loading import load, load_quality
 from ea_jax.registry.entry import read_entry
 from ea_jax.registry.index import index_text, listed_of, read_index
 from ea_jax.registry.locations import BUNDLED
-from ea_jax.seed import read_seed
 from ea_jax.typing import Params, leaf_paths
 
 ENTRY = "minilm--wordllama--small"

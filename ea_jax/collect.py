@@ -12,7 +12,7 @@ from ea_jax.data.partial_pairs import Job, begin_parts, check_parts, done_rows, 
 from ea_jax.data.texts import Texts
 from ea_jax.errors import BadInput
 from ea_jax.progress import progress
-from ea_jax.provider import Endpoint, base_address, open_client
+from ea_jax.providers.openai_compatible import Endpoint, base_address, open_client
 from ea_jax.registry.spaces import Space, find_space
 
 PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}

@@ -10,14 +10,14 @@ import jax
 from ea_jax.adapters.adapter import Adapter, compose
 from ea_jax.adapters.quantization import unpacked
 from ea_jax.adapters.spec import PURPOSES, Purpose
+from ea_jax.compat.catalog import find_seed
+from ea_jax.compat.importer import fetch_seed
 from ea_jax.devices import fast_dtype
 from ea_jax.encoders.composite import load_composite
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
 from ea_jax.encoders.locate import encoder_folder
 from ea_jax.errors import BadInput, UnknownName
-from ea_jax.importing import fetch_seed
-from ea_jax.public import find_seed
 from ea_jax.quality.schema import prepared
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.checkpoint import load_params

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from ea_jax.compat.catalog import seeds
+from ea_jax.compat.checkpoint import read_seed
+from ea_jax.compat.importer import import_adapter
 from ea_jax.errors import BadEntry, BadInput, CorruptCheckpoint, UnknownName
-from ea_jax.importing import import_adapter
 from ea_jax.loading import load, load_quality
-from ea_jax.public import seeds
 from ea_jax.quality.threshold import threshold_for
-from ea_jax.seed import read_seed
 from tests.conftest import TOY_SPACES, unit_rows
 from tests.hub import files_of, hub
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from ea_jax.compat.torch_zip import read_torch_zip
 from ea_jax.errors import CorruptCheckpoint
-from ea_jax.torch_zip import read_torch_zip
 
 STATE = {
     "a.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),

@@ -104,8 +104,8 @@ COMMANDS = {embed: "embed", fetch: "fetch"}
 
 def _entry(source, target, flavor):
     """The entry of a registry, without JAX where there is one."""
+    from ea_jax.compat.catalog import find_seed
     from ea_jax.errors import UnknownName
-    from ea_jax.public import find_seed
     from ea_jax.registry.routes import hop_entries
 
     try:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ea_jax.compat.catalog import Seed, seeds
 from ea_jax.errors import EaJaxError
-from ea_jax.public import Seed, seeds
 from ea_jax.registry.entry import Entry, read_entry, read_head
 from ea_jax.registry.index import Listed
 from ea_jax.registry.locations import roots, user_folder
@@ -131,7 +131,7 @@ def import_seed(
 
     Example: ea-jax import TylerF/emb_adapter_minilm_to_openai_text-embedding-3-medium_v1 --flavor medium
     """
-    from ea_jax.importing import import_adapter
+    from ea_jax.compat.importer import import_adapter
 
     print(import_adapter(where, out or user_folder("data") / "registry", flavor))
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from ea_jax import provider as providing
 from ea_jax.data.pairs import read_pairs
+from ea_jax.providers import openai_compatible as providing
 from tests.endpoint import Server, answer, status, vector
 
 KEY = "sk-test-0123456789"

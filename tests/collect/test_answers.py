@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ea_jax import provider as providing
 from ea_jax.data.pairs import read_pairs
-from ea_jax.provider import retry_after
+from ea_jax.providers import openai_compatible as providing
+from ea_jax.providers.openai_compatible import retry_after
 from tests.collect.conftest import KEY, TEXTS, check_rows
 from tests.endpoint import (
     answer,

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
+from ea_jax.compat.catalog import Seed
+from ea_jax.compat.checkpoint import SeedAdapter, read_seed
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hub_errors import asking_hub
-from ea_jax.public import Seed
 from ea_jax.quality.schema import imported_sizes
 from ea_jax.registry.locations import user_folder
 from ea_jax.registry.lookup import entries
 from ea_jax.registry.model_card import front_matter
 from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import write_entry
-from ea_jax.seed import SeedAdapter, read_seed
 
 WANTED = ["*.pt", "*.json", "*.npz"]
 

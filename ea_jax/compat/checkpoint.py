@@ -11,10 +11,10 @@ from jaxtyping import Float32
 
 from ea_jax.adapters.families import abstract_params
 from ea_jax.adapters.spec import Spec
+from ea_jax.compat.torch_zip import read_torch_zip
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.quality.schema import abstract_imported, imported_sizes
 from ea_jax.registry.entry import DEEPEST
-from ea_jax.torch_zip import read_torch_zip
 from ea_jax.typing import Params, leaf_paths
 
 ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")
