@@ -22,11 +22,11 @@ from benchmarks.tasks import ACROSS, NEAR, PLUS, SPLIT_SET, TASKS, Split, Task, 
 from ea_jax import load_encoder
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.fitting import Family, Fitted, fit
-from ea_jax.recipe import composite_blocks, provider_facts, save_entry
 from ea_jax.registry.model_card import comparison
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_figures
 from ea_jax.retrieval.search import search
+from ea_jax.workflows.fit_entry import composite_blocks, provider_facts, save_entry
 
 FLAVOR = "small"
 KERNEL_TASKS = ("minilm--oai-3-small", "oai-3-small--minilm", "wordllama--oai-3-small")

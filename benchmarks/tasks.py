@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.corpora import MIXED, Corpus, mixed, provider, split_module
 from ea_jax.data.pairs import Pairs
-from ea_jax.recipe import far_from_tests
 from ea_jax.retrieval.held_out import HeldOut
+from ea_jax.workflows.fit_entry import far_from_tests
 
 NEAR = 0.95
 THIRDS = 3

@@ -25,8 +25,8 @@ from ea_jax.cli import main
 from ea_jax.errors import EncoderNotFound
 from ea_jax.fitting import fit
 from ea_jax.loading import load, load_encoder
-from ea_jax.recipe import save_entry
 from ea_jax.registry.spaces import find_space
+from ea_jax.workflows.fit_entry import save_entry
 
 TOY_SPACES = """
 [[space]]

@@ -13,13 +13,13 @@ from huggingface_hub import ModelCard
 
 from ea_jax.data.pairs import Pairs
 from ea_jax.loading import load, load_quality
-from ea_jax.recipe import held_out
 from ea_jax.registry.fingerprint import check_fingerprint
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.lookup import entries
 from ea_jax.registry.model_card import ROWS, metrics_table
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.workflows.fit_entry import held_out
 
 ENTRIES = entries(BUNDLED)
 

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from ea_jax import recipe
 from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.loading import load, load_quality
 from ea_jax.registry.locations import BUNDLED
+from ea_jax.workflows import fit_entry as recipe
 from tests.conftest import TOY_SPACES, toy_pairs
 
 

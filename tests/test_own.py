@@ -15,12 +15,12 @@ from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.errors import CorruptCheckpoint
 from ea_jax.io.atomic import swap_folder
 from ea_jax.loading import load
-from ea_jax.recipe import held_out
 from ea_jax.registry.checkpoint import load_params, save_params
 from ea_jax.registry.entry import read_entry
 from ea_jax.registry.lookup import entries
 from ea_jax.registry.validate import stored_abstract
 from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.workflows.fit_entry import held_out
 from tests.conftest import TOY_SPACES, toy_pairs
 
 

@@ -9,11 +9,11 @@ import tomli_w
 from ea_jax.errors import BadEntry, UnknownName
 from ea_jax.fitting import fit
 from ea_jax.loading import load
-from ea_jax.recipe import save_entry
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.lookup import entries, find_entry
 from ea_jax.registry.routes import FILE, Measured, _measured, digest, hop_entries, routes
 from ea_jax.registry.spaces import find_space
+from ea_jax.workflows.fit_entry import save_entry
 from tests.conftest import TOY_SPACES, toy_pairs
 
 THIRD = """

@@ -61,7 +61,7 @@ def evaluate(
     if report is not None and not report.absolute().parent.is_dir():
         raise BadInput(f"{report.parent} is not a folder, so the report cannot be written there. Make it first.")
     start_jax()
-    from ea_jax.judge import Given, judged
+    from ea_jax.workflows.evaluate_entry import Given, judged
 
     given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
     made = judged(entry, given, protocol=protocol.value, seed=seed)
@@ -112,7 +112,7 @@ def compare(
 
         entries = [entry_called(name) for name in (a, b)]
         start_jax()
-        from ea_jax.judge import Given, judged
+        from ea_jax.workflows.evaluate_entry import Given, judged
 
         given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
         first, second = (judged(e, given, protocol=protocol.value, seed=seed).as_dict() for e in entries)

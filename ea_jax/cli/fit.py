@@ -53,7 +53,7 @@ def fit(
     from ea_jax.cli.device import start_jax
 
     start_jax()
-    from ea_jax.recipe import fit_entry
+    from ea_jax.workflows.fit_entry import fit_entry
 
     entry = fit_entry(
         pairs,

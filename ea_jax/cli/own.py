@@ -28,9 +28,9 @@ def add(
     Example: ea-jax add my-registry/minilm--oai-3-small--mine
     """
     _start()
-    from ea_jax.recheck import recheck
     from ea_jax.registry.publish import refuse_links
     from ea_jax.registry.validate import check_entry
+    from ea_jax.workflows.verify_entry import recheck
 
     refuse_links(folder)
     root = user_folder("data") / "registry"
@@ -69,8 +69,8 @@ def check(
         raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
     folders = [_folder(name) for name in names] if names else entry_folders()
     _start()
-    from ea_jax.recheck import recheck
     from ea_jax.registry.validate import check_entry
+    from ea_jax.workflows.verify_entry import recheck
 
     failed = 0
     for folder in folders:

@@ -34,8 +34,8 @@ def pairs(
 
     Example: ea-jax pairs notes.txt --target oai-3-small --out pairs.parquet
     """
-    from ea_jax.collect import PRICES_OF, Estimate, collect, dollars
     from ea_jax.data.texts import read_texts
+    from ea_jax.workflows.collect_pairs import PRICES_OF, Estimate, collect, dollars
 
     def approve(estimate: Estimate) -> bool:
         listed = price is None and estimate.price is not None

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ea_jax import collect as collecting
-from ea_jax.collect import MOST_BYTES, batches, collect
 from ea_jax.data.partial_pairs import parts_folder
 from ea_jax.data.texts import distinct
 from ea_jax.errors import BadInput
+from ea_jax.workflows import collect_pairs as collecting
+from ea_jax.workflows.collect_pairs import MOST_BYTES, batches, collect
 from tests.collect.conftest import TEXTS, check_rows, half_done
 from tests.endpoint import (
     answer,

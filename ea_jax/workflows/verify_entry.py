@@ -7,11 +7,11 @@ import numpy as np
 
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.loading import load, source_encoder
-from ea_jax.recipe import test_set
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_files
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.workflows.fit_entry import test_set
 
 Figures = dict[str, float]
 ROUNDED = 0.002  # figures are recorded to four places, and devices multiply in other orders
