@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ea_jax.evaluation import Report as Report
     from ea_jax.evaluation import Trial as Trial
     from ea_jax.evaluation import evaluate as evaluate
-    from ea_jax.facade import EmbeddingAdapter as EmbeddingAdapter
     from ea_jax.fitting import fit as fit
+    from ea_jax.integrations.embedding_adapters import EmbeddingAdapter as EmbeddingAdapter
     from ea_jax.loading import load as load
     from ea_jax.loading import load_encoder as load_encoder
     from ea_jax.loading import load_quality as load_quality

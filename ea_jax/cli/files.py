@@ -75,7 +75,7 @@ def run_files(
         run = load_map(Names(**names), Options(**options))
         job, work = plan(given, out, run, **how), None
         if workers:
-            from ea_jax.ray import on_actors
+            from ea_jax.integrations.ray import on_actors
 
             work = on_actors(job, Names(**names), run.options, workers)
         report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
