@@ -35,7 +35,7 @@ def corpus(path: Path, rows: int) -> Path:
 def whole_job(given: Path, out: Path) -> dict[str, float]:
     """The job itself."""
     from ea_jax.batch.job import plan, run_job
-    from ea_jax.batch.named import Names, load_map
+    from ea_jax.batch.load import Names, load_map
     from ea_jax.cli.device import start_jax
 
     start_jax()
@@ -49,7 +49,7 @@ def read_alone(given: Path, out: Path) -> dict[str, float]:
     """Reading and checking what the job reads."""
     from ea_jax.batch.columns import check_vectors
     from ea_jax.batch.inputs import read_inputs
-    from ea_jax.batch.rows import read_digested
+    from ea_jax.batch.row_digests import read_digested
 
     taken = clock()
     inputs = read_inputs([str(given)], "embedding", PART)
@@ -76,8 +76,8 @@ def compute_alone(given: Path, out: Path) -> dict[str, float]:
 def write_alone(given: Path, out: Path) -> dict[str, float]:
     """As many batches to as many parts, put on the disk."""
     from ea_jax.batch.inputs import read_inputs
+    from ea_jax.batch.part_writer import Result, write_all
     from ea_jax.batch.state import Totals, begin, find_place
-    from ea_jax.batch.writing import Result, write_all
 
     inputs, place = read_inputs([str(given)], "embedding", PART), find_place(out, None)
     y = np.random.default_rng(0).standard_normal((BATCH, 1536), np.float32)

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from ea_jax.batch import BatchMap, Options, map_array, map_batches
-from ea_jax.batch.blocks import Block
-from ea_jax.batch.rows import block_digest
+from ea_jax.batch.readers.blocks import Block
+from ea_jax.batch.row_digests import block_digest
 from ea_jax.data import provenance
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality

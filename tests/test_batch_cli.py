@@ -10,7 +10,7 @@ import pytest
 from pyarrow import csv, parquet
 
 from ea_jax.batch import Options
-from ea_jax.batch.named import Names, load_map
+from ea_jax.batch.load import Names, load_map
 from ea_jax.errors import BadInput
 from tests.test_batch import plain
 from tests.test_batch_job import read, write, x  # noqa: F401 (a fixture)

@@ -316,7 +316,7 @@ def test_jobs_that_are_killed_resume_to_the_same_bytes(toy_root, x, tmp_path, mo
 
 
 def test_csv_is_split_where_rows_end(tmp_path):
-    from ea_jax.batch import lines
+    from ea_jax.batch.readers import text_files as lines
 
     texts = [f'a "quoted", text\nof two lines {i}' if i % 7 == 0 else f"text {i}" for i in range(500)]
     csv.write_csv(pa.table({"text": texts, "n": [f"{i:03d}" for i in range(500)]}), tmp_path / "in.csv")

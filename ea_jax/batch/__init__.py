@@ -1,6 +1,6 @@
 """Corpora of any size: the core over record batches, readers and writers of files, and the job that can be resumed."""
 
-from ea_jax.batch.core import BatchMap, Options
+from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.batch.device import map_array, map_batches
 
 __all__ = ["BatchMap", "Options", "map_array", "map_batches"]

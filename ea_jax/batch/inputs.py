@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ea_jax.batch import arrays, lines, tables
-from ea_jax.batch.blocks import Block, Cut
+from ea_jax.batch.readers import arrow_files as tables
+from ea_jax.batch.readers import numpy_files as arrays
+from ea_jax.batch.readers import text_files as lines
+from ea_jax.batch.readers.blocks import Block, Cut
 from ea_jax.data import provenance
 from ea_jax.errors import BadInput
 

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ea_jax.batch.core import BatchMap
+from ea_jax.batch.batch_map import BatchMap
 from ea_jax.batch.device import local_devices
 from ea_jax.batch.inputs import Inputs, Part, read_inputs, seen
-from ea_jax.batch.outputs import check_kind, join
 from ea_jax.batch.pipeline import run_parts
-from ea_jax.batch.rows import part_digests
+from ea_jax.batch.row_digests import part_digests
 from ea_jax.batch.state import (
     Place,
     Totals,
@@ -28,6 +27,7 @@ from ea_jax.batch.state import (
     saw,
     write_json,
 )
+from ea_jax.batch.writers import check_kind, join
 from ea_jax.errors import BadInput
 from ea_jax.io.atomic import lock, whole_file
 from ea_jax.progress import progress

@@ -8,13 +8,13 @@ from queue import Queue
 from threading import Event, Thread
 from typing import Any
 
-from ea_jax.batch.blocks import Block
-from ea_jax.batch.core import GO_ON, BatchMap
+from ea_jax.batch.batch_map import GO_ON, BatchMap
 from ea_jax.batch.inputs import Inputs, Part
-from ea_jax.batch.rows import Read, read_digested
-from ea_jax.batch.stages import AHEAD, Stopped, ahead, put, timed
+from ea_jax.batch.part_writer import Result, write_all
+from ea_jax.batch.prefetch import AHEAD, Stopped, ahead, put, timed
+from ea_jax.batch.readers.blocks import Block
+from ea_jax.batch.row_digests import Read, read_digested
 from ea_jax.batch.state import Place, Totals
-from ea_jax.batch.writing import Result, write_all
 from ea_jax.errors import BadInput
 
 

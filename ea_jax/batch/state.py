@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ea_jax.batch.outputs import KINDS
+from ea_jax.batch.writers import KINDS
 from ea_jax.errors import BadInput, differences
 from ea_jax.io.atomic import is_locked, whole_file
 

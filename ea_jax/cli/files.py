@@ -68,9 +68,9 @@ def run_files(
         if distributed:
             _join_cluster()
         start_jax(device)
-        from ea_jax.batch.core import Options
+        from ea_jax.batch.batch_map import Options
         from ea_jax.batch.job import plan, run_job
-        from ea_jax.batch.named import Names, load_map
+        from ea_jax.batch.load import Names, load_map
 
         run = load_map(Names(**names), Options(**options))
         job, work = plan(given, out, run, **how), None

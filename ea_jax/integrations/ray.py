@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from ea_jax.batch.core import BatchMap, Options
+from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.batch.job import Job
-from ea_jax.batch.named import Names, load_map
+from ea_jax.batch.load import Names, load_map
 from ea_jax.batch.pipeline import run_parts
 from ea_jax.errors import BadInput
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ea_jax.batch.core import BatchMap, Options
-from ea_jax.batch.named import Names, load_map
+from ea_jax.batch.batch_map import BatchMap, Options
+from ea_jax.batch.load import Names, load_map
 
 Mapped = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 

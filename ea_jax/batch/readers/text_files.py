@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, json
 
-from ea_jax.batch.blocks import Block, Cut, readable
 from ea_jax.batch.columns import UNFINITE, is_vectors
+from ea_jax.batch.readers.blocks import Block, Cut, readable
 from ea_jax.errors import BadInput
 
 READ = 1 << 22  # bytes

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.batch.blocks import Block
 from ea_jax.batch.inputs import Inputs, Part, read_parts
+from ea_jax.batch.readers.blocks import Block
 
 
 class Read(NamedTuple):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ea_jax.adapters.spec import Purpose
-from ea_jax.batch.core import BatchMap, Options
+from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.loading import Root, entry_for, load, load_quality, source_encoder
 from ea_jax.registry.spaces import find_space

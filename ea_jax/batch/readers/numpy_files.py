@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.batch.blocks import Block, Cut, even_cuts, readable, recut
+from ea_jax.batch.readers.blocks import Block, Cut, even_cuts, readable, recut
 from ea_jax.errors import BadInput
 
 COLUMN = "embedding"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from ea_jax.batch.blocks import Block, Cut, even_cuts, readable, recut
+from ea_jax.batch.readers.blocks import Block, Cut, even_cuts, readable, recut
 
 READ = 4096  # rows decoded together
 

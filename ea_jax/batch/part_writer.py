@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ea_jax.batch.inputs import Part
-from ea_jax.batch.outputs import Writer, open_writer
-from ea_jax.batch.rows import of_blocks
-from ea_jax.batch.stages import Stopped, get
+from ea_jax.batch.prefetch import Stopped, get
+from ea_jax.batch.row_digests import of_blocks
 from ea_jax.batch.state import Place, Totals, write_json
+from ea_jax.batch.writers import Writer, open_writer
 from ea_jax.io.atomic import settle, whole_file
 
 
