@@ -36,7 +36,7 @@ def whole_job(given: Path, out: Path) -> dict[str, float]:
     """The job itself."""
     from ea_jax.batch.job import plan, run_job
     from ea_jax.batch.load import Names, load_map
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax()
     run = load_map(Names(*NAMES))
@@ -61,7 +61,7 @@ def read_alone(given: Path, out: Path) -> dict[str, float]:
 def compute_alone(given: Path, out: Path) -> dict[str, float]:
     """As many batches through the device, to and fro."""
     from ea_jax import load, map_batches
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax()
     adapt, rows = load(*NAMES), parquet.read_metadata(given).num_rows

@@ -123,7 +123,7 @@ def embedded(build: Path, name: str, model: str, text: Sequence[str]) -> np.ndar
 
 
 if __name__ == "__main__":
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax()
     data, build = map(Path, sys.argv[1:3])

@@ -33,7 +33,7 @@ from benchmarks.corpora import embedded, split_module
 from benchmarks.machine import describe, write_readme
 from benchmarks.peers import MLP_STEPS, PEERS, RESMLP_STEPS
 from ea_jax import threshold_for
-from ea_jax.cli.device import start_jax
+from ea_jax.cli.runtime import start_jax
 from ea_jax.fitting import fit
 from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.metrics import cosines, first_equal, recalls

@@ -148,7 +148,7 @@ def main(data: Path, build: Path, out: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax()
     data, build = map(Path, sys.argv[1:3])

@@ -94,7 +94,7 @@ def main(data: Path, build: Path, root: Path = BUNDLED) -> None:
 
 
 if __name__ == "__main__":
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax()
     main(Path(sys.argv[1]), Path(sys.argv[2]))

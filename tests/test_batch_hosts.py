@@ -35,7 +35,7 @@ from pathlib import Path
 from ea_jax.batch.job import plan, run_job
 from ea_jax.batch.named import Names, load_map
 from ea_jax.cli import main
-from ea_jax.ray import MapTexts, MapVectors, on_actors
+from ea_jax.integrations.ray import MapTexts, MapVectors, on_actors
 given, texts, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 ray.data.DataContext.get_current().enable_progress_bars = False

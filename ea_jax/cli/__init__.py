@@ -4,7 +4,10 @@ import sys
 
 import typer
 
-from ea_jax.cli import about, drift, embed, evaluate, fit, map, own, pairs, registry, remote
+from ea_jax.cli import about, drift, embed, evaluate, fit, map, pairs
+from ea_jax.cli import catalog as registry
+from ea_jax.cli import publish as own
+from ea_jax.cli import remotes as remote
 from ea_jax.errors import EaJaxError
 
 app = typer.Typer(

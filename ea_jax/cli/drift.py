@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.files import AssumeSource
+from ea_jax.cli.options import AssumeSource
 
 
 def drift(
@@ -23,7 +23,7 @@ def drift(
 
     Example: ea-jax drift minilm--oai-3-small--small new.npy
     """
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
     from ea_jax.registry.remotes import entry_called
     from ea_jax.registry.routes import hop_entries
 

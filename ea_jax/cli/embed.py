@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_jax.cli.files import DtypeName, OnError, PurposeName, WhereNull, run_files
+from ea_jax.cli.jobs import run_files
+from ea_jax.cli.options import DtypeName, OnError, PurposeName, WhereNull
 from ea_jax.errors import BadInput
 
 CHUNK = 1024
@@ -120,7 +121,7 @@ def _entry(source, target, flavor):
 
 def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, say):
     """A function from texts to result rows, with everything loaded."""
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax(device)
     import jax

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_jax.cli.files import AssumeSource
+from ea_jax.cli.options import AssumeSource
 from ea_jax.errors import BadInput
 
 Pairs = Annotated[list[Path] | None, typer.Option("--pairs", help="Pairs: y, and x or text; group, query.")]
@@ -54,7 +54,7 @@ def evaluate(
 
     Example: ea-jax eval --source minilm --target oai-3-small --pairs pairs.parquet --report report.html
     """
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
     from ea_jax.registry.routes import hop_entries
 
     (entry,) = hop_entries([source, target], flavor)
@@ -107,7 +107,7 @@ def compare(
             "files, both of them."
         )
     else:
-        from ea_jax.cli.device import start_jax
+        from ea_jax.cli.runtime import start_jax
         from ea_jax.registry.remotes import entry_called
 
         entries = [entry_called(name) for name in (a, b)]

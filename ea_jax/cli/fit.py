@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.files import AssumeSource
+from ea_jax.cli.options import AssumeSource
 from ea_jax.errors import BadInput
 
 
@@ -50,7 +50,7 @@ def fit(
 
     a, b = find_space(source), find_space(target)
     named = dict(_named_file(item) for item in test or [])
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax()
     from ea_jax.workflows.fit_entry import fit_entry

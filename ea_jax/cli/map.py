@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.files import AssumeSource, DtypeName, OnError, PurposeName, WhereNull, run_files
+from ea_jax.cli.jobs import run_files
+from ea_jax.cli.options import AssumeSource, DtypeName, OnError, PurposeName, WhereNull
 
 
 class Engine(StrEnum):

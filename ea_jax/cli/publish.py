@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.files import AssumeSource
+from ea_jax.cli.options import AssumeSource
 from ea_jax.errors import BadEntry, BadInput, EaJaxError
 from ea_jax.io.atomic import restore_folders, swap_folder
 from ea_jax.registry.entry import read_entry
@@ -126,6 +126,6 @@ def _folder(name: str) -> Path:
 
 
 def _start() -> None:
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     start_jax("cpu")

@@ -4,20 +4,20 @@ import dataclasses
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ea_jax.cli.output import print_columns, told, told_index
 from ea_jax.compat.catalog import Seed, seeds
-from ea_jax.errors import EaJaxError
 from ea_jax.registry.entry import Entry, read_entry, read_head
 from ea_jax.registry.index import Listed
 from ea_jax.registry.locations import roots, user_folder
 from ea_jax.registry.lookup import entry_folders, entry_named
-from ea_jax.registry.remotes import Remote, fetched, index, remotes
+from ea_jax.registry.remotes import Remote, fetched, remotes
 from ea_jax.registry.routes import MOST_HOPS, Route, routes
 
 
@@ -139,20 +139,6 @@ def import_seed(
 COMMANDS = {list_adapters: "list", info: "info", paths: "paths", import_seed: "import"}
 
 
-def told(read: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
-    """What is read of each thing; one that is broken is a sentence on stderr, and leaves the others."""
-    for thing in things:
-        try:
-            yield read(thing)
-        except EaJaxError as error:
-            print(f"ea-jax: {error}", file=sys.stderr)
-
-
-def told_index(remote: Remote) -> list[Listed]:
-    """What a registry on the hub holds; where its index cannot be read, nothing, and a sentence on stderr."""
-    return next(told(index, [remote]), [])
-
-
 def _seed_tags(seed: Seed) -> list[str]:
     return ["embedding-adapters", *(["pro"] if seed.locked else [])]
 
@@ -186,11 +172,3 @@ def _flat(facts: dict[str, Any], prefix: str = ""):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def print_columns(rows: list[tuple[str, ...]]) -> None:
-    """Rows as columns on stdout; what a terminal would obey is shown as an escape."""
-    shown = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    if shown:
-        print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown))

@@ -4,48 +4,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ea_jax.errors import BadInput
 
 STDOUT, STDERR = 1, 2  # file descriptors
-AssumeSource = Annotated[
-    bool, typer.Option("--assume-source", help="Take x for the source model's vectors, whatever their file says.")
-]
-
-
-class PurposeName(StrEnum):
-    """What the vectors are for."""
-
-    store = "store"
-    query = "query"
-
-
-class DtypeName(StrEnum):
-    """What vectors are stored in."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
-
-
-class WhereNull(StrEnum):
-    """What becomes of rows without a vector or text."""
-
-    keep = "keep"
-    drop = "drop"
-    error = "error"
-
-
-class OnError(StrEnum):
-    """What becomes of bad rows."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 def run_files(
@@ -62,7 +26,7 @@ def run_files(
     """Run a job and print where its output is; with workers, on Ray."""
     if options["skip"] and rejects is None:
         raise BadInput("--on-error skip needs --rejects FILE, where the rows are listed.")
-    from ea_jax.cli.device import start_jax
+    from ea_jax.cli.runtime import start_jax
 
     with others_on_stderr():
         if distributed:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.registry import print_columns, told_index
+from ea_jax.cli.output import print_columns, told_index
 from ea_jax.registry.locations import roots
 from ea_jax.registry.lookup import entries
 from ea_jax.registry.spaces import spaces
