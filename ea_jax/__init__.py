@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
-    "Adapter": "adapter",
+    "Adapter": "adapters.adapter",
     "EaJaxError": "errors",
-    "EmbeddingAdapter": "facade",
-    "Encoder": "encoder",
-    "Quality": "quality",
+    "EmbeddingAdapter": "integrations.embedding_adapters",
+    "Encoder": "encoders.encoder",
+    "Quality": "quality.scores",
     "Report": "evaluation",
-    "Scores": "quality",
-    "Spec": "spec",
+    "Scores": "quality.scores",
+    "Spec": "adapters.spec",
     "Trial": "evaluation",
-    "compose": "adapter",
+    "compose": "adapters.adapter",
     "evaluate": "evaluation",
     "fit": "fitting",
-    "interpret_quality": "quality",
+    "interpret_quality": "quality.interpret",
     "load": "loading",
     "load_encoder": "loading",
     "load_quality": "loading",
     "map_array": "batch",
     "map_batches": "batch",
-    "threshold_for": "thresholds",
+    "threshold_for": "quality.threshold",
 }
 __all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Report", "Scores", "Spec", "Trial"]
 __all__ += ["compose", "evaluate", "fit", "interpret_quality", "load", "load_encoder", "load_quality"]

@@ -33,7 +33,7 @@ RAY = """
 import json, sys, ray, numpy as np
 from pathlib import Path
 from ea_jax.batch.job import plan, run_job
-from ea_jax.batch.named import Names, load_map
+from ea_jax.batch.load import Names, load_map
 from ea_jax.cli import main
 from ea_jax.integrations.ray import MapTexts, MapVectors, on_actors
 given, texts, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])

@@ -262,7 +262,7 @@ def test_a_folder_is_not_mixed_with_files(tmp_path):
 READ = """
 import resource, sys
 from pathlib import Path
-from ea_jax.tables import read_pairs
+from ea_jax.data.pairs import read_pairs
 file = Path(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pairs = read_pairs([file], file.parent)

@@ -4,10 +4,7 @@ import sys
 
 import typer
 
-from ea_jax.cli import about, drift, embed, evaluate, fit, map, pairs
-from ea_jax.cli import catalog as registry
-from ea_jax.cli import publish as own
-from ea_jax.cli import remotes as remote
+from ea_jax.cli import about, catalog, drift, embed, evaluate, fit, map, pairs, publish, remotes
 from ea_jax.errors import EaJaxError
 
 app = typer.Typer(
@@ -18,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (embed, map, drift, pairs, fit, evaluate, registry, remote, own, about):
+for group in (embed, map, drift, pairs, fit, evaluate, catalog, remotes, publish, about):
     for command, name in group.COMMANDS.items():
         app.command(name)(command)
 
