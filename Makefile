@@ -20,22 +20,22 @@ check: .venv/dev
 
 # The tables of README.md and the timings, from the data in $(DATA).
 bench: .venv/bench
-	$(BIN)/python -m benchmarks.encoder $(DATA)
+	$(BIN)/python -m benchmarks.speed.encoder $(DATA)
 	$(BIN)/python -m benchmarks.fit $(DATA) build
 	$(BIN)/python -m benchmarks.fit $(DATA) build --confidence
 	$(BIN)/python -m benchmarks.fit $(DATA) build --time
-	$(BIN)/python -m benchmarks.layers $(DATA) build
-	$(BIN)/python -m benchmarks.routes $(DATA) build
-	$(BIN)/python -m benchmarks.adapter
-	$(BIN)/python -m benchmarks.speed
-	$(BIN)/python -m benchmarks.startup
-	$(BIN)/python -m benchmarks.fuzz
-	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.fit.layers $(DATA) build
+	$(BIN)/python -m benchmarks.retrieval.routes $(DATA) build
+	$(BIN)/python -m benchmarks.speed.adapter
+	$(BIN)/python -m benchmarks.speed.seed_network
+	$(BIN)/python -m benchmarks.speed.startup
+	$(BIN)/python -m benchmarks.robustness.fuzz
+	$(BIN)/python -m benchmarks.speed.search
 	$(BIN)/python -m benchmarks.batch
 
 # Fit the bundled adapters that are not in registry/.
 registry: .venv/models .venv/dev
-	$(BIN)/python -m benchmarks.registry $(DATA) build registry
+	$(BIN)/python -m benchmarks.data.registry $(DATA) build registry
 
 clean:
 	rm -rf .venv build dist

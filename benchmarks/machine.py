@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parent.parent / "README.md"
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "flax", "numpy", "ea_jax")
 
 
@@ -30,7 +31,13 @@ def write_readme(marker: str, table: str) -> None:
     README.write_text(before + start + table + "\n<!-- end -->" + rest.partition("<!-- end -->")[2])
 
 
+def results_file(script: str) -> Path:
+    """Where a benchmark's figures are: `results/`, by the name of its module, or of its folder for a `__main__`."""
+    path = Path(script)
+    return RESULTS / f"{path.parent.name if path.stem == '__main__' else path.stem}.json"
+
+
 def write_json(script: str, figures: dict[str, Any]) -> None:
-    """Write figures beside the script that measured them, with the machine."""
+    """Write the figures of a benchmark, with the machine."""
     content = {"machine": describe(), **figures}
-    Path(script).with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    results_file(script).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

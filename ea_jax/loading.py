@@ -169,7 +169,7 @@ def source_encoder(entry: Entry) -> Encoder:
     spec, prefix = encoder.spec, entry.encoder.get("prefix")
     named = [name for name, text in spec.prompts if text == prefix != spec.prefix(None)]
     encoder = encoder.prompted(named[0]) if named else encoder
-    check_fingerprint(entry, encoder)
+    check_fingerprint(entry, encoder.spec.facts())
     return encoder
 
 

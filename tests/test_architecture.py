@@ -1,9 +1,11 @@
-"""The house: imports point down its floors, and the public names are the documented ones."""
+"""The layout: imports point down the list in CONTRIBUTING.md, and the public names are the documented ones."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,98 +13,62 @@ import pytest
 import ea_jax
 
 PACKAGE = Path(ea_jax.__file__).parent
-FLOORS = [
-    ["errors"],
-    [
-        "arrays",
-        "bootstrap",
-        "devices",
-        "durable",
-        "files",
-        "junk",
-        "places",
-        "progress",
-        "provenance",
-        "records",
-        "spec",
-        "texts",
-        "torch_zip",
-    ],
-    ["spaces"],
-    [
-        "batching",
-        "digests",
-        "fetching",
-        "losses",
-        "metrics",
-        "ops",
-        "packing",
-        "parts",
-        "registry",
-        "search",
-        "vectors",
-    ],
-    ["draws", "encoders", "indexes", "models", "neighbors", "provider", "public", "solve"],
-    [
-        "adapter",
-        "checkpoint",
-        "collect",
-        "encoder",
-        "heldout",
-        "modules",
-        "quality",
-        "remotes",
-        "ridge",
-        "tables",
-        "train",
-    ],
-    ["quality_store", "routes"],
-    ["domain_statistics"],
-    ["drift", "fitting", "seed", "thresholds"],
-    ["entries", "evaluation", "hub"],
-    ["folders", "importing"],
-    ["composites"],
-    ["loading"],
-    ["batch", "facade", "judge", "publishing", "recipe"],
-    ["ray", "recheck", "spark"],
-    ["cli", "__init__"],
-]
-FLOORS[5] += ["tables", "train"]
-FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+LAYOUT = (PACKAGE.parent / "CONTRIBUTING.md").read_text().split("## Layout")[1].split("```")[1]
+ORDER = [re.split(r"[/.]", line)[0] for line in LAYOUT.splitlines() if line]
+LEVEL = {package: len(ORDER) - line for line, package in enumerate(ORDER)} | {"__init__": len(ORDER) + 1}
 FILES = sorted(PACKAGE.rglob("*.py"))
+ROOT_MODULES = {"__init__", "devices", "embeddings", "errors", "loading", "progress", "typing"}
 
 
-def room(file: Path) -> str:
-    """The module or subpackage directly under ea_jax that a file belongs to."""
+def package(file: Path) -> str:
+    """The package, or module at the root, that a file belongs to."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def module(file: Path) -> str:
+    return ".".join(("ea_jax", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
 def imported(file: Path) -> set[str]:
-    """Rooms that a file imports anywhere, inside functions too."""
-    found = set()
+    """Modules of ea_jax that a file imports anywhere, inside functions too."""
+    modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ea_jax":
-            parts = node.module.split(".")[1:]
-            found |= {parts[0]} if parts else {a.name if a.name in FLOOR else "__init__" for a in node.names}
+            inside = [f"{node.module}.{name.name}" for name in node.names]
+            modules |= {name if name in MODULES else node.module for name in inside}
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ea_jax.")}
-    return found
+            modules |= {name.name for name in node.names if name.name.startswith("ea_jax")}
+    return modules
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_point_down(file):
-    here = room(file)
-    above = [other for other in imported(file) - {here} if FLOOR[other] >= FLOOR[here]]
+MODULES = {module(file): file for file in FILES}
+
+
+@pytest.mark.parametrize("name", sorted({package(file) for file in FILES}))
+def test_imports_point_down(name):
+    above = {
+        f"{module(file)} imports {other}"
+        for file in FILES
+        if package(file) == name
+        for other in imported(file) - {"ea_jax"}
+        if other.split(".")[1] != name and LEVEL[other.split(".")[1]] >= LEVEL[name]
+    }
     assert not above
 
 
-def test_every_file_has_a_floor():
-    assert {room(file) for file in FILES} == set(FLOOR)
+def test_no_modules_import_each_other_in_a_cycle():
+    graph = {name: imported(file) & MODULES.keys() - {name} for name, file in MODULES.items() if name != "ea_jax"}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_every_package_is_in_the_layout():
+    assert {package(file) for file in FILES} == set(LEVEL)
+    assert {file.stem for file in PACKAGE.glob("*.py")} == ROOT_MODULES
 
 
 def test_flax_modules_live_in_the_model_files_alone():
-    users = {room(file) for file in FILES if "nn.compact" in file.read_text()}
-    assert users == {"models", "encoders"}
+    users = {str(file.relative_to(PACKAGE).parent) for file in FILES if "nn.compact" in file.read_text()}
+    assert users == {"adapters", "encoders/architectures"}
 
 
 def test_the_exported_names_are_the_documented_ones():

@@ -3,20 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax import embeddings as ops
+from ea_jax.embeddings import check_embeddings, unit
 from ea_jax.errors import BadInput
 
 
 def test_unit_rows_have_length_one_and_keep_their_direction(key):
     x = jax.random.normal(key, (5, 7))
-    y = np.asarray(ops.unit(x), np.float64)
+    y = np.asarray(unit(x), np.float64)
     np.testing.assert_allclose(np.linalg.norm(y, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(y * np.linalg.norm(x, axis=1)[:, None], x, rtol=1e-5, atol=1e-6)
 
 
 def test_a_zero_row_stays_zero_with_a_finite_gradient():
-    gradient = jax.grad(lambda x: ops.unit(x).sum())(jnp.zeros(4))
-    assert np.all(np.asarray(ops.unit(jnp.zeros((2, 4)))) == 0)
+    gradient = jax.grad(lambda x: unit(x).sum())(jnp.zeros(4))
+    assert np.all(np.asarray(unit(jnp.zeros((2, 4)))) == 0)
     assert np.all(np.isfinite(gradient))
 
 
@@ -31,4 +31,4 @@ def test_a_zero_row_stays_zero_with_a_finite_gradient():
 )
 def test_what_is_not_an_embedding_is_refused_with_both_facts(x, told):
     with pytest.raises(BadInput, match=told):
-        ops.check_embeddings(x, 3, "toy/source")
+        check_embeddings(x, 3, "toy/source")

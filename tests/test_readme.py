@@ -44,23 +44,23 @@ def test_console_blocks_show_what_the_commands_print(minilm, command, output):
 
 
 def test_the_table_of_encoders_is_the_benchmarks():
-    from benchmarks.encoder import table
+    from benchmarks.speed.encoder import table
 
-    measured = json.loads((ROOT / "benchmarks" / "encoder.json").read_text())
+    measured = json.loads((ROOT / "benchmarks" / "results" / "encoder.json").read_text())
     assert f"<!-- encoder -->\n{table(measured['figures'], measured['padding'])}\n<!-- end -->" in README
 
 
 def test_the_table_of_adapters_is_the_benchmarks():
-    from benchmarks.speed import table
+    from benchmarks.speed.seed_network import table
 
-    measured = json.loads((ROOT / "benchmarks" / "speed.json").read_text())["figures"]
+    measured = json.loads((ROOT / "benchmarks" / "results" / "seed_network.json").read_text())["figures"]
     assert f"<!-- speed -->\n{table(measured)}\n<!-- end -->" in README
 
 
 def test_the_table_of_batch_jobs_is_the_benchmarks():
-    from benchmarks.batch import report
+    from benchmarks.batch.__main__ import report
 
-    measured = json.loads((ROOT / "benchmarks" / "batch.json").read_text())
+    measured = json.loads((ROOT / "benchmarks" / "results" / "batch.json").read_text())
     assert f"<!-- batch -->\n{report(measured)}\n<!-- end -->" in README
 
 

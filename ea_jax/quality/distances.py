@@ -28,18 +28,6 @@ def mahalanobis(
     return jnp.sqrt(jnp.maximum(squared, 1e-12))
 
 
-def nearest_distance(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch"]:
-    """Chord length `sqrt(2 - 2 cos)` from each unit row to the nearest unit reference.
-
-    Returns:
-        Distances from 0 (the same direction) to 2 (the opposite one); larger is further.
-
-    Errors: raises nothing; a non-finite row scores non-finite, no other row does.
-    """
-    cosine = jnp.max(x @ references.T, axis=-1)
-    return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))
-
-
 def distance_confidence(
     distance: Float[Array, "*batch"], p95: Float[Array, ""], p99: Float[Array, ""]
 ) -> Float[Array, "*batch"]:

@@ -13,8 +13,8 @@ from ea_jax.adapters.families import build
 from ea_jax.adapters.spec import Spec
 from ea_jax.embeddings import check_embeddings, unit
 from ea_jax.errors import BadInput
-from ea_jax.quality.distances import distance_confidence, mahalanobis, nearest_distance
-from ea_jax.retrieval.neighbors import TOP
+from ea_jax.quality.distances import distance_confidence, mahalanobis
+from ea_jax.retrieval.neighbors import TOP, nearest_distance
 from ea_jax.typing import ArrayIn, Params
 
 WIDEST = 5.0  # deviations from the mean at which a feature is cut, so that squares stay near what was fitted

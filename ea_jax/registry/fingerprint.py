@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from ea_jax.data.vectors import encoder_facts
-from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import FingerprintMismatch
 from ea_jax.registry.entry import Entry
 
 
-def check_fingerprint(entry: Entry, encoder: Encoder) -> None:
-    """Raise FingerprintMismatch, naming the facts that differ, unless the adapter was fitted on this encoder."""
-    ours = encoder.spec.facts()
-    if not same_encoder(entry.encoder, ours):
+def check_fingerprint(entry: Entry, facts: Mapping[str, Any]) -> None:
+    """Check that an adapter was fitted on the encoder with these facts (`EncoderSpec.facts`).
+
+    Raises:
+        FingerprintMismatch: It was fitted on another; the message names the facts that differ.
+    """
+    if not same_encoder(entry.encoder, facts):
         raise FingerprintMismatch(
-            f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, ours)}. "
+            f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, facts)}. "
             "Use the encoder that it names, or fit an adapter on yours."
         )
 

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
-from ea_jax.quality.distances import nearest_distance
 from ea_jax.typing import ArrayIn
 
 TOP = 10  # results among which the true neighbor counts as found
@@ -71,3 +70,15 @@ def search_native(
         k = min(TOP, score.shape[1])
         tops.append(-np.sort(np.partition(-score, k - 1, axis=1)[:, :k], axis=1))
     return Searched(np.concatenate(ranks), np.concatenate(tops))
+
+
+def nearest_distance(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch"]:
+    """Chord length `sqrt(2 - 2 cos)` from each unit row to the nearest unit reference.
+
+    Returns:
+        Distances from 0 (the same direction) to 2 (the opposite one); larger is further.
+
+    Errors: raises nothing; a non-finite row scores non-finite, no other row does.
+    """
+    cosine = jnp.max(x @ references.T, axis=-1)
+    return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))

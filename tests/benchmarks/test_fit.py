@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import fit
+from benchmarks.fit import __main__ as fit
 
 ROOT = Path(__file__).parent.parent.parent
-MEASURED = ROOT / "benchmarks" / "fit.json"
+MEASURED = ROOT / "benchmarks" / "results" / "fit.json"
 
 
 def made_up() -> dict[str, fit.Figures]:

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ea_jax import embeddings as ops
+from ea_jax.encoders.architectures.pooling import mean_pool
 
 
 def test_mean_pool_ignores_padding_whatever_it_holds():
     hidden = jnp.asarray([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]]])
-    np.testing.assert_allclose(ops.mean_pool(hidden, jnp.asarray([[1.0, 1.0, 0.0]])), [[2.0, 3.0]])
+    np.testing.assert_allclose(mean_pool(hidden, jnp.asarray([[1.0, 1.0, 0.0]])), [[2.0, 3.0]])

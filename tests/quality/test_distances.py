@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax import embeddings as ops
+from ea_jax.embeddings import unit
+from ea_jax.quality.distances import distance_confidence, mahalanobis
 
 
 def test_mahalanobis_is_the_textbook_distance(key):
@@ -15,20 +16,13 @@ def test_mahalanobis_is_the_textbook_distance(key):
     wanted = np.sqrt(np.einsum("...i,ij,...j->...", x - mean, inverse, x - mean))
     values, vectors = np.linalg.eigh(np.cov(data.T))
     directions = vectors[:, 1:] * np.sqrt(1 / values[0] - 1 / values[1:])  # all but the least: nothing is averaged
-    found = ops.mahalanobis(*(jnp.asarray(a, jnp.float32) for a in (x, mean, np.sqrt(values[0]), directions)))
+    found = mahalanobis(*(jnp.asarray(a, jnp.float32) for a in (x, mean, np.sqrt(values[0]), directions)))
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
-
-
-def test_nearest_distance_is_the_chord_to_the_nearest_reference():
-    rng = np.random.default_rng(0)
-    x, references = (np.asarray(ops.unit(jnp.asarray(rng.normal(size=(n, 6)), jnp.float32))) for n in (4, 9))
-    wanted = np.linalg.norm(x[:, None].astype(np.float64) - references[None], axis=-1).min(1)
-    np.testing.assert_allclose(ops.nearest_distance(jnp.asarray(x), jnp.asarray(references)), wanted, atol=1e-5)
 
 
 def test_confidence_is_four_fifths_at_p95_and_one_fifth_at_p99():
     p95, p99 = jnp.float32(2.0), jnp.float32(3.0)
-    found = ops.distance_confidence(jnp.asarray([2.0, 3.0, 0.0, 9.0]), p95, p99)
+    found = distance_confidence(jnp.asarray([2.0, 3.0, 0.0, 9.0]), p95, p99)
     np.testing.assert_allclose(found[:2], [0.8, 0.2], rtol=1e-5)
     assert found[2] > 0.99
     assert found[3] < 0.01
@@ -39,5 +33,5 @@ def test_a_row_that_is_not_finite_spoils_no_other_row(bad):
     x = np.ones((3, 4), np.float32)
     x[1, 2] = bad
     gaussian = jnp.zeros(4), jnp.float32(1), 0.5 * jnp.eye(4)
-    assert list(np.isfinite(ops.mahalanobis(jnp.asarray(x), *gaussian))) == [True, False, True]
-    assert list(np.isfinite(ops.unit(jnp.asarray(x))).all(1)) == [True, False, True]
+    assert list(np.isfinite(mahalanobis(jnp.asarray(x), *gaussian))) == [True, False, True]
+    assert list(np.isfinite(unit(jnp.asarray(x))).all(1)) == [True, False, True]

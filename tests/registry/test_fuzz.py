@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import KINDS, fuzz
+from benchmarks.robustness.fuzz import KINDS, fuzz
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.loading import load
 from ea_jax.registry.entry import read_entry
@@ -27,12 +27,12 @@ def test_no_mutation_ends_in_more_than_a_named_error(root):
 
 
 def test_the_fuzzer_sees_an_error_without_a_name_and_other_parameters(root, monkeypatch):
-    monkeypatch.setattr("benchmarks.fuzz.read_seed", None)
+    monkeypatch.setattr("benchmarks.robustness.fuzz.read_seed", None)
     with pytest.raises(TypeError, match="not callable"):
         fuzz(root, 3)
     monkeypatch.undo()
-    monkeypatch.setattr("benchmarks.fuzz.mutated", lambda data, rng: data)
-    monkeypatch.setattr("benchmarks.fuzz.np.array_equal", lambda a, b: False)
+    monkeypatch.setattr("benchmarks.robustness.fuzz.mutated", lambda data, rng: data)
+    monkeypatch.setattr("benchmarks.robustness.fuzz.np.array_equal", lambda a, b: False)
     with pytest.raises(AssertionError):
         fuzz(root, 1)
 

@@ -206,4 +206,4 @@ def test_every_bundled_figure_is_of_adapters_that_ship():
     known = {digest(entry) for entry in entries(BUNDLED)}
     for params, measured in _measured(BUNDLED).items():
         assert isinstance(measured, Measured)
-        assert known >= set(params), f"{measured.spaces}: python -m benchmarks.routes measures it again"
+        assert known >= set(params), f"{measured.spaces}: python -m benchmarks.retrieval.routes measures it again"

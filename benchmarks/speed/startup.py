@@ -1,6 +1,6 @@
 """How long does the command line take, whole process? Medians, and `python -c pass` in the same run as the floor.
 
-    python -m benchmarks.startup
+    python -m benchmarks.speed.startup
 
 The first `embed` starts with an empty compilation cache of its own; the later ones find what it left.
 """

@@ -1,10 +1,10 @@
 """What does a detour cost? Recall of every route of two hops in the bundled registry, beside the direct adapter.
 
-    python -m benchmarks.routes ../shared/data build
+    python -m benchmarks.retrieval.routes ../shared/data build
 
-A route is judged on the test sets of the direct adapter between its ends (benchmarks/tasks.py); pairs that share a set
-of texts hold out the same rows of it. A route whose ends have no text in common is not measured. Writes routes.json and
-registry/paths.toml, which `ea-jax paths` reads.
+A route is judged on the test sets of the direct adapter between its ends (benchmarks/data/tasks.py); pairs that share a
+set of texts hold out the same rows of it. A route whose ends have no text in common is not measured. Writes
+results/routes.json and registry/paths.toml, which `ea-jax paths` reads.
 """
 
 import sys
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+from benchmarks.data.tasks import TASKS, shipped
 from benchmarks.machine import write_json
-from benchmarks.tasks import TASKS, shipped
 from ea_jax import load
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.routes import FILE, Route, digest, hop_entries, routes

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from benchmarks.corpora import embedded, split_module
-from benchmarks.machine import describe, write_readme
-from benchmarks.peers import MLP_STEPS, PEERS, RESMLP_STEPS
+from benchmarks.data.corpora import embedded, split_module
+from benchmarks.fit.peers import MLP_STEPS, PEERS, RESMLP_STEPS
+from benchmarks.machine import describe, results_file, write_readme
 from ea_jax import threshold_for
 from ea_jax.cli.runtime import start_jax
 from ea_jax.fitting import fit
@@ -388,7 +388,7 @@ def is_complete(rows: dict[str, Figures]) -> bool:
 
 def write_part(part: str, figures: Figures) -> None:
     """Replace one part of fit.json; each part names the machine that it ran on."""
-    file = Path(__file__).with_suffix(".json")
+    file = results_file(__file__)
     parts = json.loads(file.read_text()) if file.exists() else {}
     parts[part] = {"machine": describe(), **figures}
     file.write_text(json.dumps(parts, indent=1, ensure_ascii=False) + "\n")

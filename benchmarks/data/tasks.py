@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.corpora import MIXED, Corpus, mixed, provider, split_module
+from benchmarks.data.corpora import MIXED, Corpus, mixed, provider, split_module
 from ea_jax.data.pairs import Pairs
 from ea_jax.retrieval.held_out import HeldOut
 from ea_jax.workflows.fit_entry import far_from_tests

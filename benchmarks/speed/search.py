@@ -1,6 +1,6 @@
 """How long does exact search take, and in how much memory? 10,000 queries, 200,000 rows, 1,536 dimensions.
 
-    python -m benchmarks.search
+    python -m benchmarks.speed.search
 
 Prints the figures and writes search.json.
 """

@@ -1,4 +1,4 @@
-"""What `benchmarks.batch` times, each in a process of its own: `-m benchmarks.batch_steps STEP IN OUT`."""
+"""What `benchmarks.batch` times, each in a process of its own: `-m benchmarks.batch.steps STEP IN OUT`."""
 
 import json
 import os

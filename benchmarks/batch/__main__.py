@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from benchmarks.batch_steps import NAMES, STEPS, corpus
-from benchmarks.machine import write_json, write_readme
+from benchmarks.batch.steps import NAMES, STEPS, corpus
+from benchmarks.machine import results_file, write_json, write_readme
 
 STAGES = ("read", "compute", "write")
 
@@ -43,7 +43,7 @@ STAGES = ("read", "compute", "write")
 def alone(step: str, given: Path, folder: Path) -> dict[str, float]:
     """A step in a new process, with its peak of memory in MiB."""
     out = folder / "out"
-    command = [sys.executable, "-m", "benchmarks.batch_steps", step, str(given), str(out)]
+    command = [sys.executable, "-m", "benchmarks.batch.steps", step, str(given), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = process.stdout.read()
@@ -188,7 +188,7 @@ def main() -> None:
 
 def keep(figures: list[dict[str, Any]], more: dict[str, Any]) -> None:
     """Put figures among those of earlier runs, in the JSON and in the README."""
-    file = Path(__file__).with_suffix(".json")
+    file = results_file(__file__)
     before = json.loads(file.read_text()) if file.exists() else {"figures": []}
     rows = {row["rows"]: row for row in before["figures"] + figures}
     told = {"figures": [rows[key] for key in sorted(rows)], "killed": before.get("killed"), **more}

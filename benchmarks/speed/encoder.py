@@ -1,7 +1,7 @@
 """How fast are texts embedded? MiniLM in ea_jax beside sentence-transformers, torch and ONNX Runtime, in one run.
 
     pip install '.[bench]'
-    python -m benchmarks.encoder ../shared/data
+    python -m benchmarks.speed.encoder ../shared/data
 
 Work: one text of 12 tokens, one of 60, 2,000 AG News rows, and the same rows cut or joined to mixed lengths. Medians of
 rounds in which the peers take turns, so that the machine's drift is shared. About a quarter of an hour.

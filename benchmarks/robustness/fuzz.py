@@ -1,6 +1,6 @@
 """Do broken entries and checkpoints of strangers end in a named error, or in what was published?
 
-    python -m benchmarks.fuzz [COUNT]
+    python -m benchmarks.robustness.fuzz [COUNT]
 
 10,000 mutations unless told otherwise, of seven kinds in turn. Three happen by accident, and what loads has to be what
 was published: bytes of entry.toml, of a file of params/ or quality/, of PyTorch's adapter.pt. Four are a liar's, who
@@ -28,8 +28,8 @@ import numpy as np
 import tomli_w
 import torch
 
+from benchmarks.fit.peers import ResMLP
 from benchmarks.machine import write_json
-from benchmarks.peers import ResMLP
 from ea_jax.compat.checkpoint import read_seed
 from ea_jax.errors import EaJaxError
 from ea_jax.loading import load, load_quality

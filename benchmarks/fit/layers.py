@@ -1,10 +1,10 @@
 """Which hidden states and which weight make the best composite? Judged on sources held out of the fit, once.
 
-    python -m benchmarks.layers ../shared/data build
+    python -m benchmarks.fit.layers ../shared/data build
 
 Sources of the standard split's training rows (OpenAI 3-small) are held out in turn, a fifth of the rows at a time, and
 each held-out row is a query against the other rows of its fold. One matrix in closed form, purpose `query`. The test
-sources of benchmarks/fit.py are not looked at. `minilm-plus` in spaces.toml is fixed by this table.
+sources of benchmarks/fit/ are not looked at. `minilm-plus` in spaces.toml is fixed by this table.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.corpora import embedded, provider, split_module
+from benchmarks.data.corpora import embedded, provider, split_module
 from benchmarks.machine import write_json
 from ea_jax.fitting.cross_validation import FOLDS, group_folds
 from ea_jax.fitting.query_layer import whitened

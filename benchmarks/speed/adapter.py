@@ -1,6 +1,6 @@
 """How fast is an adapter? One call of `adapt` beside the same map in NumPy, in turn, warm, on this machine.
 
-python -m benchmarks.adapter
+python -m benchmarks.speed.adapter
 """
 
 import statistics

@@ -1,7 +1,7 @@
 """Fit the bundled adapters, and write their figures on rows and sources that the fit has not seen into their cards.
 
-    python -m benchmarks.registry ../shared/data build registry [NAME...]
-    python -m benchmarks.registry ../shared/data build --kernel     # does a kernel beat `small` on held-out sources?
+    python -m benchmarks.data.registry ../shared/data build registry [NAME...]
+    python -m benchmarks.data.registry ../shared/data build --kernel  # does a kernel beat `small` on held-out sources?
 
 An entry that is there already is made anew only where it is named.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.corpora import MIXED, PROVIDERS, foreign
+from benchmarks.data.corpora import MIXED, PROVIDERS, foreign
+from benchmarks.data.tasks import ACROSS, NEAR, PLUS, SPLIT_SET, TASKS, Split, Task, measured, shipped
 from benchmarks.machine import write_json
-from benchmarks.tasks import ACROSS, NEAR, PLUS, SPLIT_SET, TASKS, Split, Task, measured, shipped
 from ea_jax import load_encoder
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.fitting import Family, Fitted, fit

@@ -1,6 +1,6 @@
 """How fast is a bundled adapter on an accelerator, beside what it can copy and multiply?
 
-    python -m benchmarks.accelerator
+    python -m benchmarks.speed.accelerator
 
 Vectors lie on the device; those of `from_and_to_numpy` come from NumPy and go back to it. The copy of an array (bytes
 read and written) and a bfloat16 product of 8192 x 8192 matrices are measured in the same run.

@@ -1,6 +1,6 @@
 """How fast are the bundled adapters to text-embedding-3-small beside the network of embedding_adapters in torch?
 
-    python -m benchmarks.speed
+    python -m benchmarks.speed.seed_network
 
 That network has 229.6 M parameters (width 1536, depth 8). It runs in evaluation mode with random weights, on which its
 time does not depend. Every round takes each once, in turn, so that the machine's drift is shared.
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import torch
 
+from benchmarks.fit.peers import ResMLP
 from benchmarks.machine import write_json, write_readme
-from benchmarks.peers import ResMLP
 from ea_jax import load
 from ea_jax.typing import leaf_paths
 

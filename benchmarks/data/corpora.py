@@ -1,6 +1,6 @@
 """Texts and vectors of the shared data, by set; what local models make of the texts is kept in `build/vectors`.
 
-    python -m benchmarks.corpora ../shared/data build
+    python -m benchmarks.data.corpora ../shared/data build
 
 A set is a provider's texts with native vectors (the files `NAME` and `NAME-2` of `pairs/`), or `mixed`, public texts
 without any. Texts of 2,000 characters or more, and those that are not English, are left out.
