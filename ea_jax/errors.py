@@ -1,13 +1,20 @@
-"""Every error that ea_jax raises on purpose. Each message says what, where, and what to do next.
+"""Errors that ea_jax raises on purpose, grouped by what the caller can do about them.
 
 EaJaxError
-├── BadInput (ValueError)        the caller's array, text or file is not what the call takes
-├── UnknownName (LookupError)    no space, adapter or flavor of that name; the nearest names are listed
-├── BadEntry (ValueError)        a registry file is missing a key or contradicts itself
-├── CorruptCheckpoint (ValueError)  stored parameters are not the ones that were published
-├── BadEncoder (ValueError)      an encoder folder is incomplete, of an unknown kind, or has the wrong weights
-├── EncoderNotFound (LookupError)   no folder with the model's weights could be found or fetched
-└── FingerprintMismatch (ValueError)  vectors of one encoder meet an adapter that was fitted on another's
+├── BadInput (ValueError)                       correct the argument, array or file that the message names
+│   ├── UnknownName (LookupError)               no space, adapter, flavor or prompt has this name; similar names follow
+│   └── BadEncoder                              the encoder folder is incomplete, unsupported, or has other weights
+├── Conflict (BadInput)                         name another output, wait, or ask for a replacement
+│   └── FingerprintMismatch                     the vectors and the adapter belong to different encoders
+├── Unavailable (BadInput)                      try again later: the network, the hub or an endpoint failed
+│   └── EncoderNotFound (LookupError)           the model's files are not on this machine and cannot be downloaded
+├── MissingDependency (BadInput, ImportError)   install the extra that the message names
+└── Corrupt (ValueError)                        download or restore the file that the message names
+    ├── BadEntry                                a registry file lacks a key or contradicts itself
+    └── CorruptCheckpoint                       stored parameters differ from the published ones
+
+`Conflict`, `Unavailable` and `MissingDependency` are also `BadInput`, which ea_jax 0.1 raised in their place. An
+`except` clause for one of them comes before one for `BadInput`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,35 +23,51 @@ from typing import Any
 
 
 class EaJaxError(Exception):
-    """The root: `except EaJaxError` catches all that the library raises on purpose."""
+    """Base class of every error that ea_jax raises on purpose."""
 
 
 class BadInput(EaJaxError, ValueError):
-    """The caller's array, text or file is not what the call takes."""
+    """An argument, array, text or file is not what the call takes."""
 
 
-class UnknownName(EaJaxError, LookupError):
-    """No space, adapter or flavor has the given name."""
+class UnknownName(BadInput, LookupError):
+    """No space, adapter, flavor or prompt has the given name."""
 
 
-class BadEntry(EaJaxError, ValueError):
-    """A registry file is missing a key or contradicts itself."""
-
-
-class CorruptCheckpoint(EaJaxError, ValueError):
-    """Stored parameters are not the ones that were published."""
-
-
-class BadEncoder(EaJaxError, ValueError):
+class BadEncoder(BadInput):
     """An encoder folder is incomplete, of an unsupported kind, or holds the wrong weights."""
 
 
-class EncoderNotFound(EaJaxError, LookupError):
-    """No folder with the model's weights could be found or fetched."""
+class Conflict(BadInput):
+    """The output exists, is locked by another process, or belongs to another job."""
 
 
-class FingerprintMismatch(EaJaxError, ValueError):
-    """Vectors of one encoder meet an adapter that was fitted on another's."""
+class FingerprintMismatch(Conflict):
+    """The vectors come from one encoder, and the adapter was fitted on another's."""
+
+
+class Unavailable(BadInput):
+    """The network, the hub, an endpoint or the disk cannot serve the request now."""
+
+
+class EncoderNotFound(Unavailable, LookupError):
+    """The model's files are neither on this machine nor can they be downloaded."""
+
+
+class MissingDependency(BadInput, ImportError):
+    """An optional package is not installed. The message names the extra to install."""
+
+
+class Corrupt(EaJaxError, ValueError):
+    """A stored file is damaged, or is not what was published."""
+
+
+class BadEntry(Corrupt):
+    """A registry file lacks a key or contradicts itself."""
+
+
+class CorruptCheckpoint(Corrupt):
+    """Stored parameters differ from the published ones."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from ea_jax.batch.state import (
     write_json,
 )
 from ea_jax.batch.writers import check_kind, join
-from ea_jax.errors import BadInput
+from ea_jax.errors import BadInput, Conflict
 from ea_jax.io.atomic import lock, whole_file
 from ea_jax.progress import progress
 
@@ -112,7 +112,8 @@ def run_job(
         work: What maps parts, where it is not this process.
 
     Raises:
-        BadInput: A row is bad, unless such rows are skipped; the output is another job's, or another process is at it.
+        BadInput: A row is bad, unless such rows are skipped.
+        Conflict: The output is another job's, or another process is at it.
             Parts that are whole stay, and the same job goes on from there.
     """
     if run.options.skip and rejects is None:
@@ -144,7 +145,7 @@ def run_job(
         for part in done:
             totals = totals.plus(part or Totals())
         if totals.rejected and not run.options.skip:
-            raise BadInput(
+            raise Conflict(
                 f"{place.out} was begun with --on-error skip, and {totals.rejected:,} bad rows were put aside. "
                 "Go on so, or remove it to start anew."
             )
@@ -175,7 +176,7 @@ def _check_rows(job: Job, run: BatchMap, before: Mapping[str, list[int]], now: M
     """Read again what whole parts were made of, where a file may have changed since.
 
     Raises:
-        BadInput: The rows of a part are others now.
+        Conflict: The rows of a part are others now.
     """
     touched = {file for file, told in now.items() if before[file] != told}
     if not touched:

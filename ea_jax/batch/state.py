@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ea_jax.batch.writers import KINDS
-from ea_jax.errors import BadInput, differences
+from ea_jax.errors import BadInput, Conflict, differences
 from ea_jax.io.atomic import is_locked, whole_file
 
 STATE = "_ea_jax"
@@ -108,14 +108,14 @@ def begin(
         What was seen of each input file when the job was last at it.
 
     Raises:
-        BadInput: Another job's output is there, or something else; the message says what differs.
+        Conflict: Another job's output is there, or something else; the message says what differs.
     """
     file = place.state / "job.json"
     if not file.exists():
         if place.is_file and place.out.exists():
-            raise BadInput(f"{place.out} is there already, and no job made it. Remove it, or name another.")
+            raise Conflict(f"{place.out} is there already, and no job made it. Remove it, or name another.")
         if not place.is_file and place.out.is_dir() and any(path.name != STATE for path in place.out.iterdir()):
-            raise BadInput(f"{place.out} has files of something else. Name a new folder.")
+            raise Conflict(f"{place.out} has files of something else. Name a new folder.")
         for folder in (place.state / "done", place.state / "tmp", place.parts):
             folder.mkdir(parents=True, exist_ok=True)
         write_json(file, {"facts": dict(facts), "parts": parts, "rows": rows, "seen": dict(seen)})
@@ -126,10 +126,10 @@ def begin(
     return told["seen"]
 
 
-def another(place: Place, differs: str) -> BadInput:
+def another(place: Place, differs: str) -> Conflict:
     """The error that says why the output there is not of this job."""
     done = "the output" if place.manifest.exists() else "the beginning"
-    return BadInput(
+    return Conflict(
         f"{place.out} holds {done} of another job: {differs}. Run that one as it was, remove "
         f"{place.state if place.is_file else place.out} to start anew, or name another OUT."
     )

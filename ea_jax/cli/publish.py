@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ea_jax.cli.options import AssumeSource
-from ea_jax.errors import BadEntry, BadInput, EaJaxError
+from ea_jax.errors import BadEntry, BadInput, Conflict, EaJaxError
 from ea_jax.io.atomic import restore_folders, swap_folder
 from ea_jax.registry.entry import read_entry
 from ea_jax.registry.locations import user_folder
@@ -47,7 +47,7 @@ def add(
         there = root / entry_name(entry)
         restore_folders(root)
         if there.exists() and not replace:
-            raise BadEntry(f"{there} is there already. `--replace` puts this one in its place.")
+            raise Conflict(f"{there} is there already. `--replace` puts this one in its place.")
         swap_folder(copy, there)
     print(there)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ea_jax.compat.catalog import Seed
 from ea_jax.compat.checkpoint import SeedAdapter, read_seed
 from ea_jax.errors import BadEntry, BadInput
-from ea_jax.io.hub_errors import asking_hub
+from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.quality.schema import imported_sizes
 from ea_jax.registry.locations import user_folder
 from ea_jax.registry.lookup import entries
@@ -81,7 +81,7 @@ def fetch_seed(listed: Seed) -> Path:
 def _fetched(repo: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    with asking_hub(repo, "Try again, or import a folder."):
+    with explain_hub_errors(repo, "Try again, or import a folder."):
         folder = Path(snapshot_download(repo, allow_patterns=WANTED))
     if not any(folder.glob("*.pt")):
         raise BadInput(f"{repo} has no adapter*.pt: it is encrypted, or no adapter.")

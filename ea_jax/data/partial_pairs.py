@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32
 from pyarrow import parquet
 
 from ea_jax.data.texts import Texts
-from ea_jax.errors import BadInput
+from ea_jax.errors import BadInput, Conflict
 from ea_jax.io.atomic import whole_file
 
 JOB = "job.parquet"
@@ -53,12 +53,12 @@ def parts_folder(out: Path) -> Path:
 
 
 def check_parts(folder: Path, job: Job) -> None:
-    """Raise BadInput, with what differs, where the folder holds parts of another job."""
+    """Raise Conflict, with what differs, where the folder holds parts of another job."""
     if not folder.exists():
         return
     if not (folder / JOB).is_file():
         if not folder.is_dir() or any(PART.fullmatch(file.name) for file in folder.iterdir()):
-            raise BadInput(f"{folder} is in the way and has no {JOB}. Remove it, or name another --out.")
+            raise Conflict(f"{folder} is in the way and has no {JOB}. Remove it, or name another --out.")
         return
     try:
         table = parquet.read_table(folder / JOB)
@@ -67,7 +67,7 @@ def check_parts(folder: Path, job: Job) -> None:
     then = {key.decode().removeprefix(KEY): value.decode() for key, value in (table.schema.metadata or {}).items()}
     found = _differences(job, then, table.column("text").to_pylist())
     if found:
-        raise BadInput(
+        raise Conflict(
             f"{folder} holds the beginning of another job: {'; '.join(found)}. Run that one to its end, remove the "
             "folder to start anew, or name another --out."
         )

@@ -7,7 +7,7 @@ from ea_jax.encoders.files import weight_files
 from ea_jax.encoders.modules_json import read_chain
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound
 from ea_jax.io.hashing import file_sha256
-from ea_jax.io.hub_errors import asking_hub
+from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.registry.spaces import Space
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -108,7 +108,7 @@ def _downloaded(space: Space) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        with asking_hub(space.id):
+        with explain_hub_errors(space.id):
             folder = Path(snapshot_download(space.id, allow_patterns=WANTED, ignore_patterns=UNWANTED))
     except BadInput as error:
         raise EncoderNotFound(f"{error} {_how(space)}") from error

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from typing import Any, NamedTuple
 
-from ea_jax.errors import BadInput
+from ea_jax.errors import MissingDependency
 from ea_jax.retrieval.metrics import KS
 
 INK, FIRST, SECOND = "#010203", "#040506", "#070809"  # what the style sheet's colours replace
@@ -32,7 +32,7 @@ def charts(told: Mapping[str, Any]) -> list[Chart]:
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise BadInput("Charts are drawn by matplotlib: pip install 'ea_jax[report]'.") from error
+        raise MissingDependency("Charts are drawn by matplotlib: pip install 'ea_jax[report]'.") from error
     measure = told["measure"]
     drawn: list[tuple[str, str, Callable[..., None], Any]] = [
         (

@@ -15,7 +15,7 @@ from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.batch.job import Job
 from ea_jax.batch.load import Names, load_map
 from ea_jax.batch.pipeline import run_parts
-from ea_jax.errors import BadInput
+from ea_jax.errors import MissingDependency
 
 
 class MapVectors:
@@ -87,7 +87,7 @@ def on_actors(job: Job, names: Names, options: Options, workers: int) -> Callabl
         from ray.exceptions import RayTaskError
         from ray.util import ActorPool
     except ImportError as error:
-        raise BadInput("--engine ray needs Ray: pip install 'ea_jax[ray]'.") from error
+        raise MissingDependency("--engine ray needs Ray: pip install 'ea_jax[ray]'.") from error
 
     def work(parts: list[Any], advance: Callable[[int], None]) -> dict[str, float]:
         begun = not ray.is_initialized()

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from ea_jax.errors import BadInput
+from ea_jax.errors import Conflict
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def lock(path: Path, what: str, shared: bool = False, wait: bool = False) -> Ite
         wait: Until it is free, instead of an error.
 
     Raises:
-        BadInput: Another process holds it.
+        Conflict: Another process holds it.
     """
     import fcntl
 
@@ -58,7 +58,7 @@ def lock(path: Path, what: str, shared: bool = False, wait: bool = False) -> Ite
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            raise BadInput(f"{what} is already being written by another process. Wait for it, or end it.") from error
+            raise Conflict(f"{what} is already being written by another process. Wait for it, or end it.") from error
         yield
 
 
@@ -67,7 +67,7 @@ def is_locked(path: Path) -> bool:
     try:
         with lock(path, ""):
             return False
-    except BadInput:
+    except Conflict:
         return True
 
 

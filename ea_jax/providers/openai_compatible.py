@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ea_jax.data.partial_pairs import quoted
-from ea_jax.errors import BadInput
+from ea_jax.errors import BadInput, MissingDependency, Unavailable
 from ea_jax.registry.spaces import Space
 
 KEY = "OPENAI_API_KEY"
@@ -62,13 +62,14 @@ def open_client(base_url: str | None = None) -> Any:
     stops at once where the account is empty, says what it waits for, and ends its waits when another request failed.
 
     Raises:
-        BadInput: The package is not installed, there is no key, or the address is no http address.
+        MissingDependency: The package is not installed.
+        BadInput: There is no key, or the address is no http address.
     """
     try:
         from openai import OpenAI
     except ImportError as error:
-        raise BadInput(
-            "Asking a provider needs the openai client, which is not installed: pip install 'openai>=1.60'."
+        raise MissingDependency(
+            "Asking a provider needs the openai client, which is not installed: pip install 'ea_jax[openai]'."
         ) from error
     address = base_address(base_url) or OPENAI
     key = os.environ.get(KEY, "").strip()
@@ -112,7 +113,8 @@ class Endpoint:
             first: The first one's number, for errors.
 
         Raises:
-            BadInput: The provider refuses, stays busy or away, or answers with what are no vectors of the space.
+            Unavailable: The provider stays busy or away, or its vectors are zero or not finite.
+            BadInput: The provider refuses the request, or answers with something else than vectors of the space.
         """
         found = self._ask(list(texts), first)
         if found is None:
@@ -147,7 +149,7 @@ class Endpoint:
                 why = "its answer is cut short, or no JSON"
             if attempt < TRIES - 1:
                 self._pause(why, wait, attempt)
-        raise BadInput(f"{self.host} gave no vectors in {TRIES} tries; at last, {why}. {AGAIN}")
+        raise Unavailable(f"{self.host} gave no vectors in {TRIES} tries; at last, {why}. {AGAIN}")
 
     def _create(self, texts: list[str]) -> Any:
         # base64 is exact float32, and what the client asks for by itself: a server that knows the client knows it.
@@ -157,7 +159,7 @@ class Endpoint:
     def _pause(self, why: str, asked: float | None, attempt: int) -> None:
         """Wait as long as the provider asks, or else twice as long each time, and up to a quarter more by chance."""
         if asked is not None and asked > PATIENCE:
-            raise BadInput(f"{self.host} asks to be left alone for {asked / 60:.0f} minutes. {AGAIN}")
+            raise Unavailable(f"{self.host} asks to be left alone for {asked / 60:.0f} minutes. {AGAIN}")
         wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) if asked is None else asked
         wait *= 1 + random.random() / 4
         self.say(f"{self.host}: {why}; asking again in {wait:.1f} s")
@@ -209,8 +211,9 @@ def check_vectors(data: list[Any], count: int, space: Space, where: str, first: 
     """The vectors of an answer, in the order of the texts.
 
     Raises:
-        BadInput: There are more or fewer than texts; one is of another width, not finite, zero, or not of length one in
-            a space where all are.
+        BadInput: There are more or fewer than texts; one is of another width, or not of length one in a space where all
+            are.
+        Unavailable: One is not finite, or zero.
     """
     if len(data) != count:
         raise BadInput(f"{where} answered with {len(data)} vectors for {count} texts. Is it an embeddings endpoint?")
@@ -244,7 +247,7 @@ def _scaled(y: Float32[np.ndarray, "n d"], space: Space, where: str, first: int)
     norms = np.linalg.norm(y.astype(np.float64), axis=1)
     bad = ~np.isfinite(norms) | (norms == 0)
     if bad.any():
-        raise BadInput(f"{where}, text {first + bad.argmax()}: the vector is zero or not finite. Ask again later.")
+        raise Unavailable(f"{where}, text {first + bad.argmax()}: the vector is zero or not finite. Ask again later.")
     if not space.unit_norm:
         return y
     off = np.abs(norms - 1) > 0.01

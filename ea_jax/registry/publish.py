@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hashing import file_sha256
-from ea_jax.io.hub_errors import asking_hub
+from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.registry.entry import Entry, read_entry
 from ea_jax.registry.index import INDEX, Listed, index_text, listed_of, read_index
 from ea_jax.registry.lookup import entry_name
@@ -59,7 +59,7 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
 
     api = HfApi()
     instead = "Nothing was uploaded; log in with `hf auth login`, or try again."
-    with asking_hub(repo, instead, "could not be uploaded to the hub"):
+    with explain_hub_errors(repo, instead, "could not be uploaded to the hub"):
         api.create_repo(repo, repo_type=kind, exist_ok=True)
         head = api.repo_info(repo, repo_type=kind)
         there = set(api.list_repo_files(repo, repo_type=kind, revision=head.sha))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
 from ea_jax.io.hashing import file_sha256
-from ea_jax.io.hub_errors import asking_hub
+from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.io.toml import build, read_toml
 from ea_jax.registry.entry import Entry, read_entry
 from ea_jax.registry.index import INDEX, Listed, read_index
@@ -84,7 +84,7 @@ def add_remote(address: str) -> Remote:
     repo, kind, revision = parsed(address)
     from huggingface_hub import HfApi
 
-    with asking_hub(repo):
+    with explain_hub_errors(repo):
         commit = HfApi().repo_info(repo, repo_type=kind, revision=revision).sha
     if commit is None:
         raise BadInput(f"{repo} has no commit yet. `ea-jax publish` puts an adapter there.")
@@ -134,7 +134,7 @@ def index(remote: Remote) -> list[Listed]:
         (there,) = _downloaded(remote, [INDEX])
         file.parent.mkdir(parents=True, exist_ok=True)
         read_index(there)
-        with asking_hub(remote.address), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        with explain_hub_errors(remote.address), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             os.replace(shutil.copyfile(there, Path(scratch) / INDEX), file)
     return read_index(file)
 
@@ -222,7 +222,7 @@ def _put(remote: Remote, folder: Path, files: dict[str, str]) -> None:
         if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
             raise BadEntry(f"{folder.name} of {remote.address} names {name!r}, which is outside of it. Do not use it.")
     found = _downloaded(remote, [f"{folder.name}/{name}" for name in files])
-    with asking_hub(remote.address):
+    with explain_hub_errors(remote.address):
         for (name, wanted), file in zip(files.items(), found, strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
@@ -240,7 +240,7 @@ def _downloaded(remote: Remote, names: Sequence[str]) -> list[Path]:
     def one(name: str) -> Path:
         return Path(hf_hub_download(remote.repo, name, repo_type=remote.kind, revision=remote.commit))
 
-    with asking_hub(remote.address), ThreadPoolExecutor(WORKERS) as pool:
+    with explain_hub_errors(remote.address), ThreadPoolExecutor(WORKERS) as pool:
         return list(tqdm(pool.map(one, names), total=len(names), desc=remote.repo, unit="file", disable=None))
 
 

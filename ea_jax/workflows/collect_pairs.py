@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from ea_jax.data.partial_pairs import Job, begin_parts, check_parts, done_rows, finish, parts_folder, save_part
 from ea_jax.data.texts import Texts
-from ea_jax.errors import BadInput
+from ea_jax.errors import BadInput, Conflict
 from ea_jax.progress import progress
 from ea_jax.providers.openai_compatible import Endpoint, base_address, open_client
 from ea_jax.registry.spaces import Space, find_space
@@ -185,7 +185,7 @@ def _check_options(out: Path, space: Space, dimensions: int | None, batch_size: 
 
 def _check_out(out: Path, force: bool) -> None:
     if out.exists() and not (force and out.is_file()):
-        raise BadInput(f"{out} is there already. Name another --out, or replace it with --force.")
+        raise Conflict(f"{out} is there already. Name another --out, or replace it with --force.")
 
 
 def _model_name(space: Space, model: str | None, address: str | None) -> str:

@@ -19,7 +19,7 @@ from ea_jax.data.pairs import Pairs, read_pairs, stacked
 from ea_jax.embeddings import unit
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.spec import EncoderSpec
-from ea_jax.errors import BadInput, FingerprintMismatch, UnknownName
+from ea_jax.errors import BadInput, Conflict, FingerprintMismatch, UnknownName
 from ea_jax.fitting import Family, Fitted, Foreign, fit, verdict
 from ea_jax.loading import load, load_encoder, load_quality
 from ea_jax.quality.schema import sizes_of
@@ -91,7 +91,7 @@ def fit_entry(
     """
     folder = out / entry_folder(source, target, flavor)
     if folder.exists() and not replace_entry:
-        raise BadInput(f"{folder} exists already. Choose another flavor, or ask for it to be replaced.")
+        raise Conflict(f"{folder} exists already. Choose another flavor, or ask for it to be replaced.")
     encoder = load_encoder(source.id) if source.local else None
     if prompt is not None:
         if encoder is None:

@@ -5,7 +5,7 @@ import pytest
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName
 from ea_jax.loading import load, load_quality
-from ea_jax.registry import entry as registry
+from ea_jax.registry import lookup as registry
 from tests.conftest import TOY_SPACES, write_toy_registry
 
 

@@ -269,4 +269,4 @@ def test_a_missing_client_is_one_sentence_with_the_command(pairs, provider, monk
     monkeypatch.setitem(sys.modules, "openai", None)
     code, out, err = pairs()
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].endswith("which is not installed: pip install 'openai>=1.60'.")
+    assert err.splitlines()[-1].endswith("which is not installed: pip install 'ea_jax[openai]'.")
