@@ -1,5 +1,7 @@
 """Adapter families as Flax Linen modules. Those fitted here end in a layer `out`, in which alone purposes differ."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -105,29 +107,73 @@ class Chain(nn.Module):
         return x
 
 
-FAMILIES = {"linear": Linear, "kernel": Kernel, "resmlp": ResMLP}
+@dataclass(frozen=True)
+class Family:
+    """One adapter family. A new family is one more row of `FAMILIES` and a file in `ea_jax/fitting` that fits it.
+
+    Attributes:
+        module: Builds the Flax module from `d_out`, `unit_norm` and the sizes. The module of a family that `fit` fits
+            ends in a dense layer named `out`, the only one that differs between purposes.
+        description: One line for model cards and error messages, without the sizes.
+        sizes: Names of the widths and counts that the module takes.
+        int8_leaves: Parameters beside the output layer that entries store as int8 codes.
+        fit_features: Function of `ea_jax.fitting` that computes the features of the pairs, as `module:function`; None
+            for families that are imported and never fitted here.
+    """
+
+    module: Callable[..., nn.Module]
+    description: str
+    sizes: tuple[str, ...] = ()
+    int8_leaves: frozenset[str] = frozenset()
+    fit_features: str | None = None
+
+    def describe(self, sizes: Mapping[str, int]) -> str:
+        """The description with the sizes of one adapter."""
+        counts = ", ".join(f"{name} {sizes[name]:,}" for name in self.sizes)
+        return f"{self.description} ({counts})" if counts else self.description
+
+
+FAMILIES = {
+    "linear": Family(Linear, "One affine map", fit_features="features:linear_features"),
+    "kernel": Family(
+        Kernel,
+        "One affine map of the input and of kernel principal components around landmarks (Nystrom)",
+        sizes=("landmarks", "rank", "bandwidths"),
+        int8_leaves=frozenset({"landmarks", "mix"}),
+        fit_features="kernel_features:kernel_features",
+    ),
+    "resmlp": Family(ResMLP, "The residual network of embedding-adapters", sizes=("width", "depth")),
+}
+
+
+def find_family(name: str) -> Family:
+    """The family of a name.
+
+    Raises:
+        BadEntry: No family has this name; the message suggests the nearest one.
+    """
+    if name not in FAMILIES:
+        raise BadEntry(f"No adapter family is named {name!r}. {nearest(name, FAMILIES)}")
+    return FAMILIES[name]
 
 
 def build(spec: Spec) -> nn.Module:
-    """The module that computes an adapter; it does not depend on names, so equal shapes share one compilation.
+    """Build the module that computes an adapter. It ignores model names, so equal shapes share one compilation.
 
     Raises:
-        BadEntry: No family has this name, or its sizes are not those that the family has.
+        BadEntry: No family has this name, or the spec names other sizes than the family has.
     """
     if spec.parts:
         return Chain(tuple(build(part) for part in spec.parts))
-    if spec.family not in FAMILIES:
-        raise BadEntry(f"No adapter family is named {spec.family!r}. {nearest(spec.family, FAMILIES)}")
-    family, sizes = FAMILIES[spec.family], dict(spec.sizes)
-    wanted = set(family.__dataclass_fields__) - {"d_out", "unit_norm", "parent", "name"}
-    if set(sizes) != wanted:
-        told = f"its sizes are {', '.join(sorted(wanted)) or 'none'}, not {', '.join(sorted(sizes)) or 'none'}"
-        raise BadEntry(f"Family {spec.family!r}: {told}. Fetch the adapter again.")
-    return family(spec.d_out, spec.unit_norm, **sizes)
+    family, sizes = find_family(spec.family), dict(spec.sizes)
+    if set(sizes) != set(family.sizes):
+        expected, actual = (", ".join(sorted(names)) or "none" for names in (family.sizes, sizes))
+        raise BadEntry(f"Family {spec.family!r}: its sizes are {expected}, not {actual}. Fetch the adapter again.")
+    return family.module(spec.d_out, spec.unit_norm, **sizes)
 
 
 def abstract_params(spec: Spec) -> Params:
-    """Shapes and dtypes of the parameters that a spec asks for, without making any."""
+    """Shapes and dtypes of the parameters of a spec, without allocating them."""
     x = jax.ShapeDtypeStruct((1, spec.d_in), jnp.float32)
     return jax.eval_shape(build(spec).init, jax.random.key(0), x)["params"]
 

@@ -8,7 +8,6 @@ from jaxtyping import Float, Float32, Int8
 
 from ea_jax.typing import ArrayIn, Params
 
-WHOLE = {"landmarks", "mix"}  # parameters that stay int8 codes in the module
 BITS = 6  # of a code of normal weights under an entropy coder; it changes an output to a cosine of .9998
 
 

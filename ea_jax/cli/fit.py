@@ -1,7 +1,6 @@
 """Pairs to a registry entry: `ea-jax fit`."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +8,6 @@ import typer
 
 from ea_jax.cli.options import AssumeSource
 from ea_jax.errors import BadInput
-
-
-class FamilyName(StrEnum):
-    """Families that `fit` knows."""
-
-    linear = "linear"
-    kernel = "kernel"
-    auto = "auto"
 
 
 def fit(
@@ -29,7 +20,8 @@ def fit(
         str, typer.Option(help="Adapter to start from: auto (the registry's, if there is one), none, or a name.")
     ] = "auto",
     family: Annotated[
-        FamilyName | None, typer.Option(help="auto is the better one, for bare vectors without a prior; else linear.")
+        str | None,
+        typer.Option(help="linear, kernel, or auto (whichever ranks best): the default for bare vectors."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite an entry of the same name.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Prefix of the texts, by its name in the source model.")] = None,
@@ -61,7 +53,7 @@ def fit(
         b,
         out,
         flavor=flavor,
-        family=family.value if family else None,
+        family=family,
         prior=prior,
         replace_entry=replace,
         prompt=prompt,

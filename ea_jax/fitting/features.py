@@ -1,20 +1,12 @@
-"""What an output layer reads, by family: the input itself, or the input beside Nystrom features."""
+"""Features of the pairs, which an output layer maps to target embeddings; each adapter family has its own."""
 
+from importlib import import_module
 from typing import NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
-from ea_jax.adapters.families import radial
-from ea_jax.adapters.quantization import column_grid, nearest_grid
-from ea_jax.fitting.regression.moments import largest
-from ea_jax.retrieval.neighbors import unit_rows
+from ea_jax.adapters.families import FAMILIES
 from ea_jax.typing import ArrayIn, Params
-
-LANDMARKS = 2048  # each with its own component: cosine of the store layer in domain .76, against .70 for a linear map
-BANDWIDTH = 1.0  # gamma: exp(-gamma |x - z|^2 / 2); .7 to 1.5 differ by less than .005
-SAMPLE, BLOCK = 8192, 8192
 
 
 class Features(NamedTuple):
@@ -23,8 +15,8 @@ class Features(NamedTuple):
     Attributes:
         family: Adapter family.
         sizes: The family's widths and counts.
-        params: Parameters before the output layer, as they are stored.
-        z: Features of every pair; the inputs themselves for `linear`.
+        params: Parameters before the output layer, as an entry stores them.
+        z: Features of every pair; for `linear`, the inputs themselves.
     """
 
     family: str
@@ -33,43 +25,17 @@ class Features(NamedTuple):
     z: Float[ArrayIn, "n d"]
 
 
-def linear_features(x: Float[ArrayIn, "n d_in"]) -> Features:
+def fitted_families() -> list[str]:
+    """Names of the families that `fit` fits."""
+    return [name for name, family in FAMILIES.items() if family.fit_features]
+
+
+def fit_features(family: str, x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], seed: int) -> Features:
+    """Fit the features of an adapter family, by the function that `FAMILIES` names."""
+    module, _, function = str(FAMILIES[family].fit_features).partition(":")
+    return getattr(import_module(f"ea_jax.fitting.{module}"), function)(x, y, seed)
+
+
+def linear_features(x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], seed: int = 0) -> Features:
     """The inputs as they are."""
     return Features("linear", {}, {}, x)
-
-
-def kernel_features(x: Float[ArrayIn, "n d_in"], seed: int = 0) -> Features:
-    """The inputs beside kernel principal components around random landmarks, `[x, (phi(x) - mean) V L^-1/2]`.
-
-    `phi_j(x) = exp(gamma (cos(x, z_j) - 1))`, and `V L V^T` are the leading eigenpairs of the kernel between landmarks.
-    Landmarks and mix are rounded to int8 first: what is fitted is what is stored.
-
-    Source: Williams and Seeger 2001 (Nystrom).
-    """
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(x))[:LANDMARKS])
-    landmarks = nearest_grid(unit_rows(x[chosen]), 127).values
-    scale = (1 / np.linalg.norm(landmarks.astype(np.float32), axis=1)).astype(np.float32)
-    z = landmarks * scale[:, None]
-    values, vectors = largest(np.exp(BANDWIDTH * (z.astype(np.float64) @ z.T - 1)), len(z))
-    mix = column_grid((vectors / np.sqrt(np.maximum(values, 1e-9))).astype(np.float32))
-    ones = np.ones(1, np.float32)
-
-    def phi(rows: Float[ArrayIn, "b d_in"]) -> Float32[np.ndarray, "b m"]:
-        cosine = unit_rows(rows) @ landmarks.astype(np.float32).T
-        return np.asarray(radial(*map(jnp.asarray, (cosine, scale, BANDWIDTH * ones, ones))))
-
-    center = phi(x[np.sort(rng.permutation(len(x))[:SAMPLE])]).mean(axis=0)
-    weights = mix.values.astype(np.float32) * mix.scale[None]
-    parts = [(phi(x[i : i + BLOCK]) - center) @ weights for i in range(0, len(x), BLOCK)]
-    params = {
-        "landmarks": landmarks,
-        "scale": scale,
-        "gamma": BANDWIDTH * ones,
-        "weight": ones,
-        "centre": center.astype(np.float32),
-        "mix": mix.values,
-        "step": mix.scale,
-    }
-    sizes = {"landmarks": len(z), "rank": weights.shape[1], "bandwidths": 1}
-    return Features("kernel", sizes, params, np.concatenate([np.asarray(x, np.float32), np.concatenate(parts)], axis=1))

@@ -6,15 +6,16 @@ reciprocal rank of the true neighbor for held-out queries.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.adapters.adapter import Adapter
+from ea_jax.adapters.families import FAMILIES
 from ea_jax.errors import BadInput
 from ea_jax.fitting.cross_validation import group_folds
-from ea_jax.fitting.features import Features, kernel_features, linear_features
+from ea_jax.fitting.features import Features, fit_features, fitted_families
 from ea_jax.fitting.output_layers import (
     Solution,
     as_float32,
@@ -33,12 +34,7 @@ from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.neighbors import SAME, TOP, search_native, unit_rows
 from ea_jax.typing import ArrayIn
 
-Family = Literal["linear", "kernel", "auto"]
-FAMILIES: dict[Family, tuple[str, ...]] = {
-    "linear": ("linear",),
-    "kernel": ("kernel",),
-    "auto": ("linear", "kernel"),
-}
+AUTO = "auto"  # try every family, keep the one that ranks best
 LEAST_PAIRS = 50  # fewer held-out queries tell nothing
 FINE_TUNED = 16384  # pairs, each of which 60 steps see four times at the most
 VALIDATION = 1000  # queries that stop fine-tuning
@@ -50,7 +46,7 @@ def fit(
     y: Float[ArrayIn, "n d_out"],
     *,
     prior: Adapter | Quality | None = None,
-    family: Family = "linear",
+    family: str = "linear",
     groups: Sequence[str] | None = None,
     corpus: Float[ArrayIn, "m d_out"] | None = None,
     foreign: Foreign | None = None,
@@ -93,8 +89,8 @@ def fit(
     fold = group_folds(groups, len(x))
     native = sample_corpus(y if corpus is None else corpus, seed)
     candidates = []
-    for name in FAMILIES[family]:
-        features = linear_features(x) if name == "linear" else kernel_features(x, seed)
+    for name in fitted_families() if family == AUTO else (family,):
+        features = fit_features(name, x, y, seed)
         candidates.append((features, fit_output_layers(features.z, y, fold, start, native, seed)))
     features, solution = max(candidates, key=lambda candidate: float(np.mean(1 / candidate[1].searched.rank)))
     validation = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(fold == 0))[:VALIDATION]
@@ -121,13 +117,24 @@ def fit(
     return Fitted(features.family, features.sizes, params, quality, report)
 
 
+def check_family(family: str) -> None:
+    """Raise BadInput unless `fit` can fit this family."""
+    names = fitted_families()
+    if family in (*names, AUTO):
+        return
+    meanings = "; ".join(f"{name}: {FAMILIES[name].description}" for name in names)
+    raise BadInput(
+        f"family is {family!r}; it must be one of {', '.join((*names, AUTO))}. {meanings}; {AUTO}: the family that "
+        "ranks best."
+    )
+
+
 def _check(x: Any, y: Any, groups: Sequence[str] | None, family: str, corpus: Any) -> None:
     if len(x) != len(y) or (groups is not None and len(groups) != len(x)):
         raise BadInput(f"x has {len(x)} rows and y {len(y)}; pairs (and their groups) must be row-aligned.")
     if len(x) < LEAST_PAIRS:
         raise BadInput(f"There are {len(x)} pairs; a fit needs {LEAST_PAIRS} at the least, and thousands to be good.")
-    if family not in FAMILIES:
-        raise BadInput(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
+    check_family(family)
     if corpus is not None and (corpus.ndim != 2 or corpus.shape[1] != y.shape[1]):
         raise BadInput(f"corpus has shape {corpus.shape}, but targets have width {y.shape[1]}; give native vectors.")
     if corpus is not None and len(corpus) <= TOP:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ea_jax.adapters.families import find_family
 from ea_jax.registry.spaces import Space
 from ea_jax.retrieval.held_out import KEEP_SOURCE
 
@@ -33,15 +34,6 @@ def _kept(rows: Mapping[str, Any]) -> dict[str, str]:
 def _cells(figures: dict[str, float]) -> str:
     cosine = f"{figures['cosine']:.3f}" if "cosine" in figures else ""
     return f"{cosine} | " + " / ".join(f"{figures[f'recall@{k}']:.3f}" for k in (1, 5, 10))
-
-
-DESCRIPTIONS = {
-    "linear": lambda sizes: "One affine map",
-    "kernel": lambda sizes: (
-        f"One affine map of the input beside {sizes['rank']:,} kernel principal components around "
-        f"{sizes['landmarks']:,} landmarks (Nystrom),"
-    ),
-}
 
 
 def front_matter(name: str, between: Sequence[Space], metrics: Mapping[str, Any], licence: str | None = None) -> str:
@@ -121,7 +113,7 @@ query searching a corpus of native {target} vectors. No query, nor a near-duplic
     return f"""
 # {source} to {target}, flavor {facts["flavor"]}
 
-{DESCRIPTIONS[facts["family"]](facts["sizes"])} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
+{find_family(facts["family"]).describe(facts["sizes"])} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
 to the space of `{facts["target"]}` (width {facts["d_out"]}), for two purposes: `store` is faithful, `query` ranks best.
 
 {comparison(facts)}

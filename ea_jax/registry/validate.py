@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ea_jax.adapters.families import abstract_params
-from ea_jax.adapters.quantization import WHOLE
+from ea_jax.adapters.families import abstract_params, find_family
 from ea_jax.adapters.spec import PURPOSES, Purpose, Spec
 from ea_jax.errors import BadEntry
 from ea_jax.quality.schema import IMPORTED, SIZES, abstract_imported, abstract_quality
@@ -29,12 +28,13 @@ def stored_abstract(spec: Spec) -> Params:
     An imported network is stored as it is, and serves both purposes alike.
     """
     params = abstract_params(spec)
-    if "out" not in params:
+    family = find_family(spec.family)
+    if family.fit_features is None:
         return params
-    whole = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.int8) for name in WHOLE & params.keys()}
+    codes = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.int8) for name in family.int8_leaves}
     kernel, bias = params["out"]["kernel"], params["out"]["bias"]
     grid = {"values": jax.ShapeDtypeStruct(kernel.shape, jnp.int8), "scale": bias}
-    return params | whole | {"out": {purpose: {"kernel": grid, "bias": bias} for purpose in PURPOSES}}
+    return params | codes | {"out": {purpose: {"kernel": grid, "bias": bias} for purpose in PURPOSES}}
 
 
 def of_purpose(stored: Params, purpose: Purpose) -> Params:
@@ -48,8 +48,9 @@ def quality_abstract(entry: Entry) -> Params:
     Raises:
         BadEntry: entry.toml does not say its sizes.
     """
-    sizes, wanted = entry.quality.get("sizes"), IMPORTED if entry.family == "resmlp" else SIZES
+    imported = find_family(entry.family).fit_features is None
+    sizes, wanted = entry.quality.get("sizes"), IMPORTED if imported else SIZES
     if not isinstance(sizes, dict) or set(sizes) != set(wanted) or not all(type(n) is int for n in sizes.values()):
         raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {AGAIN}")
-    make = abstract_imported if entry.family == "resmlp" else abstract_quality
+    make = abstract_imported if imported else abstract_quality
     return make(entry.d_in, entry.d_out, sizes)

@@ -20,7 +20,7 @@ from ea_jax.embeddings import unit
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput, Conflict, FingerprintMismatch, UnknownName
-from ea_jax.fitting import Family, Fitted, Foreign, fit, verdict
+from ea_jax.fitting import AUTO, Fitted, Foreign, check_family, fit, verdict
 from ea_jax.loading import load, load_encoder, load_quality
 from ea_jax.quality.schema import sizes_of
 from ea_jax.quality.scores import Quality
@@ -33,7 +33,7 @@ from ea_jax.registry.writer import entry_folder, write_entry
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_figures
 from ea_jax.retrieval.neighbors import near_duplicates
 
-AUTO, NO_PRIOR = "auto", "none"
+AUTO_PRIOR, NO_PRIOR = "auto", "none"
 SPOT_CHECKS = 8
 JUNK = 100  # texts of each kind
 BLOCK = 4096
@@ -46,8 +46,8 @@ def fit_entry(
     out: Path,
     *,
     flavor: str,
-    family: Family | None = None,
-    prior: str = AUTO,
+    family: str | None = None,
+    prior: str = AUTO_PRIOR,
     replace_entry: bool = False,
     prompt: str | None = None,
     tests: Mapping[str, Path],
@@ -89,6 +89,8 @@ def fit_entry(
             records another encoder; or the prior that was named was fitted on another encoder.
         UnknownName: The source encoder has no such prompt, or no entry has the prior's name.
     """
+    if family is not None:
+        check_family(family)
     folder = out / entry_folder(source, target, flavor)
     if folder.exists() and not replace_entry:
         raise Conflict(f"{folder} exists already. Choose another flavor, or ask for it to be replaced.")
@@ -101,7 +103,8 @@ def fit_entry(
         encoder = encoder.prompted(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
     assumed = check_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
-    start = None if family in ("kernel", "auto") and prior == AUTO else find_prior(source, target, facts, prior, flavor)
+    no_prior = family not in (None, "linear") and prior == AUTO_PRIOR
+    start = None if no_prior else find_prior(source, target, facts, prior, flavor)
     test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
     with _scratch_beside(out) as scratch:
         train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
@@ -118,7 +121,7 @@ def fit_entry(
             x,
             y,
             prior=_prior_quality(start, y.shape[1]) if start else None,
-            family=family or ("auto" if bare else "linear"),
+            family=family or (AUTO if bare else "linear"),
             groups=groups,
             foreign=_foreign(train.text, encoder, seed),
             blocks=blocks,
@@ -157,7 +160,7 @@ def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str
     """
     if name == NO_PRIOR:
         return None
-    if name == AUTO:
+    if name == AUTO_PRIOR:
         try:
             entry = find_entry(source.id, target.id)
         except UnknownName:

@@ -15,7 +15,7 @@ from ea_jax.errors import BadInput
 from ea_jax.fitting import Fitted, fit, verdict
 from ea_jax.fitting.cross_validation import FOLDS, group_folds
 from ea_jax.fitting.domain_statistics import PRIOR_ROWS
-from ea_jax.fitting.features import kernel_features
+from ea_jax.fitting.kernel_features import kernel_features
 from ea_jax.fitting.output_layers import Prior, fit_output_layers
 from ea_jax.fitting.query_layer import FINE_TUNING, fine_tune
 from ea_jax.typing import leaf_paths
@@ -237,7 +237,7 @@ def test_a_prior_counts_as_its_rows_in_the_statistics(global_fit):
 def test_a_module_gives_the_features_times_the_layer(family):
     x, y = nonlinear_pairs(200)
     fitted = fit(x, y, family=family)
-    z = kernel_features(x).z if family == "kernel" else x
+    z = kernel_features(x, y).z if family == "kernel" else x
     out = fitted.adapter("query").params["out"]
     wanted = z.astype(np.float64) @ np.asarray(out["kernel"], np.float64) + np.asarray(out["bias"])
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
@@ -246,7 +246,7 @@ def test_a_module_gives_the_features_times_the_layer(family):
 
 def test_kernel_features_have_the_inner_products_of_the_kernel():
     x = unit_rows(np.random.default_rng(0), 60, 6)
-    features = kernel_features(x)
+    features = kernel_features(x, x)
     assert features.sizes == {"landmarks": 60, "rank": 60, "bandwidths": 1}
     np.testing.assert_array_equal(features.z[:, :6], x)
     kernel = np.exp(x.astype(np.float64) @ x.T - 1)
