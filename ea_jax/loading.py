@@ -10,13 +10,13 @@ import jax
 from ea_jax.adapters.adapter import Adapter, compose
 from ea_jax.adapters.quantization import unpacked
 from ea_jax.adapters.spec import PURPOSES, Purpose
-from ea_jax.compat.catalog import find_seed
-from ea_jax.compat.importer import fetch_seed
+from ea_jax.compat.catalog import find_public_adapter
+from ea_jax.compat.importer import fetch_public_adapter
 from ea_jax.devices import fast_dtype
 from ea_jax.encoders.composite import load_composite
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
-from ea_jax.encoders.locate import encoder_folder
+from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.quality.schema import prepared
 from ea_jax.quality.scores import Quality
@@ -132,11 +132,11 @@ def load_encoder(
             option = "dim" if dim is not None else "folder"
             raise BadInput(f"{space.alias} is a composite, which takes no {option}. Load it without.")
         composite = load_composite(space, members_of(space, root), dtype=dtype)
-        return composite.windowed(1) if long == "cut" else composite
+        return composite.with_windows(1) if long == "cut" else composite
     else:
-        found = encoder_folder(space, Path(folder) if folder is not None else None)
+        found = find_encoder_folder(space, Path(folder) if folder is not None else None)
         encoder = load_folder(found, space, dim=dim, dtype=dtype)
-    return encoder.windowed() if long == "window" else encoder
+    return encoder.with_windows() if long == "window" else encoder
 
 
 def entry_for(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
@@ -150,10 +150,10 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         (entry,) = hop_entries([source, target], flavor, root)
         return entry
     except UnknownName:
-        listed = find_seed(source, target, flavor) if root is None else None
+        listed = find_public_adapter(source, target, flavor) if root is None else None
         if listed is None:
             raise
-        (entry,) = entries(fetch_seed(listed).parent)
+        (entry,) = entries(fetch_public_adapter(listed).parent)
         return entry
 
 
@@ -168,7 +168,7 @@ def source_encoder(entry: Entry) -> Encoder:
     encoder = load_encoder(entry.source, long=long, root=entry.path.parent)
     spec, prefix = encoder.spec, entry.encoder.get("prefix")
     named = [name for name, text in spec.prompts if text == prefix != spec.prefix(None)]
-    encoder = encoder.prompted(named[0]) if named else encoder
+    encoder = encoder.with_prompt(named[0]) if named else encoder
     check_fingerprint(entry, encoder.spec.facts())
     return encoder
 

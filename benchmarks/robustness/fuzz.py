@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.fit.peers import ResMLP
 from benchmarks.machine import write_json
-from ea_jax.compat.checkpoint import read_seed
+from ea_jax.compat.checkpoint import read_checkpoint
 from ea_jax.errors import EaJaxError
 from ea_jax.loading import load, load_quality
 from ea_jax.registry.entry import read_entry
@@ -120,7 +120,7 @@ class Victims:
 
     def checkpoint(self) -> Params:
         """Parameters and statistics of the folder of embedding-adapters."""
-        found = read_seed(self.seed)
+        found = read_checkpoint(self.seed)
         return leaf_paths({"params": found.params, "quality": found.quality or {}})
 
     def rewrite(self, kind: str, rng: random.Random) -> tuple[Callable[[], Any], Params | None]:

@@ -23,7 +23,7 @@ from benchmarks.machine import write_json, write_readme
 from ea_jax import load_encoder
 from ea_jax.encoders.batching import batches
 from ea_jax.encoders.encoder import BUDGET
-from ea_jax.encoders.locate import encoder_folder
+from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.registry.spaces import find_space
 
 ROWS = 2000
@@ -136,7 +136,7 @@ def padding(encode, texts: list[str]) -> dict[str, float]:
 def main(data: Path, rounds: int = 3) -> None:
     """Time every peer on every kind of work, in turn; compare all with torch's vectors; write JSON and README.md."""
     warnings.simplefilter("ignore")
-    folder, texts = encoder_folder(find_space("minilm")), news(data)
+    folder, texts = find_encoder_folder(find_space("minilm")), news(data)
     encode = load_encoder("minilm")
     words = "where can i get a good hamburger near the old"
     work = {

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ea_jax.cli.output import print_columns, told, told_index
-from ea_jax.compat.catalog import Seed, seeds
+from ea_jax.compat.catalog import PublicAdapter, public_adapters
 from ea_jax.registry.entry import Entry, read_entry, read_head
 from ea_jax.registry.index import Listed
 from ea_jax.registry.locations import roots, user_folder
@@ -34,19 +34,19 @@ def list_adapters(
 
 
 def _list(pro_only: bool, as_json: bool) -> None:
-    folders, public = entry_folders(), [seed for seed in seeds() if seed.locked or not pro_only]
+    folders, public = entry_folders(), [adapter for adapter in public_adapters() if adapter.locked or not pro_only]
     far = [(r, row) for r in remotes() for row in told_index(r) if "pro" in row.tags or not pro_only]
     if as_json:
         found = [entry for entry in told(read_entry, folders) if "pro" in entry.tags or not pro_only]
         away = [row._asdict() | {"registry": remote.address} for remote, row in far]
-        print(_json([*map(_facts, found), *away, *map(_seed_facts, public)]))
+        print(_json([*map(_facts, found), *away, *map(_public_facts, public)]))
         return
     heads = [head for head in told(read_head, folders) if head and ("pro" in head.tags or not pro_only)]
     if not heads and not public and not far:
         print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
     rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in heads]
     rows += [(row.name, row.source, "->", row.target, row.flavor, " ".join((r.address, *row.tags))) for r, row in far]
-    print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_seed_tags(s))) for s in public])
+    print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_public_tags(s))) for s in public])
 
 
 @contextmanager
@@ -69,14 +69,14 @@ def info(
     """
     here = [root / name for root in roots() if (root / name / "entry.toml").is_file()]
     far = [(remote, row) for remote in remotes() for row in told_index(remote) if row.name == name]
-    listed = [seed for seed in seeds() if name in (seed.repo, seed.repo.rpartition("/")[2])]
+    listed = [adapter for adapter in public_adapters() if name in (adapter.repo, adapter.repo.rpartition("/")[2])]
     places = [*(str(folder.parent) for folder in here), *(remote.address for remote, _ in far)]
     if here:
         facts = _facts(read_entry(here[0]))
     elif far:
         facts = _far_facts(*far[0])
     elif listed:
-        facts, places = _seed_facts(listed[0]), [f"hf:{listed[0].repo}"]
+        facts, places = _public_facts(listed[0]), [f"hf:{listed[0].repo}"]
     else:
         facts = _facts(entry_named(name))  # which is an error
     why = "first in search order" if len(places) > 1 else "the only one of this name"
@@ -139,12 +139,12 @@ def import_seed(
 COMMANDS = {list_adapters: "list", info: "info", paths: "paths", import_seed: "import"}
 
 
-def _seed_tags(seed: Seed) -> list[str]:
-    return ["embedding-adapters", *(["pro"] if seed.locked else [])]
+def _public_tags(adapter: PublicAdapter) -> list[str]:
+    return ["embedding-adapters", *(["pro"] if adapter.locked else [])]
 
 
-def _seed_facts(seed: Seed) -> dict[str, Any]:
-    return {"name": seed.repo, **dataclasses.asdict(seed), "tags": _seed_tags(seed)}
+def _public_facts(adapter: PublicAdapter) -> dict[str, Any]:
+    return {"name": adapter.repo, **dataclasses.asdict(adapter), "tags": _public_tags(adapter)}
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

@@ -88,12 +88,12 @@ def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or a
 
     Example: ea-jax fetch minilm
     """
-    from ea_jax.encoders.locate import check_weights, encoder_folder, table_file
+    from ea_jax.encoders.locate import check_weights, find_encoder_folder, table_file
     from ea_jax.registry.spaces import find_space, members_of
 
     space = find_space(source)
     for part in [member.space for member in members_of(space)] or [space]:
-        folder = encoder_folder(part)
+        folder = find_encoder_folder(part)
         if part.sha256:
             file = table_file(folder, part.table) if part.table else folder / "model.safetensors"
             check_weights(file, part.sha256)
@@ -105,14 +105,14 @@ COMMANDS = {embed: "embed", fetch: "fetch"}
 
 def _entry(source, target, flavor):
     """The entry of a registry, without JAX where there is one."""
-    from ea_jax.compat.catalog import find_seed
+    from ea_jax.compat.catalog import find_public_adapter
     from ea_jax.errors import UnknownName
     from ea_jax.registry.routes import hop_entries
 
     try:
         return hop_entries([source, target], flavor)[0]
     except UnknownName:
-        if find_seed(source, target, flavor) is None:
+        if find_public_adapter(source, target, flavor) is None:
             raise
     from ea_jax.loading import entry_for
 
@@ -139,11 +139,11 @@ def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, sa
 
     def run(texts: list[str]) -> Iterator[dict[str, Any]]:
         tokenized = encode.tokenize(texts, max_length=max_length)
-        if any(tokenized.cut):
+        if any(tokenized.truncated):
             limit = f"{max_length or encode.spec.max_length} tokens"
             if encode.spec.windows > 1 and not max_length:
                 limit = f"{encode.spec.windows} windows of {limit}"
-            print(f"ea-jax: {sum(tokenized.cut)} of {len(texts)} texts were cut at {limit}.", file=sys.stderr)
+            print(f"ea-jax: {sum(tokenized.truncated)} of {len(texts)} texts were cut at {limit}.", file=sys.stderr)
         x = encode.embed(tokenized, batch_size, show_progress=sys.stderr.isatty())
         y = np.asarray(adapt(adapt.params, x))
         confidence = np.asarray(judge(judge.params, x).confidence) if judge else None

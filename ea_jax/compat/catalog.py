@@ -8,7 +8,7 @@ from ea_jax.registry.spaces import find_space
 
 
 @dataclass(frozen=True)
-class Seed:
+class PublicAdapter:
     """A public adapter of embedding-adapters.
 
     Attributes:
@@ -26,14 +26,14 @@ class Seed:
     locked: str
 
 
-def seeds() -> list[Seed]:
+def public_adapters() -> list[PublicAdapter]:
     """Public adapters of embedding-adapters."""
-    path = BUNDLED / "seed.toml"
-    return [build(Seed, facts, path) for facts in read_toml(path)["adapter"]]
+    path = BUNDLED / "embedding_adapters.toml"
+    return [build(PublicAdapter, facts, path) for facts in read_toml(path)["adapter"]]
 
 
-def find_seed(source: str, target: str, flavor: str | None) -> Seed | None:
+def find_public_adapter(source: str, target: str, flavor: str | None) -> PublicAdapter | None:
     """The public adapter of embedding-adapters of these names: of several without a flavor, the first that is free."""
-    a, b = find_space(source).id, find_space(target).id
-    pair = [seed for seed in seeds() if (seed.source, seed.target) == (a, b) and flavor in (None, seed.flavor)]
-    return min(pair, key=lambda seed: bool(seed.locked), default=None)
+    pair = (find_space(source).id, find_space(target).id)
+    matches = [a for a in public_adapters() if (a.source, a.target) == pair and flavor in (None, a.flavor)]
+    return min(matches, key=lambda adapter: bool(adapter.locked), default=None)

@@ -25,7 +25,7 @@ STATISTICS = {"maha_p95": "m95", "maha_p99": "m99", "knn_p95": "knn95", "knn_p99
 
 
 @dataclass(frozen=True)
-class SeedAdapter:
+class ImportedAdapter:
     """One of its adapters.
 
     Attributes:
@@ -39,7 +39,7 @@ class SeedAdapter:
     quality: Params | None
 
 
-def read_seed(folder: Path) -> SeedAdapter:
+def read_checkpoint(folder: Path) -> ImportedAdapter:
     """Read a folder with one `adapter*.pt`, one `adapter_config*.json` and perhaps one `adapter_quality_stats*.npz`.
 
     Nothing in the checkpoint is run, and every weight has to be there and be used.
@@ -62,7 +62,7 @@ def read_seed(folder: Path) -> SeedAdapter:
     checkpoint = _one(folder, "adapter*.pt")
     params = _params(checkpoint, _state(checkpoint), spec)
     statistics = sorted(folder.glob("adapter_quality_stats*.npz"))
-    return SeedAdapter(spec, params, _quality(statistics[0], spec) if statistics else None)
+    return ImportedAdapter(spec, params, _quality(statistics[0], spec) if statistics else None)
 
 
 def _one(folder: Path, pattern: str) -> Path:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ea_jax.compat.catalog import Seed
-from ea_jax.compat.checkpoint import SeedAdapter, read_seed
+from ea_jax.compat.catalog import PublicAdapter
+from ea_jax.compat.checkpoint import ImportedAdapter, read_checkpoint
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.quality.schema import imported_sizes
@@ -34,7 +34,7 @@ def import_adapter(where: str, out: Path, flavor: str = "imported") -> Path:
         BadInput: The repository cannot be fetched.
     """
     folder = Path(where) if Path(where).is_dir() else _fetched(where)
-    found = read_seed(folder)
+    found = read_checkpoint(folder)
     if found.quality is None:
         raise BadEntry(f"{folder} has no adapter_quality_stats*.npz, which every entry needs for its confidence.")
     source, target = (find_space(name) for name in (found.spec.source, found.spec.target))
@@ -62,7 +62,7 @@ def import_adapter(where: str, out: Path, flavor: str = "imported") -> Path:
     return write_entry(out, name, facts, found.params, found.quality, sizes, card)
 
 
-def fetch_seed(listed: Seed) -> Path:
+def fetch_public_adapter(listed: PublicAdapter) -> Path:
     """The entry of a listed adapter, fetched and imported once into the user's cache.
 
     Raises:
@@ -88,7 +88,7 @@ def _fetched(repo: str) -> Path:
     return folder
 
 
-def _card(found: SeedAdapter, source: Space, target: Space, flavor: str) -> str:
+def _card(found: ImportedAdapter, source: Space, target: Space, flavor: str) -> str:
     sizes = dict(found.spec.sizes)
     return f"""
 # {source.alias} to {target.alias}, flavor {flavor}

@@ -16,7 +16,7 @@ from ea_jax.encoders.architectures.pooling import Pipeline
 from ea_jax.encoders.architectures.static import Static
 from ea_jax.encoders.encoder import WINDOWS, Batch, Encoder, Finish, Tokenized
 from ea_jax.encoders.load_folder import load_folder
-from ea_jax.encoders.locate import encoder_folder
+from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.encoders.spec import EncoderSpec, joined_prefix
 from ea_jax.errors import BadEncoder, BadInput
 from ea_jax.registry.spaces import Member, Space, check_layers
@@ -42,7 +42,7 @@ class CompositeEncoder(Encoder):
         parts = zip(self.spec.members, self.module.members, self.tokenizer, strict=True)
         return tuple(Encoder(*part, self.params[f"members_{i}"]) for i, part in enumerate(parts))
 
-    def windowed(self, most: int = WINDOWS) -> "CompositeEncoder":
+    def with_windows(self, most: int = WINDOWS) -> "CompositeEncoder":
         """The composite whose mean-pooled transformers read long texts in windows, at the most so many."""
         return join_encoders([_windowed(member, most) for member in self.members], self.spec.model)
 
@@ -56,13 +56,13 @@ class CompositeEncoder(Encoder):
             member.tokenize(texts, prompt=prompt if member.spec.prompts else None, max_length=max_length, start=start)
             for member in self.members
         )
-        cut = [any(flags) for flags in zip(*(member.cut for member in members), strict=True)]
+        cut = [any(flags) for flags in zip(*(member.truncated for member in members), strict=True)]
         return Tokenized(members[0].ids, cut, members[0].window, members)
 
-    def tokens(self, tokenized: Tokenized) -> Batch:
+    def pad(self, tokenized: Tokenized) -> Batch:
         """The tokens of all texts as one padded batch for each member, which `apply` takes."""
         pairs = zip(self.members, tokenized.members, strict=True)
-        return cast(Batch, tuple(member.tokens(theirs) for member, theirs in pairs))
+        return cast(Batch, tuple(member.pad(theirs) for member, theirs in pairs))
 
     def _start(self, tokenized: Tokenized, batch_size: int | None) -> Finish:
         pairs = zip(self.members, tokenized.members, strict=True)
@@ -93,7 +93,7 @@ def load_composite(space: Space, members: Sequence[Member], *, dtype: str = "flo
     """
     encoders = []
     for member in members:
-        encoder = load_folder(encoder_folder(member.space), member.space, dtype=dtype)
+        encoder = load_folder(find_encoder_folder(member.space), member.space, dtype=dtype)
         encoder = select_layers(encoder, member.layers) if member.layers else encoder
         encoders.append(_windowed(encoder, WINDOWS))
     composite = join_encoders(encoders, space.id)
@@ -170,4 +170,4 @@ def _weight(encoder: Encoder) -> float:
 def _windowed(encoder: Encoder, most: int) -> Encoder:
     """With windows where they can be: a static table reads whole texts, and other poolings than the mean have none."""
     static = isinstance(encoder.module, Pipeline) and isinstance(encoder.module.model, Static)
-    return encoder if static or encoder.spec.pooling != "mean" else encoder.windowed(most)
+    return encoder if static or encoder.spec.pooling != "mean" else encoder.with_windows(most)

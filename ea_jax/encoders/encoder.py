@@ -36,13 +36,13 @@ class Tokenized(NamedTuple):
 
     Attributes:
         ids: Token ids of each text, special ones included; those of its windows follow each other.
-        cut: Whether a text was cut.
+        truncated: Whether each text was truncated.
         window: Tokens of a window.
         members: Of a composite, the same for each member; `ids` and `window` are those of the first.
     """
 
     ids: list[list[int]]
-    cut: list[bool]
+    truncated: list[bool]
     window: int
     members: tuple["Tokenized", ...] = ()
 
@@ -69,7 +69,7 @@ class Encoder:
     tokenizer: Tokenizer = field(metadata={"static": True})
     params: Params
 
-    def prompted(self, prompt: str) -> "Encoder":
+    def with_prompt(self, prompt: str) -> "Encoder":
         """The encoder with another default prompt, which its fingerprint tells.
 
         Raises:
@@ -78,7 +78,7 @@ class Encoder:
         self.spec.prefix(prompt)
         return replace(self, spec=replace(self.spec, default_prompt=prompt))
 
-    def windowed(self, most: int = WINDOWS) -> "Encoder":
+    def with_windows(self, most: int = WINDOWS) -> "Encoder":
         """The encoder with long texts read in windows in place of cut, which its fingerprint tells.
 
         Args:
@@ -174,11 +174,11 @@ class Encoder:
 
         Args:
             params: Parameters, as `self.params` has them.
-            tokens: Of one batch of texts, as `self.tokens` makes them; of a composite, a tuple with each member's.
+            tokens: Of one batch of texts, as `self.pad` makes them; of a composite, a tuple with each member's.
         """
         return _embed(self.module, params, tokens)
 
-    def tokens(self, tokenized: Tokenized) -> Batch:
+    def pad(self, tokenized: Tokenized) -> Batch:
         """The tokens of all texts as one padded batch, which `apply` takes."""
         return one_batch(tokenized.ids, tokenized.window, self.spec.pad_id)
 

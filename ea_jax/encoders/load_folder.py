@@ -17,7 +17,7 @@ from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.families import FAMILIES
 from ea_jax.encoders.files import read_json, read_tokenizer, read_weights, weight_files
 from ea_jax.encoders.locate import check_weights, table_file
-from ea_jax.encoders.modules_json import read_chain
+from ea_jax.encoders.modules_json import read_modules
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadEncoder, BadInput, nearest
 from ea_jax.registry.spaces import Space
@@ -58,7 +58,7 @@ def load_folder(folder: Path, space: Space | None = None, *, dim: int | None = N
         BadEncoder: A file is missing or broken, something in it is not supported, or the weights are another model's.
         BadInput: dim is not between 1 and the width.
     """
-    chain = read_chain(folder)
+    chain = read_modules(folder)
     if space and space.table:
         model = _table_model(table_file(folder, space.table), table_file(folder, space.tokenizer))
         chain = replace(chain, normalize=space.unit_norm)

@@ -4,7 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 from ea_jax.encoders.files import weight_files
-from ea_jax.encoders.modules_json import read_chain
+from ea_jax.encoders.modules_json import read_modules
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import explain_hub_errors
@@ -14,7 +14,7 @@ WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 UNWANTED = ["onnx/*", "openvino/*"]
 
 
-def encoder_folder(space: Space, folder: Path | None = None, *, download: bool = True) -> Path:
+def find_encoder_folder(space: Space, folder: Path | None = None, *, download: bool = True) -> Path:
     """The folder of a local model, in this order: `folder`, hub cache, installed weight package, hub download.
 
     Args:
@@ -72,7 +72,7 @@ def _lacks(folder: Path, space: Space) -> str:
     if not (folder / "modules.json").is_file():
         return "modules.json"
     try:
-        chain = read_chain(folder)
+        chain = read_modules(folder)
         weight_files(chain.model)
     except BadEncoder as error:
         return str(error)

@@ -37,7 +37,7 @@ class Chain:
     default_prompt: str | None = None
 
 
-def read_chain(folder: Path) -> Chain:
+def read_modules(folder: Path) -> Chain:
     """The chain of a folder; one without modules.json is a model2vec or a bare transformers model.
 
     Raises:

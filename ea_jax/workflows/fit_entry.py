@@ -100,7 +100,7 @@ def fit_entry(
             raise BadInput(
                 f"{source.id} has no encoder that runs here, so it takes no prompt {prompt!r}. Leave it out."
             )
-        encoder = encoder.prompted(prompt)
+        encoder = encoder.with_prompt(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
     assumed = check_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
     no_prior = family not in (None, "linear") and prior == AUTO_PRIOR

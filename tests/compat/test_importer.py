@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from ea_jax.compat.catalog import seeds
-from ea_jax.compat.checkpoint import read_seed
+from ea_jax.compat.catalog import public_adapters
+from ea_jax.compat.checkpoint import read_checkpoint
 from ea_jax.compat.importer import import_adapter
 from ea_jax.errors import BadEntry, BadInput, CorruptCheckpoint, UnknownName
 from ea_jax.loading import load, load_quality
@@ -131,15 +131,15 @@ def test_every_way_its_checkpoints_are_wrapped_is_read(tmp_path, net, wrap):
         "averaged": {"n_averaged": torch.tensor(5)} | {f"module.{name}": value for name, value in state.items()},
     }[wrap]
     config = CONFIG | {"arch": "resmlp_w16_d2"}
-    plain = read_seed(write_seed(tmp_path / "a", net, config))
-    found = read_seed(write_seed(tmp_path / "b", net, config, wrapped))
+    plain = read_checkpoint(write_seed(tmp_path / "a", net, config))
+    found = read_checkpoint(write_seed(tmp_path / "b", net, config, wrapped))
     assert found.spec == plain.spec
     np.testing.assert_array_equal(found.params["block_1"]["proj"]["kernel"], plain.params["block_1"]["proj"]["kernel"])
 
 
 def test_without_sizes_in_its_name_the_network_is_as_wide_as_the_target_and_eight_deep(tmp_path):
     torch.manual_seed(0)
-    found = read_seed(write_seed(tmp_path / "a", Net(8, 12, 12, 8), CONFIG))
+    found = read_checkpoint(write_seed(tmp_path / "a", Net(8, 12, 12, 8), CONFIG))
     assert dict(found.spec.sizes) == {"width": 12, "depth": 8}
 
 
@@ -217,15 +217,15 @@ def test_a_broken_adapter_is_refused_whole(tmp_path, known, net, kind, told):
 def test_a_folder_of_none_or_two_adapters_is_refused(tmp_path, net, folder):
     (folder / "adapter_2.pt").write_bytes(b"")
     with pytest.raises(BadEntry, match=r"holds adapter.pt, adapter_2.pt"):
-        read_seed(folder)
+        read_checkpoint(folder)
     with pytest.raises(BadEntry, match="it holds none"):
-        read_seed(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 def test_its_public_adapters_are_listed_and_the_locked_ones_marked_and_refused(ea):
     listed = json.loads(ea("list", "--json")[1])
     found = {row["name"]: row for row in listed if "embedding-adapters" in row["tags"]}
-    assert len(found) == len({seed.repo for seed in seeds()}) == 16
+    assert len(found) == len({adapter.repo for adapter in public_adapters()}) == 16
     locked = {name for name, row in found.items() if "pro" in row["tags"]}
     assert len(locked) == 9
     assert {row["name"] for row in json.loads(ea("list", "--pro-only", "--json")[1])} == locked
@@ -271,7 +271,7 @@ def test_a_repository_is_fetched_and_imported(served, known):
 
 def test_a_public_adapter_loads_by_name_and_is_fetched_once(tmp_path):
     torch.manual_seed(0)
-    listed = next(s for s in seeds() if s.target.endswith("3-small") and s.flavor == "medium")
+    listed = next(s for s in public_adapters() if s.target.endswith("3-small") and s.flavor == "medium")
     rng, stats = np.random.default_rng(0), {}
     for side, d in {"src": 384, "tgt": 1536}.items():
         stats |= {f"mean_{side}": np.zeros(d), f"inv_cov_{side}": np.eye(d), f"knn_ref_{side}": unit_rows(rng, 4, d)}

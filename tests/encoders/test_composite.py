@@ -15,7 +15,7 @@ from ea_jax.encoders.batching import Tokens, Windows, batches
 from ea_jax.encoders.composite import join_encoders, select_layers
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
-from ea_jax.encoders.locate import encoder_folder
+from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound, FingerprintMismatch, UnknownName
 from ea_jax.loading import load_encoder, source_encoder
 from ea_jax.registry.entry import Entry
@@ -142,9 +142,9 @@ def torch_states(model, windows: list[list[int]]) -> np.ndarray:
 
 def reference(root: Path, texts: list[str], layers=(0, 3), weight=0.7, most: int = MOST) -> np.ndarray:
     """The composite of toy/bert's hidden states and toy/table, text by text in float64."""
-    folder = encoder_folder(find_space("tb", root))
+    folder = find_encoder_folder(find_space("tb", root))
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    table = load_folder(encoder_folder(find_space("tt", root))).params["model"]["word"]["embedding"]
+    table = load_folder(find_encoder_folder(find_space("tt", root))).params["model"]["word"]["embedding"]
     table, rows = np.asarray(table, np.float64), []
     for text in texts:
         ids = letter_ids(text)
@@ -193,18 +193,18 @@ def test_a_member_that_is_not_mean_pooled_cuts_long_texts(root):
     both = np.concatenate([first(TEXTS), states(TEXTS)], axis=1)
     np.testing.assert_allclose(encode(TEXTS), unit(both), atol=2e-6)
     assert [member.windows for member in encode.spec.members] == [1, 6]
-    assert encode.tokenize(["a " * 9]).cut == [True]
+    assert encode.tokenize(["a " * 9]).truncated == [True]
     assert load_encoder("tf@1", root=root).spec.windows == 6  # its hidden states are averaged, whatever it pools by
 
 
 def test_what_is_beyond_six_windows_is_cut_and_counted(plus):
     texts = ["a " * 8, "a " * 9, "a " * 48, "a " * 49, "a " * 90]
-    assert plus.tokenize(texts).cut == [False, False, False, True, True]
-    tokens = plus.tokens(plus.tokenize(["a b", "a " * 90]))
+    assert plus.tokenize(texts).truncated == [False, False, False, True, True]
+    tokens = plus.pad(plus.tokenize(["a b", "a " * 90]))
     assert isinstance(tokens[0], Windows)
     np.testing.assert_array_equal(tokens[0].tokens, [4, 60])
-    assert plus.tokenize(["a " * 9], max_length=10).cut == [True]
-    assert plus.tokenize(["a " * 9], max_length=11).cut == [False]
+    assert plus.tokenize(["a " * 9], max_length=10).truncated == [True]
+    assert plus.tokenize(["a " * 9], max_length=11).truncated == [False]
 
 
 def test_a_named_length_cuts_in_place_of_windows(plus, root):
@@ -254,13 +254,13 @@ WAYS = {"plain": lambda f: f, "jit": jax.jit, "replicated": on_two_devices, "sha
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("texts", [TEXTS[:3], TEXTS], ids=["one window each", "windows"])
 def test_apply_is_the_whole_map_from_tokens_to_embeddings(plus, way, texts):
-    tokens = plus.tokens(plus.tokenize(texts))
+    tokens = plus.pad(plus.tokenize(texts))
     assert [type(part) for part in tokens] == [Tokens if len(texts) == 3 else Windows, Tokens]
     np.testing.assert_allclose(WAYS[way](plus.apply)(plus.params, tokens), plus(texts), atol=2e-6)
 
 
 def test_apply_reads_the_parameters_it_is_given(plus):
-    tokens = plus.tokens(plus.tokenize(TEXTS))
+    tokens = plus.pad(plus.tokenize(TEXTS))
     other = jax.tree.map(lambda leaf: leaf * 1.5, plus.params)
     assert not np.allclose(plus.apply(other, tokens), plus(TEXTS), atol=1e-3)
     np.testing.assert_allclose(replace(plus, params=other)(TEXTS), plus.apply(other, tokens), atol=2e-6)
@@ -285,7 +285,7 @@ def test_half_precision_stays_close(root, plus):
 
 def test_windows_of_a_plain_encoder_are_averaged_and_recorded(root):
     plain, long = (load_encoder("tb", dtype="float32", long=long, root=root) for long in ("cut", "window"))
-    folder = encoder_folder(find_space("tb", root))
+    folder = find_encoder_folder(find_space("tb", root))
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     wanted = unit(np.stack([torch_states(model, windows_of(letter_ids(text)))[-1] for text in TEXTS]))
     np.testing.assert_allclose(long(TEXTS), wanted, atol=2e-6)
@@ -313,7 +313,7 @@ def fingerprint(encoder: Encoder) -> str:
 def test_a_fingerprint_tells_layers_weights_windows_and_members_apart(root, plus):
     names = ["tb@0,2+tt", "tb@3,0+tt", "tb@0,1,3+tt", "tb+tt", "tt+tb@0,3", "tb@0,3", "tb@0,3+tf", "tb@0,3+tt+tf"]
     made = [fingerprint(load_encoder(name, root=root)) for name in names]
-    made += [fingerprint(load_encoder("toy-plus", long="cut", root=root)), fingerprint(plus.windowed(5))]
+    made += [fingerprint(load_encoder("toy-plus", long="cut", root=root)), fingerprint(plus.with_windows(5))]
     weights = tuple(replace(spec, weight=0.5) for spec in plus.spec.members)
     made += [fingerprint(replace(plus, spec=replace(plus.spec, members=weights)))]
     assert len({*made, fingerprint(plus)}) == len(made) + 1
@@ -328,11 +328,11 @@ def test_bundled_adapters_still_know_their_encoders(minilm):
 
 def test_a_prompt_goes_to_the_members_that_have_it(root, plus):
     table = plus.members[1]
-    np.testing.assert_allclose(plus(["a b"], prompt="query"), plus.prompted("query")(["a b"]), atol=1e-6)
+    np.testing.assert_allclose(plus(["a b"], prompt="query"), plus.with_prompt("query")(["a b"]), atol=1e-6)
     states = plus.members[0](["q a b"])
     wanted = np.concatenate([unit(states[:, :40]), unit(states[:, 40:]), 0.7 * table(["a b"])], axis=1)
     np.testing.assert_allclose(plus(["a b"], prompt="query"), unit(wanted), atol=2e-6)
-    assert fingerprint(plus.prompted("query")) == plus.spec.facts("query")["fingerprint"] != fingerprint(plus)
+    assert fingerprint(plus.with_prompt("query")) == plus.spec.facts("query")["fingerprint"] != fingerprint(plus)
     with pytest.raises(UnknownName, match=r"toy/plus has no prompt named 'quary'\. Did you mean query"):
         plus(["a"], prompt="quary")
 
@@ -347,7 +347,7 @@ def test_the_encoder_of_an_entry_is_loaded_by_its_id(root, plus, monkeypatch):
     monkeypatch.setenv("EA_JAX_REGISTRY", str(root))
     other = load_encoder("tb@0,1+tf", root=root)
     windowed = load_encoder("tb", long="window", root=root)
-    for encoder in (plus, other, windowed, plus.prompted("query")):
+    for encoder in (plus, other, windowed, plus.with_prompt("query")):
         found = source_encoder(entry(root, encoder.spec.model, encoder.spec.facts()))
         assert found.spec.facts() == encoder.spec.facts()
     with pytest.raises(FingerprintMismatch, match=r"weight '1\.0\+0\.7' for '1\.0\+0\.5'"):
@@ -414,7 +414,7 @@ def test_what_shows_itself_only_in_a_members_folder_is_an_error_too(root):
     with pytest.raises(BadInput, match="toy-plus is a composite, which takes no folder"):
         load_encoder("toy-plus", folder=root, root=root)
     with pytest.raises(BadInput, match="toy-plus is a composite: each of its members"):
-        encoder_folder(find_space("toy-plus", root))
+        find_encoder_folder(find_space("toy-plus", root))
     (root / "other").mkdir()
     (root / "other" / "spaces.toml").write_text(SPACES.replace("tb@0,3+tt", "tb@0,1,3+tt"))
     with pytest.raises(BadEncoder, match=r"toy/plus has width 86, but its members make 120 \+ 6"):
@@ -429,7 +429,7 @@ def test_a_member_whose_files_are_nowhere_is_named(tmp_path, monkeypatch):
 
 def test_a_composite_is_found_without_heavy_imports():
     code = (
-        "import sys; from ea_jax.registry.entry import find_space; find_space('minilm@0,2+wordllama');"
+        "import sys; from ea_jax.registry.spaces import find_space; find_space('minilm@0,2+wordllama');"
         "print([m for m in sys.modules if m in {'jax', 'numpy', 'flax', 'tokenizers', 'huggingface_hub'}])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -458,10 +458,10 @@ def test_windows_of_a_tokenizer_without_special_tokens_have_none(tmp_path):
     folder = make_folder(tmp_path, "bert, four layers")
     letter_tokenizer(folder, special=False)
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 4}))
-    encode = load_folder(folder).windowed(3)
+    encode = load_folder(folder).with_windows(3)
     tokenized = encode.tokenize(["a b c d e f g h i j k l m", "a b c"])
     assert tokenized.ids == [list(range(5, 17)), [5, 6, 7]]
-    assert tokenized.cut == [True, False]
+    assert tokenized.truncated == [True, False]
 
 
 @pytest.fixture(scope="module")
@@ -475,7 +475,7 @@ def minilm_plus() -> Encoder:
 def test_minilm_plus_gives_the_vectors_of_torch_and_wordllama(minilm_plus):
     long = " ".join(mixed_texts(300))[:9000]
     texts = [*mixed_texts(20), "", long, long[:1500]]
-    folder = encoder_folder(find_space("minilm"))
+    folder = find_encoder_folder(find_space("minilm"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     table = load_encoder("wordllama", dtype="float32")
@@ -489,24 +489,24 @@ def test_minilm_plus_gives_the_vectors_of_torch_and_wordllama(minilm_plus):
         vector = table_rows[words].mean(0) if words else np.zeros(256)
         rows.append(unit(np.concatenate([*(unit(states[layer]) for layer in (0, 3, 6)), 0.7 * unit(vector)])))
     assert np.abs(minilm_plus(texts) - np.stack(rows)).max() < 1e-5
-    assert minilm_plus.tokenize(texts).cut == [*([False] * 21), True, False]
+    assert minilm_plus.tokenize(texts).truncated == [*([False] * 21), True, False]
 
 
 def test_fetch_prints_the_folder_of_every_member(ea, minilm_plus):
     code, out, _ = ea("fetch", "minilm-plus")
     assert code == 0
-    assert out.splitlines() == [str(encoder_folder(find_space(name))) for name in ("minilm", "wordllama")]
+    assert out.splitlines() == [str(find_encoder_folder(find_space(name))) for name in ("minilm", "wordllama")]
     assert ea("fetch", "minilm@0,2+wordllama")[1] == out
     assert "asks for layer 9" in ea("fetch", "minilm@9")[2]
 
 
 def test_wordllama_is_found_in_the_hub_cache_and_checked(ea, tmp_path, monkeypatch, minilm_plus):
-    space, package = find_space("wordllama"), encoder_folder(find_space("wordllama"))
+    space, package = find_space("wordllama"), find_encoder_folder(find_space("wordllama"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     folder = snapshot(tmp_path, space.id)
     for name in (space.table, space.tokenizer):  # the hub has both at the top
         (folder / Path(name).name).write_bytes((package / name).read_bytes())
-    assert encoder_folder(space) == folder
+    assert find_encoder_folder(space) == folder
     assert ea("fetch", "wordllama")[1].strip() == str(folder)
     np.testing.assert_array_equal(
         load_encoder("wordllama")(["a text"]), load_encoder("wordllama", folder=package)(["a text"])
@@ -514,7 +514,7 @@ def test_wordllama_is_found_in_the_hub_cache_and_checked(ea, tmp_path, monkeypat
     (folder / Path(space.table).name).write_bytes(b"other")
     assert "is not the published file" in ea("fetch", "wordllama")[2]
     (folder / Path(space.tokenizer).name).unlink()
-    assert encoder_folder(space) == package
+    assert find_encoder_folder(space) == package
 
 
 def test_commands_take_a_composite_as_a_source(ea):

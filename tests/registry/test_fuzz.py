@@ -27,7 +27,7 @@ def test_no_mutation_ends_in_more_than_a_named_error(root):
 
 
 def test_the_fuzzer_sees_an_error_without_a_name_and_other_parameters(root, monkeypatch):
-    monkeypatch.setattr("benchmarks.robustness.fuzz.read_seed", None)
+    monkeypatch.setattr("benchmarks.robustness.fuzz.read_checkpoint", None)
     with pytest.raises(TypeError, match="not callable"):
         fuzz(root, 3)
     monkeypatch.undo()
