@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "flax", "numpy", "ea_jax")
 
@@ -23,12 +22,6 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def write_readme(marker: str, table: str) -> None:
-    """Put a table into README.md, between `<!-- marker -->` and the next `<!-- end -->`."""
-    before, start, rest = README.read_text().partition(f"<!-- {marker} -->\n")
-    README.write_text(before + start + table + "\n<!-- end -->" + rest.partition("<!-- end -->")[2])
 
 
 def results_file(script: str) -> Path:

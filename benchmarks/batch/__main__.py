@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
+from benchmarks import readme
 from benchmarks.batch.steps import NAMES, STEPS, corpus
-from benchmarks.machine import results_file, write_json, write_readme
+from benchmarks.machine import results_file, write_json
 
 STAGES = ("read", "compute", "write")
 
@@ -193,7 +194,7 @@ def keep(figures: list[dict[str, Any]], more: dict[str, Any]) -> None:
     rows = {row["rows"]: row for row in before["figures"] + figures}
     told = {"figures": [rows[key] for key in sorted(rows)], "killed": before.get("killed"), **more}
     write_json(__file__, told)
-    write_readme("batch", report(told))
+    readme.update("batch")
 
 
 if __name__ == "__main__":

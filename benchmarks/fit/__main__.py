@@ -29,9 +29,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from benchmarks import readme
 from benchmarks.data.corpora import embedded, split_module
 from benchmarks.fit.peers import MLP_STEPS, PEERS, RESMLP_STEPS
-from benchmarks.machine import describe, results_file, write_readme
+from benchmarks.machine import describe, results_file
 from ea_jax import threshold_for
 from ea_jax.cli.runtime import start_jax
 from ea_jax.fitting import fit
@@ -567,22 +568,23 @@ def main() -> None:
     if options.time:
         figures = measure_time(files)
         write_part("time", figures)
+        readme.update("fit time")
         print(json.dumps(figures, indent=1))
         return
     start_jax()
     if options.confidence:
         figures = measure_confidence(files)
         write_part("confidence", figures)
+        readme.update("fit confidence")
         print(json.dumps(figures, indent=1))
         return
     rows = run(files, options.methods, options.sizes, options.again)
     if not is_complete(rows):
-        say("Some rows are still to be measured; their cells in README.md are empty.")
+        say("Some rows are still to be measured; their cells in the tables are empty.")
     summary = summarize(rows)
     write_part("learning_curves", {"figures": summary})
     text = f"{note(summary)}\n\n{table(summary)}"
-    write_readme("fit", text)
-    write_readme("own index", own_table(summary))
+    readme.update("fit", "own index")
     print(text, own_table(summary), sep="\n\n")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import readme
 from benchmarks.data.corpora import embedded, provider, split_module
 from benchmarks.machine import write_json
 from ea_jax.fitting.cross_validation import FOLDS, group_folds
@@ -86,6 +87,7 @@ def main(data: Path, build: Path) -> None:
         rows[name] = {"width": z.shape[1], "recall@1": round(one, 4), "recall@10": round(ten, 4)}
         print(f"| {name} | {z.shape[1]:,} | {one:.3f} | {ten:.3f} |", flush=True)
     write_json(__file__, {"queries": len(y), "sources": len(set(corpus.source[train].tolist())), "figures": rows})
+    readme.update("layers")
 
 
 if __name__ == "__main__":

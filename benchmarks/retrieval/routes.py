@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+from benchmarks import readme
 from benchmarks.data.tasks import TASKS, shipped
 from benchmarks.machine import write_json
 from ea_jax import load
@@ -91,6 +92,7 @@ def main(data: Path, build: Path, root: Path = BUNDLED) -> None:
     paths.sort(key=lambda path: (path["spaces"], path.get("flavor", "")))
     (root / FILE).write_text(tomli_w.dumps({"path": paths}), encoding="utf-8")
     write_json(__file__, {"figures": dict(sorted(told.items()))})
+    readme.update("routes")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import numpy as np
 import tomli_w
 import torch
 
+from benchmarks import readme
 from benchmarks.fit.peers import ResMLP
 from benchmarks.machine import write_json
 from ea_jax.compat.checkpoint import read_checkpoint
@@ -222,6 +223,7 @@ def main(count: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     took = round(time.perf_counter() - start)
     write_json(__file__, {"mutations": count, "outcomes": found, "peak MiB": peak, "seconds": took})
+    readme.update("fuzz")
 
 
 if __name__ == "__main__":

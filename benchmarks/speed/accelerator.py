@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import readme
 from benchmarks.machine import write_json
 from ea_jax import load
 from ea_jax.adapters.spec import PURPOSES
@@ -61,6 +62,7 @@ def main() -> None:
         }
     print(json.dumps(figures, indent=1))
     write_json(__file__, {"figures": figures})
+    readme.update("accelerator")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 
+from benchmarks import readme
 from benchmarks.machine import write_json
 from ea_jax import load
 
@@ -47,6 +48,7 @@ def main(runs: int = 50) -> None:
         ours, theirs = took["ea_jax"], took["numpy"]
         print(f"| {rows:,} | {ours * 1e6:,.0f} | {theirs * 1e6:,.0f} | {rows / ours:,.0f} | {ours / theirs:.2f} |")
     write_json(__file__, {"seconds": figures})
+    readme.update("adapter")
 
 
 if __name__ == "__main__":

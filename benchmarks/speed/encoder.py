@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import write_json, write_readme
+from benchmarks import readme
+from benchmarks.machine import write_json
 from ea_jax import load_encoder
 from ea_jax.encoders.batching import batches
 from ea_jax.encoders.encoder import BUDGET
@@ -159,7 +160,7 @@ def main(data: Path, rounds: int = 3) -> None:
         __file__, {"texts": {name: len(load) for name, load in work.items()}, "padding": waste, "figures": figures}
     )
     print(table(figures, waste))
-    write_readme("encoder", table(figures, waste))
+    readme.update("encoder")
 
 
 def table(figures: dict[str, dict[str, dict[str, float]]], waste: dict[str, dict[str, float]]) -> str:

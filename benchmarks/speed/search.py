@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from benchmarks import readme
 from benchmarks.machine import write_json
 from ea_jax.retrieval.search import search
 
@@ -28,6 +29,7 @@ def main() -> None:
     told = {"queries": QUERIES, "corpus": ROWS, "width": WIDTH, "k": K, "seconds": seconds, "most_memory_gib": memory}
     print(told)
     write_json(__file__, {"figures": {key: float(f"{value:.4g}") for key, value in told.items()}})
+    readme.update("search")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import torch
 
+from benchmarks import readme
 from benchmarks.fit.peers import ResMLP
-from benchmarks.machine import write_json, write_readme
+from benchmarks.machine import write_json
 from ea_jax import load
 from ea_jax.typing import leaf_paths
 
@@ -72,7 +73,7 @@ def main() -> None:
     text = table(figures)
     print(text)
     write_json(__file__, {"figures": figures})
-    write_readme("speed", text)
+    readme.update("seed network")
 
 
 def table(figures: dict) -> str:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import readme
 from benchmarks.machine import write_json
 
 EA = str(Path(sys.executable).parent / "ea-jax")
@@ -27,8 +28,8 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
 
 
 HUNDRED_THOUSAND = """
-from ea_jax.indexes import INDEX, Listed, index_text
-from ea_jax.remotes import Remote, _configure
+from ea_jax.registry.index import INDEX, Listed, index_text
+from ea_jax.registry.remotes import Remote, _configure
 remote = Remote("owner/name", "model", "a" * 40)
 remote.cache.mkdir(parents=True)
 row = Listed("", "toy/source", "toy/target", "", "0" * 64, "Random rows.")
@@ -90,6 +91,7 @@ def main(runs: int = 7) -> None:
     for name, row in figures.items():
         print(f"| {name} | {row['median']:.2f} | {row['least']:.2f} | {row['most']:.2f} |")
     write_json(__file__, {"seconds": figures})
+    readme.update("startup")
 
 
 if __name__ == "__main__":
