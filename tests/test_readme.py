@@ -1,6 +1,7 @@
-"""The README runs: its Python blocks in order, and each console command, whose output it shows."""
+"""Every README runs: its Python blocks in order, and each console command, with the output it shows."""
 
-import json
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -10,61 +11,86 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import readme
 from tests.conftest import unit_rows
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-CONSOLE = "".join(re.findall(r"```console\n(.*?)```", README, re.S))
-COMMANDS = [(command, output) for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", CONSOLE, re.M)]
+FRONT_PAGE = (ROOT / "README.md").read_text()
+DOCS = sorted(file for file in ROOT.glob("**/README.md") if not {".venv", "build"} & set(file.relative_to(ROOT).parts))
+BLOCK = re.compile(r"```([\w ]+)\n(.*?)```", re.S)
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README, re.S)
+def blocks(file: Path) -> list[tuple[str, str]]:
+    """Kind and text of each code block."""
+    return BLOCK.findall(file.read_text())
+
+
+def with_python(file: Path) -> bool:
+    return any(kind == "python" for kind, _ in blocks(file))
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each command of a console block, and the output under it."""
+    console = "".join(text for file in DOCS for kind, text in blocks(file) if kind == "console")
+    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", console, re.M)
+
+
+def matches(pattern: str, output: str) -> bool:
+    """Whether an output is the one shown, where `...` stands for anything."""
+    return bool(re.fullmatch("(?:.|\n)*?".join(map(re.escape, pattern.split("..."))), output))
 
 
 @pytest.mark.slow
-def test_the_python_blocks_run_in_order(minilm):
+@pytest.mark.parametrize("file", [*filter(with_python, DOCS)], ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_python_blocks_run_in_order(minilm, file):
     names = {"texts": [f"note {i} of document {i % 20}" for i in range(200)]}
     names["vectors"] = unit_rows(np.random.default_rng(0), 200, 1536)
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["y"].shape == names["q"].shape == names["translated_embs"].shape == (1, 1536)
-    assert names["fitted"].report["pairs"] == 200
-    assert 0 <= names["after"] <= 1
+    output = ""
+    for kind, text in blocks(file):
+        if kind == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(text, str(file), "exec"), names)
+            output = printed.getvalue()
+        elif kind == "output":
+            assert matches(text, output), output
+    if file == ROOT / "README.md":
+        assert names["y"].shape == names["q"].shape == names["translated_embs"].shape == (1, 1536)
+        assert names["fitted"].report["pairs"] == 200
+        assert 0 <= names["after"] <= 1
 
 
-@pytest.mark.parametrize(("command", "output"), COMMANDS, ids=[command for command, _ in COMMANDS])
+@pytest.mark.parametrize(("command", "output"), commands(), ids=[command for command, _ in commands()])
 def test_console_blocks_show_what_the_commands_print(minilm, command, output):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "COLUMNS": "80"}
-    found = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True)
-    pattern = "(?:.|\n)*?".join(re.escape(part) for part in output.split("..."))
-    assert re.fullmatch(pattern, found.stdout), found.stdout
-    assert found.stderr == ""
+    run = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True)
+    assert matches(output, run.stdout), run.stdout
+    assert run.stderr == ""
 
 
-def test_the_table_of_encoders_is_the_benchmarks():
-    from benchmarks.speed.encoder import table
-
-    measured = json.loads((ROOT / "benchmarks" / "results" / "encoder.json").read_text())
-    assert f"<!-- encoder -->\n{table(measured['figures'], measured['padding'])}\n<!-- end -->" in README
-
-
-def test_the_table_of_adapters_is_the_benchmarks():
-    from benchmarks.speed.seed_network import table
-
-    measured = json.loads((ROOT / "benchmarks" / "results" / "seed_network.json").read_text())["figures"]
-    assert f"<!-- speed -->\n{table(measured)}\n<!-- end -->" in README
+@pytest.mark.parametrize("block", readme.TABLES)
+def test_tables_show_the_measured_figures(block):
+    file = ROOT / "README.md" if block == "own index" else ROOT / "benchmarks" / "README.md"
+    assert f"<!-- {block} -->\n{readme.table_of(block)}\n<!-- end -->" in file.read_text()
 
 
-def test_the_table_of_batch_jobs_is_the_benchmarks():
-    from benchmarks.batch.__main__ import report
-
-    measured = json.loads((ROOT / "benchmarks" / "results" / "batch.json").read_text())
-    assert f"<!-- batch -->\n{report(measured)}\n<!-- end -->" in README
+def test_the_front_page_has_at_most_200_lines():
+    assert len(FRONT_PAGE.splitlines()) <= 200
 
 
-def test_the_make_targets_that_it_names_are_there():
+@pytest.mark.parametrize("file", [*DOCS, ROOT / "CONTRIBUTING.md"], ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_lead_somewhere(file):
+    for path, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", file.read_text()):
+        target = (file.parent / path) if path else file
+        assert target.exists(), path
+        headings = [
+            re.sub(r"[^\w -]", "", h).lower().replace(" ", "-")
+            for h in re.findall(r"^#+ (.*)", target.read_text(), re.M)
+        ]
+        assert not anchor or anchor in headings, anchor
+
+
+def test_the_make_targets_that_it_names_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`make (\w+)|^make (\w+)", README, re.M)):
+    for target in set(re.findall(r"`make (\w+)|^make (\w+)", FRONT_PAGE, re.M)):
         assert re.search(rf"^{max(target)}:", makefile, re.M), target
