@@ -36,7 +36,7 @@ def test_map_prints_the_output_alone_on_stdout(ea, adapt, toys, x, tmp_path):  #
 def test_what_others_print_during_a_job_is_on_stderr():
     said = """
 import os
-from ea_jax.cli.files import others_on_stderr
+from ea_jax.cli.jobs import others_on_stderr
 print("before")
 with others_on_stderr():
     os.write(1, b"from C++\\n")

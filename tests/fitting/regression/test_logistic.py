@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from ea_jax.fitting.regression import moments as solve
+from ea_jax.fitting.regression.logistic import logistic
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def labelled():
 
 def test_logistic_regression_is_scikit_learns(labelled):
     z, label = labelled
-    weight, bias = solve.logistic(z, label, 4.0)
+    weight, bias = logistic(z, label, 4.0)
     deviation = z.std(axis=0)
     theirs = LogisticRegression(C=1 / 4.0, tol=1e-10, max_iter=1000).fit((z - z.mean(axis=0)) / deviation, label)
     np.testing.assert_allclose(weight * deviation, theirs.coef_[0], atol=1e-4)
@@ -36,7 +36,7 @@ def test_logistic_regression_towards_a_prior_minimizes_its_loss(labelled, penalt
         )
 
     wanted = minimize(loss, np.zeros(6), tol=1e-10).x
-    weight, bias = solve.logistic(z, label, penalty, prior)
+    weight, bias = logistic(z, label, penalty, prior)
     np.testing.assert_allclose(weight, wanted[:5], atol=1e-4)
     assert bias == pytest.approx(wanted[5], abs=1e-3)
 
@@ -44,37 +44,37 @@ def test_logistic_regression_towards_a_prior_minimizes_its_loss(labelled, penalt
 def test_a_huge_penalty_keeps_the_prior_and_a_tiny_one_forgets_it(labelled):
     z, label = labelled
     prior = np.array([0.5, 0.5, 0, -0.2, 0.3])
-    kept, bias = solve.logistic(z, label, 1e9, prior)
+    kept, bias = logistic(z, label, 1e9, prior)
     np.testing.assert_allclose(kept, prior, atol=1e-5)
     chance = 1 / (1 + np.exp(-(z @ prior + bias)))
     assert chance.mean() == pytest.approx(label.mean(), abs=1e-4)  # the bias is free
     theirs = LogisticRegression(C=1e6, tol=1e-10, max_iter=5000).fit(z, label)
-    np.testing.assert_allclose(solve.logistic(z, label, 1e-6, prior)[0], theirs.coef_[0], atol=1e-3)
+    np.testing.assert_allclose(logistic(z, label, 1e-6, prior)[0], theirs.coef_[0], atol=1e-3)
 
 
 def test_the_more_rows_the_less_the_prior_weighs(labelled):
     z, label = labelled
-    prior, free = np.full(5, 0.5), solve.logistic(z, label, 1e-6)[0]
-    many = [solve.logistic(np.tile(z, (k, 1)), np.tile(label, k), 30.0, prior)[0] for k in (1, 10, 100)]
+    prior, free = np.full(5, 0.5), logistic(z, label, 1e-6)[0]
+    many = [logistic(np.tile(z, (k, 1)), np.tile(label, k), 30.0, prior)[0] for k in (1, 10, 100)]
     away = [np.linalg.norm(weight - free) for weight in many]
     assert away[0] > 3 * away[1] > 9 * away[2]
 
 
 def test_a_prior_that_is_far_off_is_left_behind(labelled):
     z, label = labelled
-    free = solve.logistic(z, label, 1e-6)[0]
+    free = logistic(z, label, 1e-6)[0]
     for scale in (-20.0, 20.0):
-        np.testing.assert_allclose(solve.logistic(z, label, 1e-6, np.full(5, scale))[0], free, atol=1e-3)
+        np.testing.assert_allclose(logistic(z, label, 1e-6, np.full(5, scale))[0], free, atol=1e-3)
 
 
 def test_labels_that_can_be_separated_have_finite_weights():
     z = np.linspace(-1, 1, 40)[:, None]
-    weight, bias = solve.logistic(z, z[:, 0] > 0, 1e-4)
+    weight, bias = logistic(z, z[:, 0] > 0, 1e-4)
     assert np.isfinite(weight).all()
     assert np.all(((z @ weight + bias) > 0) == (z[:, 0] > 0))
 
 
 def test_labels_that_are_all_alike_have_a_finite_bias():
-    weight, bias = solve.logistic(np.random.default_rng(0).normal(size=(40, 3)), np.ones(40, bool), 1.0)
+    weight, bias = logistic(np.random.default_rng(0).normal(size=(40, 3)), np.ones(40, bool), 1.0)
     assert np.isfinite([*weight, bias]).all()
     assert bias > 5
