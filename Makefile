@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SAMPLE := Where can I get a hamburger?
 
-.PHONY: help embed test test-lowest check fix build bench registry clean
+.PHONY: help embed test test-lowest check fix docs build bench registry clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ check: .venv/dev  ## Lint, check the format and the types.
 fix: .venv/dev  ## Correct the format and what ruff can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/dev  ## Write the generated parts of the READMEs.
+	$(BIN)/python -m ea_jax.cli.reference > .venv/cli.md && mv .venv/cli.md ea_jax/cli/README.md
+	$(BIN)/python -m benchmarks.readme
 
 build: .venv/dev  ## Build the wheel and the source distribution into dist/.
 	$(BIN)/python -m hatchling build
