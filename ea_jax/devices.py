@@ -1,4 +1,4 @@
-"""The names that people give to devices, as JAX knows them."""
+"""Find devices by name, and the fastest dtype of products."""
 
 from pathlib import Path
 
@@ -10,22 +10,22 @@ BACKENDS = {"cuda": "gpu", "rocm": "gpu"}
 
 
 def fast_dtype() -> str:
-    """What products are fastest in with float32 sums: bfloat16 on accelerators and on CPUs with instructions for it."""
+    """The fastest dtype of products with float32 sums: bfloat16 on accelerators and on CPUs that support it."""
     if jax.default_backend() != "cpu":
         return "bfloat16"
-    told = Path("/proc/cpuinfo")
-    flags = told.read_text() if told.is_file() else ""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
 def find_device(name: str | None) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm] (declared as a variable)
-    """This process's first device of a JAX backend: cpu, gpu (or cuda) or tpu; the best one there is if None.
+    """Find the first device of a backend: cpu, gpu (or cuda) or tpu; if None, of the default backend.
 
     Raises:
-        BadInput: JAX has no such device here.
+        BadInput: JAX has no such device on this machine.
     """
     try:
         return jax.local_devices(backend=BACKENDS.get(name, name) if name else None)[0]
     except RuntimeError as error:
-        here = ", ".join(sorted({device.platform for device in jax.devices()}))
-        raise BadInput(f"JAX has no device {name!r} here; it has {here}.") from error
+        available = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise BadInput(f"JAX has no device {name!r} here; it has {available}.") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from ea_jax.adapters.adapter import Adapter, compose
-from ea_jax.adapters.quantization import unpacked
+from ea_jax.adapters.quantization import dequantize
 from ea_jax.adapters.spec import PURPOSES, Purpose
 from ea_jax.compat.catalog import find_public_adapter
 from ea_jax.compat.importer import fetch_public_adapter
@@ -176,7 +176,7 @@ def source_encoder(entry: Entry) -> Encoder:
 def _adapter(entry: Entry, purpose: Purpose, dtype: str, sharding: jax.sharding.Sharding | None) -> Adapter:
     spec = entry.spec(purpose)
     stored = load_params(entry.path / "params", entry.params, stored_abstract(spec))
-    return Adapter(spec, _placed(unpacked(of_purpose(stored, purpose), dtype), sharding))
+    return Adapter(spec, _placed(dequantize(of_purpose(stored, purpose), dtype), sharding))
 
 
 def _product_dtype(name: str | None) -> str:

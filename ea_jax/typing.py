@@ -1,4 +1,4 @@
-"""Array and parameter types."""
+"""Types of arrays and parameters."""
 
 from typing import Any
 
@@ -10,6 +10,6 @@ Params = dict[str, Any]
 
 
 def leaf_paths(tree: Params) -> dict[str, Any]:
-    """Leaves of a nested dict by their dotted path, in the order of `jax.tree.leaves`."""
+    """List the leaves of a nested dict by dotted path, in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}

@@ -18,7 +18,7 @@ from ea_jax.typing import ArrayIn, Params
 
 @partial(jax.jit, static_argnums=0)
 def forward(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
-    """In float32 inside; the result has the dtype that params and x promote to."""
+    """Apply a module. It computes in float32; the result has the dtype that params and x promote to."""
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
     return cast(Array, module.apply({"params": params}, x)).astype(dtype)
 
@@ -31,47 +31,52 @@ class Adapter:
     A call never reads `self.params`, so `grad`, `vmap` and `jit` see every input.
 
     Attributes:
-        spec: What it is: models, widths, purpose; static and hashable.
-        params: Its parameters, a nested dict of arrays.
+        spec: The models, widths and purpose; static and hashable.
+        params: A nested dict of arrays.
     """
 
     spec: Spec = field(metadata={"static": True})
     params: Params
 
-    def __call__(self, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
+    def __call__(self, params: Params, x: Float[ArrayIn, "*batch d_in"] | None = None) -> Float[Array, "*batch d_out"]:
         """Map source embeddings to target embeddings; unit length if `spec.unit_norm`.
 
-        Products accumulate in float32; the result has the dtype that `params` and `x` promote to.
+        Products accumulate in float32; the result has the dtype that `params` and `x` promote to. A row with a
+        non-finite value gives a non-finite row, and changes no other row.
 
         Raises:
-            BadInput: x is not of floats, or its width is not the source model's.
+            BadInput: x is missing, is not an array of floats, or does not have the source model's width.
         """
+        if x is None:
+            raise BadInput("The call lacks x. Pass the parameters first: `adapt(adapt.params, x)`.")
         check_embeddings(x, self.spec.d_in, self.spec.source)
         return forward(build(self.spec), params, x)
 
 
 def compose(first: Adapter, second: Adapter) -> Adapter:
-    """One adapter that does what two do in turn: `second(first(x))`, with the parameters of both in one tree.
+    """Compose two adapters into one that computes `second(first(x))`. Chains are flattened.
 
-    It is fitted on the encoder that the first was, and serves the purpose of the second. Chains become one flat chain.
+    The result has the source and the encoder fingerprint of the first adapter, and the target and the purpose of the
+    second.
 
     Args:
-        first: For `store`: what comes out has to be close to native vectors, which is what the second was fitted on.
-        second: From the first one's target space; for either purpose.
+        first: An adapter for `store`: the second was fitted on native vectors, and only `store` outputs are close to
+            them.
+        second: An adapter from the target space of the first, for either purpose.
 
     Raises:
-        BadInput: The second starts from another space or width than the first ends in, or the first is for queries.
+        BadInput: The spaces or widths do not match, or the first adapter is for queries.
     """
     a, b = first.spec, second.spec
     if (a.target, a.d_out) != (b.source, b.d_in):
         raise BadInput(
             f"The first adapter ends in {a.target!r} of width {a.d_out}, but the second starts from {b.source!r} of "
-            f"width {b.d_in}. `ea-jax paths` lists the routes there are."
+            f"width {b.d_in}. `ea-jax paths` lists the existing routes."
         )
     if a.purpose != "store":
         raise BadInput(
-            f"The first adapter, {a.source!r} to {a.target!r}, is for queries: its vectors rank well and are not close "
-            'to native ones, so no other adapter can read them. Load it with purpose="store".'
+            f"The first adapter, {a.source!r} to {a.target!r}, is for queries: its outputs rank well but are not "
+            'close to native vectors, which the second adapter expects. Load it with purpose="store".'
         )
     spec = Spec(
         family="chain",
@@ -93,6 +98,6 @@ def _parts(spec: Spec) -> tuple[Spec, ...]:
 
 
 def _links(adapter: Adapter) -> list[Params]:
-    """Parameters of each link of a chain in order, or those of the adapter alone."""
+    """Parameters of each adapter of a chain in order, or of the single adapter."""
     parts = len(adapter.spec.parts)
     return [adapter.params[f"links_{i}"] for i in range(parts)] if parts else [adapter.params]

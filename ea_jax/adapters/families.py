@@ -1,4 +1,4 @@
-"""Adapter families as Flax Linen modules. Those fitted here end in a layer `out`, in which alone purposes differ."""
+"""The adapter families: their Flax Linen modules, and one table of facts about each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ _LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
 
 
 def _product(x: Float[Array, "*batch d"], weights: Float[Array, "a b"], axis: int = 0) -> Float[Array, "*batch k"]:
-    """Products with the weights along one of their axes, taken in their dtype with float32 sums."""
+    """Contract x with one axis of the weights, in the dtype of the weights, with float32 accumulation."""
     return _dot(x.astype(weights.dtype), weights, (((x.ndim - 1,), (axis,)), ((), ())))
 
 
 class Linear(nn.Module):
-    """One affine map, then unit length where the target's embeddings have it."""
+    """One affine map, normalized to unit length if `unit_norm`."""
 
     d_out: int
     unit_norm: bool
@@ -38,11 +38,11 @@ class Linear(nn.Module):
 
 
 class Kernel(nn.Module):
-    """Linear plus a sum of radial functions around landmarks on the sphere, mixed down to `rank` features.
+    """An affine map of the input and of `rank` kernel features around landmarks on the sphere.
 
-    `y = [x, (phi(x) - centre) M] W + b` with `phi_j(x) = sum_s w_s exp(gamma_s (cos(x, z_j) - 1))`. Landmarks are
-    stored as directions with the `scale` that gives them length one, and M as `mix` with a `step` a feature, so that
-    both may be whole numbers of few bits; products with them are taken in their own dtype.
+    `y = [x, (phi(x) - centre) M] W + b` with `phi_j(x) = sum_s w_s exp(gamma_s (cos(x, z_j) - 1))`. The landmarks z
+    and the projection M (`mix`) may be int8 codes: `scale` normalizes each landmark, and `step` scales each column of
+    M. Products with them use their own dtype.
     """
 
     d_out: int
@@ -69,7 +69,7 @@ class Kernel(nn.Module):
 
 
 class _Gated(nn.Module):
-    """One residual step of `ResMLP`, `x + gamma * W (a * gelu(g))` with `a, g` halves of one projection."""
+    """A gated residual block, `x + gamma * W (a * gelu(g))`, where `a` and `g` are the halves of one projection."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
@@ -80,7 +80,9 @@ class _Gated(nn.Module):
 
 
 class ResMLP(nn.Module):
-    """The network of embedding-adapters: normalised in, residual gated blocks, normalised out; it has one purpose."""
+    """The network of embedding-adapters: layer norms around residual gated blocks. It has one set of weights for both
+    purposes.
+    """
 
     d_out: int
     unit_norm: bool
@@ -97,7 +99,7 @@ class ResMLP(nn.Module):
 
 
 class Chain(nn.Module):
-    """Modules one after the other."""
+    """The composition of several adapters."""
 
     links: tuple[nn.Module, ...]
 
@@ -181,15 +183,15 @@ def abstract_params(spec: Spec) -> Params:
 def radial(
     cosine: Float[Array, "*batch m"], scale: Float[Array, " m"], gamma: Float[Array, " s"], weight: Float[Array, " s"]
 ) -> Float[Array, "*batch m"]:
-    """Sum of radial functions on the sphere, `phi = sum_s w_s exp(gamma_s (c - 1))`, of cosines to landmarks.
+    """Evaluate a sum of radial functions on the sphere, `phi = sum_s w_s exp(gamma_s (c - 1))`.
 
     Args:
-        cosine: Inner products of unit rows with the landmarks, before their scale.
-        scale: What makes an inner product a cosine, `1 / |z_j|`.
-        gamma: Bandwidths: `exp(-gamma |x - z|^2 / 2)` of unit rows; larger is narrower.
-        weight: Of each bandwidth.
+        cosine: Inner products of unit rows with the unscaled landmarks.
+        scale: Inverse length of each landmark, `1 / |z_j|`.
+        gamma: Inverse bandwidths: `exp(-gamma |x - z|^2 / 2)` for unit rows; larger is narrower.
+        weight: Weight of each bandwidth.
 
-    Source: Schoenberg 1942: non-negative sums of these are positive definite on the sphere.
+    Source: Schoenberg 1942 (non-negative sums of these functions are positive definite on the sphere).
     """
-    away = cosine * jnp.broadcast_to(scale, cosine.shape) - 1
-    return sum((w * jnp.exp(g * away) for g, w in zip(gamma, weight, strict=True)), jnp.zeros_like(away))
+    offset = cosine * jnp.broadcast_to(scale, cosine.shape) - 1
+    return sum((w * jnp.exp(g * offset) for g, w in zip(gamma, weight, strict=True)), jnp.zeros_like(offset))

@@ -1,4 +1,4 @@
-"""What an adapter or an encoder is, without its parameters: static, hashable, free of JAX."""
+"""The static, hashable description of an adapter. This module does not import JAX."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,19 +8,19 @@ Purpose = Literal["store", "query"]
 
 @dataclass(frozen=True)
 class Spec:
-    """An adapter without its parameters; equal specs never recompile.
+    """Everything about an adapter but its parameters. Equal specs never recompile.
 
     Attributes:
-        family: Which module of `models.py` computes it.
-        source: Full id of the model whose embeddings come in.
-        target: Full id of the model whose space they go to.
+        family: Adapter family, a name in `adapters/families.py`.
+        source: Full id of the source model.
+        target: Full id of the target model.
         d_in: Width of the source embeddings.
         d_out: Width of the target embeddings.
         unit_norm: Whether outputs have length one.
-        purpose: `store` for faithful vectors, `query` for best recall against a native index.
-        fingerprint: Of the encoder whose embeddings it was fitted on; empty where not recorded.
-        sizes: The family's own widths and counts by name, for instance the number of landmarks.
-        parts: Of a chain, the adapters that follow each other.
+        purpose: `store` for vectors close to native ones, `query` for the best recall against a native index.
+        fingerprint: Fingerprint of the source encoder; empty if it was not recorded.
+        sizes: The family's widths and counts by name, for instance the number of landmarks.
+        parts: The specs of a chain, in the order of application.
     """
 
     family: str

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ea_jax.adapters.quantization import nearest_grid
+from ea_jax.adapters.quantization import quantize_rows
 from ea_jax.fitting.regression.moments import covariance, moments
 from ea_jax.fitting.regression.ridge import Directions, pooled
 from ea_jax.quality.schema import prepared
@@ -92,5 +92,5 @@ def _statistics(
         "spread": np.asarray(np.sqrt(variance), np.float32),
         "directions": (vectors * scale).astype(np.float16),
         "variances": (lead + shrinkage).astype(np.float32),
-        "references": nearest_grid(kept, 127).values,
+        "references": quantize_rows(kept).values,
     }

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ea_jax.adapters.families import radial
-from ea_jax.adapters.quantization import column_grid, nearest_grid
+from ea_jax.adapters.quantization import quantize_columns, quantize_rows
 from ea_jax.fitting.features import Features
 from ea_jax.fitting.regression.moments import largest
 from ea_jax.retrieval.neighbors import unit_rows
@@ -27,11 +27,11 @@ def kernel_features(x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], s
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(x))[:LANDMARKS])
-    landmarks = nearest_grid(unit_rows(x[chosen]), 127).values
+    landmarks = quantize_rows(unit_rows(x[chosen])).values
     scale = (1 / np.linalg.norm(landmarks.astype(np.float32), axis=1)).astype(np.float32)
     z = landmarks * scale[:, None]
     values, vectors = largest(np.exp(BANDWIDTH * (z.astype(np.float64) @ z.T - 1)), len(z))
-    mix = column_grid((vectors / np.sqrt(np.maximum(values, 1e-9))).astype(np.float32))
+    mix = quantize_columns((vectors / np.sqrt(np.maximum(values, 1e-9))).astype(np.float32))
     ones = np.ones(1, np.float32)
 
     def phi(rows: Float[ArrayIn, "b d_in"]) -> Float32[np.ndarray, "b m"]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ea_jax.adapters.adapter import Adapter
-from ea_jax.adapters.quantization import column_grid, packed
+from ea_jax.adapters.quantization import quantize_columns
 from ea_jax.errors import BadInput
 from ea_jax.fitting.cross_validation import FOLDS
 from ea_jax.fitting.domain_statistics import PRIOR_ROWS, SAMPLE, prior_directions
@@ -127,7 +127,7 @@ def quantize_layer(layer: Affine) -> Params:
     """An output layer as it is stored: its kernel as int8 codes."""
     if not np.isfinite(layer.kernel).all():
         raise BadInput("The fit is not finite. Are there values near the largest of their dtype in x or y?")
-    return {"kernel": packed(column_grid(layer.kernel)), "bias": layer.bias.astype(np.float32)}
+    return {"kernel": quantize_columns(layer.kernel)._asdict(), "bias": layer.bias.astype(np.float32)}
 
 
 def as_float32(rows: ArrayIn) -> Float32[np.ndarray, "n d"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 
 from ea_jax.adapters.adapter import Adapter, forward
 from ea_jax.adapters.families import build
-from ea_jax.adapters.quantization import unpacked
+from ea_jax.adapters.quantization import dequantize
 from ea_jax.adapters.spec import Purpose, Spec
 from ea_jax.quality.schema import prepared
 from ea_jax.quality.scores import Quality
@@ -44,7 +44,7 @@ class Fitted:
 
     def adapter(self, purpose: Purpose = "store") -> Adapter:
         """The adapter for a purpose, without the names of its models."""
-        params = unpacked(self.params | {"out": self.params["out"][purpose]})
+        params = dequantize(self.params | {"out": self.params["out"][purpose]})
         return Adapter(replace(self._spec, purpose=purpose), params)
 
     @property

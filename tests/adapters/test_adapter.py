@@ -27,7 +27,7 @@ def on_two_devices(f):
 
 
 def by_gradient(f):
-    """The answer, by the gradient of its inner product with a free vector."""
+    """The output, computed as the gradient of its inner product with a free vector."""
 
     def run(params, x):
         free = jnp.zeros((len(x), f.spec.d_out))
@@ -54,19 +54,19 @@ WAYS = {
 
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")  # a wider output cannot reuse a narrow input
 @pytest.mark.parametrize("way", WAYS)
-def test_every_transform_gives_the_plain_answer(adapt, way, key):
+def test_every_transform_gives_the_plain_output(adapt, way, key):
     x = jax.random.normal(key, (6, 8))
     np.testing.assert_allclose(WAYS[way](adapt)(adapt.params, x), adapt(adapt.params, x), rtol=1e-5, atol=1e-6)
 
 
-def test_the_answer_is_the_affine_map_of_the_stored_values(adapt, key):
+def test_the_output_is_the_affine_map_of_the_stored_values(adapt, key):
     x = np.asarray(jax.random.normal(key, (2, 3, 8)), np.float64)
     y = x @ np.asarray(adapt.params["out"]["kernel"], np.float64) + np.asarray(adapt.params["out"]["bias"])
-    wanted = y / np.linalg.norm(y, axis=-1, keepdims=True)
-    np.testing.assert_allclose(adapt(adapt.params, x.astype(np.float32)), wanted, rtol=1e-5, atol=1e-6)
+    expected = y / np.linalg.norm(y, axis=-1, keepdims=True)
+    np.testing.assert_allclose(adapt(adapt.params, x.astype(np.float32)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_gives_the_plain_answer_to_its_own_precision(adapt, key):
+def test_bfloat16_gives_the_plain_output_to_its_precision(adapt, key):
     x = jax.random.normal(key, (6, 8))
     small = jax.tree.map(lambda a: a.astype(jnp.bfloat16), adapt)
     y = small(small.params, x.astype(jnp.bfloat16))
@@ -78,10 +78,10 @@ def test_bfloat16_gives_the_plain_answer_to_its_own_precision(adapt, key):
 
 def test_gradients_of_the_parameters_match_finite_differences(adapt, key):
     x = jax.random.normal(key, (4, 8))
-    wanted = jax.random.normal(jax.random.key(1), (4, 12))
+    expected = jax.random.normal(jax.random.key(1), (4, 12))
 
     def loss(params):
-        return jnp.mean(jnp.square(adapt(params, x) - wanted))
+        return jnp.mean(jnp.square(adapt(params, x) - expected))
 
     gradient, step = jax.grad(loss)(adapt.params)["out"]["bias"], 1e-2
     for i in (0, 7):
@@ -91,7 +91,7 @@ def test_gradients_of_the_parameters_match_finite_differences(adapt, key):
         assert gradient[i] == pytest.approx(float(loss(up) - loss(down)) / (2 * step), rel=2e-2, abs=1e-4)
 
 
-def test_a_call_reads_the_parameters_it_is_given_and_no_others(adapt, key):
+def test_a_call_reads_only_the_parameters_it_gets(adapt, key):
     x = jax.random.normal(key, (2, 8))
     zeros = jax.tree.map(jnp.zeros_like, adapt.params)
     assert np.all(np.asarray(adapt(zeros, x)) == 0)
@@ -107,7 +107,7 @@ def test_an_equal_spec_never_recompiles(toy_root, key):
     assert len(set(compiled)) == 1
 
 
-def test_a_mapped_adapter_is_still_an_adapter(adapt):
+def test_tree_map_returns_an_adapter(adapt):
     double = jax.tree.map(lambda a: 2 * a, adapt)
     assert type(double) is type(adapt)
     assert double.spec == adapt.spec
@@ -119,14 +119,30 @@ def test_another_models_width_is_refused_with_both_widths(adapt):
         adapt(adapt.params, np.ones((2, 5), np.float32))
 
 
-def test_the_two_purposes_are_two_maps_of_one_shape(toy_root, key):
+def test_a_call_without_parameters_shows_the_correct_call(adapt):  # CASES F22
+    call = type(adapt).__call__.__wrapped__  # without the tests' type checker
+    with pytest.raises(BadInput, match=r"`adapt\(adapt\.params, x\)`"):
+        call(adapt, np.ones((2, 8), np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_non_finite_row_changes_no_other_row(adapt, value, key):  # CASES F20
+    x = np.array(jax.random.normal(key, (4, 8)))
+    plain = np.asarray(adapt(adapt.params, x))
+    x[2, 3] = value
+    y = np.asarray(adapt(adapt.params, x))
+    np.testing.assert_array_equal(np.isfinite(y).all(axis=1), [True, True, False, True])
+    np.testing.assert_array_equal(y[[0, 1, 3]], plain[[0, 1, 3]])
+
+
+def test_the_purposes_are_two_maps_of_one_shape(toy_root, key):
     x = jax.random.normal(key, (4, 8))
     store, query = (load("toy-a", "toy-b", purpose=purpose, root=toy_root) for purpose in ("store", "query"))
     assert jax.tree.map(jnp.shape, store.params) == jax.tree.map(jnp.shape, query.params)
     assert not np.allclose(store(store.params, x), query(query.params, x), atol=1e-3)
 
 
-def test_parameters_go_where_the_sharding_says(toy_root):
+def test_parameters_have_the_requested_sharding(toy_root):
     replicated = NamedSharding(MESH, PartitionSpec())
     adapter = load("toy-a", "toy-b", sharding=replicated, root=toy_root)
     assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(adapter))

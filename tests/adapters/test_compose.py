@@ -52,8 +52,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_chain_is_one_adapter_after_the_other_under_every_transform(a_to_b, b_to_c, chain, way):
     x = unit_rows(np.random.default_rng(0), 6, 8)
-    wanted = b_to_c(b_to_c.params, a_to_b(a_to_b.params, x))
-    np.testing.assert_allclose(WAYS[way](chain)(chain.params, x), wanted, rtol=1e-5, atol=1e-6)
+    expected = b_to_c(b_to_c.params, a_to_b(a_to_b.params, x))
+    np.testing.assert_allclose(WAYS[way](chain)(chain.params, x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_two_linear_links_agree_with_float64():
@@ -67,7 +67,7 @@ def test_two_linear_links_agree_with_float64():
     np.testing.assert_allclose(both(both.params, rows), x, rtol=1e-4, atol=1e-5)  # sums of 12 numbers in float32
 
 
-def test_the_spec_takes_its_ends_from_the_links(a_to_b, b_to_c, chain):
+def test_the_spec_combines_the_ends_of_the_chain(a_to_b, b_to_c, chain):
     spec = chain.spec
     assert (spec.family, spec.source, spec.target, spec.d_in, spec.d_out) == ("chain", "a", "c", 8, 5)
     assert (spec.fingerprint, spec.purpose, spec.parts) == ("1" * 16, "query", (a_to_b.spec, b_to_c.spec))
@@ -109,36 +109,36 @@ def test_an_equal_chain_never_recompiles(a_to_b, b_to_c, chain):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"target": "z"}, r"ends in 'z' of width 12, but the second starts from 'b' of width 12.*ea-jax paths"),
         ({"d_out": 11}, r"ends in 'b' of width 11, but the second starts from 'b' of width 12"),
         ({"purpose": "query"}, r"'a' to 'b', is for queries.*purpose=\"store\""),
     ],
 )
-def test_links_that_do_not_fit_are_refused(a_to_b, b_to_c, change, told):
-    with pytest.raises(BadInput, match=told):
+def test_links_that_do_not_fit_are_refused(a_to_b, b_to_c, change, message):
+    with pytest.raises(BadInput, match=message):
         compose(Adapter(dataclasses.replace(a_to_b.spec, **change), a_to_b.params), b_to_c)
 
 
 @pytest.mark.parametrize("via", ["toy-b", ["TOY/Target"], ("toy-b",)])
 @pytest.mark.parametrize("purpose", ["store", "query"])
-def test_load_via_composes_store_with_the_purpose_asked_for(root, via, purpose):
-    found = load("toy-a", "toy-c", via=via, purpose=purpose, root=root)
+def test_load_via_composes_store_with_the_requested_purpose(root, via, purpose):
+    chain = load("toy-a", "toy-c", via=via, purpose=purpose, root=root)
     first = load("toy-a", "toy-b", root=root)
     second = load("toy-b", "toy-c", purpose=purpose, root=root)
-    assert found.spec == compose(first, second).spec
-    jax.tree.map(np.testing.assert_array_equal, found.params, compose(first, second).params)
+    assert chain.spec == compose(first, second).spec
+    jax.tree.map(np.testing.assert_array_equal, chain.params, compose(first, second).params)
 
 
 def test_several_stops_make_one_flat_chain(root):
-    found = load("toy-a", "toy-c", via=["toy-b", "toy-c", "toy-b"], purpose="query", root=root)
-    assert [part.purpose for part in found.spec.parts] == ["store", "store", "store", "query"]
+    chain = load("toy-a", "toy-c", via=["toy-b", "toy-c", "toy-b"], purpose="query", root=root)
+    assert [part.purpose for part in chain.spec.parts] == ["store", "store", "store", "query"]
     x = unit_rows(np.random.default_rng(0), 2, 8)
-    assert found(found.params, x).shape == (2, 10)
+    assert chain(chain.params, x).shape == (2, 10)
 
 
-def test_the_flavor_holds_where_a_pair_has_it_and_else_the_pairs_default(root):
+def test_a_pair_without_the_flavor_uses_its_default_flavor(root):
     plain, large = (load("toy-a", "toy-c", via="toy-b", flavor=f, root=root) for f in (None, "large"))
     second = load("toy-b", "toy-c", flavor="large", root=root)
     jax.tree.map(np.testing.assert_array_equal, large.params["links_0"], plain.params["links_0"])
@@ -147,13 +147,13 @@ def test_the_flavor_holds_where_a_pair_has_it_and_else_the_pairs_default(root):
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "told"),
+    ("names", "options", "message"),
     [
         (("toy-c", "toy-a"), {"via": "toy-b"}, r"^No adapter goes from toy-b to toy-a\."),
         (("toy-a", "toy-c"), {"via": "toy-z"}, r"No model space is named 'toy-z'"),
         (("toy-a", "toy-c"), {"via": "toy-b", "flavor": "huge"}, r"toy-a to toy-b has no flavor 'huge'"),
     ],
 )
-def test_a_hop_that_is_not_there_is_named(root, names, options, told):
-    with pytest.raises(UnknownName, match=told):
+def test_a_missing_hop_is_named(root, names, options, message):
+    with pytest.raises(UnknownName, match=message):
         load(*names, root=root, **options)
