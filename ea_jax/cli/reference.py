@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 WIDTH = 100
 INTRODUCTION = """# Commands
 
-Results go to stdout and messages to stderr, so output can be piped. `-` stands for stdin. An error is one sentence on stderr and
-exit code 1; a mistake in the arguments is exit code 2.
+Results go to stdout and messages to stderr, so output can be piped. `-` stands for stdin. An error is one sentence on
+stderr and exit code 1; a mistake in the arguments is exit code 2.
 
-Environment: `EA_JAX_REGISTRY` adds registry folders (separated as in `PATH`), `OPENAI_API_KEY` is the key of `pairs`, and JAX's own
-variables choose the device. This page is generated: `python -m ea_jax.cli.reference`.
+Environment: `EA_JAX_REGISTRY` adds registry folders (separated as in `PATH`), `OPENAI_API_KEY` is the key of `pairs`,
+and JAX's own variables choose the device. This page is generated: `make docs`.
 """
 
 
