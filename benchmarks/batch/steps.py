@@ -1,4 +1,4 @@
-"""What `benchmarks.batch` times, each in a process of its own: `-m benchmarks.batch.steps STEP IN OUT`."""
+"""The steps that `benchmarks.batch` times, each in its own process: `-m benchmarks.batch.steps STEP IN OUT`."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PLAIN: dict[str, Any] = {"compression": "NONE", "use_dictionary": False}
 
 
 def corpus(path: Path, rows: int) -> Path:
-    """Unit vectors with an id each, in row groups of 50,000."""
+    """Write unit vectors with ids, in row groups of 50,000."""
     rng = np.random.default_rng(0)
     schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 384)})
     with parquet.ParquetWriter(path, schema, **PLAIN) as writer:
@@ -33,33 +33,33 @@ def corpus(path: Path, rows: int) -> Path:
 
 
 def whole_job(given: Path, out: Path) -> dict[str, float]:
-    """The job itself."""
+    """Run the whole job."""
     from ea_jax.batch.job import plan, run_job
-    from ea_jax.batch.load import Names, load_map
+    from ea_jax.batch.load import MapConfig, load_map
     from ea_jax.cli.runtime import start_jax
 
     start_jax()
-    run = load_map(Names(*NAMES))
-    taken = clock()
+    run = load_map(MapConfig(*NAMES))
+    elapsed = clock()
     report = run_job(plan([str(given)], out, run), run)
-    return {**taken(), "rows": report.totals.written, **report.busy}
+    return {**elapsed(), "rows": report.totals.written, **report.busy}
 
 
 def read_alone(given: Path, out: Path) -> dict[str, float]:
-    """Reading and checking what the job reads."""
+    """Read, digest and check the rows of the job."""
     from ea_jax.batch.columns import check_vectors
     from ea_jax.batch.inputs import read_inputs
-    from ea_jax.batch.row_digests import read_digested
+    from ea_jax.batch.row_digests import read_with_digests
 
-    taken = clock()
+    elapsed = clock()
     inputs = read_inputs([str(given)], "embedding", PART)
-    for _, block, _ in read_digested(inputs, inputs.parts, BATCH):
+    for _, block, _ in read_with_digests(inputs, inputs.parts, BATCH):
         check_vectors(block.batch.column("embedding"), 384)
-    return taken()
+    return elapsed()
 
 
 def compute_alone(given: Path, out: Path) -> dict[str, float]:
-    """As many batches through the device, to and fro."""
+    """Send as many batches through the device."""
     from ea_jax import load, map_batches
     from ea_jax.cli.runtime import start_jax
 
@@ -67,54 +67,54 @@ def compute_alone(given: Path, out: Path) -> dict[str, float]:
     adapt, rows = load(*NAMES), parquet.read_metadata(given).num_rows
     x = np.random.default_rng(0).standard_normal((BATCH, 384), np.float32)
     list(map_batches(adapt, [x]))
-    taken = clock()
+    elapsed = clock()
     for _ in map_batches(adapt, (x for _ in range(-(-rows // BATCH)))):
         pass
-    return taken()
+    return elapsed()
 
 
 def write_alone(given: Path, out: Path) -> dict[str, float]:
-    """As many batches to as many parts, put on the disk."""
+    """Write as many batches to as many parts, synced to disk."""
     from ea_jax.batch.inputs import read_inputs
-    from ea_jax.batch.part_writer import Result, write_all
-    from ea_jax.batch.state import Totals, begin, find_place
+    from ea_jax.batch.part_writer import MappedBlock, write_parts
+    from ea_jax.batch.state import Totals, begin_job, output_paths
 
-    inputs, place = read_inputs([str(given)], "embedding", PART), find_place(out, None)
+    inputs, output = read_inputs([str(given)], "embedding", PART), output_paths(out, None)
     y = np.random.default_rng(0).standard_normal((BATCH, 1536), np.float32)
     batch = pa.record_batch([np.arange(BATCH), pa.FixedSizeListArray.from_arrays(y.ravel(), 1536)], ["id", "embedding"])
 
-    def results() -> Iterator[Any]:
+    def blocks() -> Iterator[Any]:
         for part in inputs.parts:
             for row in range(part.cut.start, part.cut.stop, BATCH):
                 rows = min(BATCH, part.cut.stop - row)
-                yield Result(part, batch.slice(0, rows), Totals(rows, rows), [], b"")
+                yield MappedBlock(part, batch.slice(0, rows), Totals(rows, rows), [], b"")
         yield None
 
     class Ready:
-        """A queue in which the next item always waits."""
+        """A queue whose next item is always ready."""
 
         def __init__(self) -> None:
-            self._items = results()
+            self._items = blocks()
 
         def get(self, timeout: float) -> Any:
             return next(self._items)
 
-    begin(place, {}, len(inputs.parts), inputs.rows, {})
-    failed: list[BaseException] = []
-    taken = clock()
-    write_all(Ready(), batch.schema, place, lambda rows: None, {"write": 0.0}, Event(), failed)  # pyright: ignore
-    assert not failed, failed
-    return taken()
+    begin_job(output, {}, len(inputs.parts), inputs.rows, {})
+    errors: list[BaseException] = []
+    elapsed = clock()
+    write_parts(Ready(), batch.schema, output, lambda rows: None, {"write": 0.0}, Event(), errors)  # pyright: ignore
+    assert not errors, errors
+    return elapsed()
 
 
 def users_loop(given: Path, out: Path) -> dict[str, float]:
-    """What one writes without a library."""
+    """Run the loop that a user writes without this library."""
     import torch
 
     with np.load(given.with_suffix(".npz")) as file:
         weight, bias = torch.from_numpy(file["kernel"]), torch.from_numpy(file["bias"])
     schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 1536)})
-    taken, rows = clock(), 0
+    elapsed, rows = clock(), 0
     with torch.inference_mode(), out.open("wb") as stream:
         with parquet.ParquetFile(given) as file, parquet.ParquetWriter(stream, schema, **PLAIN) as writer:
             for batch in file.iter_batches(BATCH):
@@ -125,14 +125,14 @@ def users_loop(given: Path, out: Path) -> dict[str, float]:
                 rows += len(batch)
         stream.flush()
         os.fsync(stream.fileno())
-    return {**taken(), "rows": rows}
+    return {**elapsed(), "rows": rows}
 
 
 STEPS = {f.__name__: f for f in (whole_job, read_alone, compute_alone, write_alone, users_loop)}
 
 
 def clock() -> Callable[[], dict[str, float]]:
-    """Seconds since now, of the clock and of all processors."""
+    """Return a function that gives the wall and CPU seconds since this call."""
 
     def now() -> tuple[float, float]:
         used = resource.getrusage(resource.RUSAGE_SELF)

@@ -1,4 +1,4 @@
-"""Corpora of any size: the core over record batches, readers and writers of files, and the job that can be resumed."""
+"""Map corpora of any size: record batches, readers and writers of files, and resumable jobs."""
 
 from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.batch.device import map_array, map_batches

@@ -1,4 +1,4 @@
-"""The pure core of a job: a record batch of Arrow in, one with target vectors out, other columns as they were."""
+"""Map Arrow record batches: target vectors replace source vectors (or join texts), other columns pass through."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from ea_jax.batch.columns import (
     check_texts,
     check_vectors,
     find_column,
-    numbers_column,
-    to_column,
+    floats_to_column,
     vector_type,
+    vectors_to_column,
 )
-from ea_jax.batch.device import ROWS, OnDevices, Pending
+from ea_jax.batch.device import ROWS, DeviceRunner, Pending
 from ea_jax.data import provenance
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import BadInput
@@ -27,24 +27,28 @@ from ea_jax.quality.scores import Quality
 from ea_jax.registry.fingerprint import check_source
 
 WhereNull = Literal["keep", "drop", "error"]
-GO_ON = "--on-error skip --rejects FILE carries on without such rows"
+
+
+class BadRow(BadInput):
+    """A row cannot be mapped. The job can continue without such rows if `Options.skip` is set."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a job does with a batch.
+    """How to map a batch.
 
     Attributes:
-        column: The vectors or texts; the only column that can be meant if None.
-        out_column: Where the target vectors go; in place of the source vectors, or `embedding` for texts, if None.
-        id_column: Named with each row that is rejected.
-        vectors_only: Leave out all other columns but the one of ids.
-        dtype: float32, float16, or int8 with a column `<out_column>_scale` to multiply by.
-        dim: How many leading numbers are kept, of targets trained for that (Matryoshka).
-        where_null: What becomes of a row without vector or text: it stays without, goes, or is bad.
-        skip: Whether bad rows are put aside, instead of an error at the first.
-        rows: Of a batch, at the most.
-        assume_source: Whether vectors are taken for the source model's, whatever their schema says of them.
+        column: Column of the vectors or texts; the only suitable column if None.
+        out_column: Column for the target vectors. If None, they replace the source vectors, or go to `embedding` where
+            the input is text.
+        id_column: Column whose value is listed with each rejected row.
+        vectors_only: Drop all other columns except `id_column`.
+        dtype: float32, float16, or int8 with a column `<out_column>_scale` of multipliers.
+        dim: Number of leading dimensions to keep, for Matryoshka targets; all if None.
+        where_null: For a row without vector or text: keep it with a null vector, drop it, or treat it as bad.
+        skip: Set bad rows aside instead of raising at the first.
+        rows: Largest number of rows in a batch.
+        assume_source: Accept vectors as the source model's, whatever their schema records.
     """
 
     column: str | None = None
@@ -59,25 +63,39 @@ class Options:
     assume_source: bool = False
 
 
-class Done(NamedTuple):
-    """A mapped batch, why which of its rows were put aside (by number in the batch), and how many null ones went."""
+class MappedBatch(NamedTuple):
+    """A mapped batch.
+
+    Attributes:
+        batch: The rows that were mapped or kept.
+        rejected: The reason for each rejected row, by its number in the input batch.
+        dropped: Number of null rows that were dropped.
+    """
 
     batch: pa.RecordBatch
     rejected: dict[int, str]
     dropped: int
 
 
-class BatchMap:
-    """`RecordBatch -> RecordBatch`: what Spark's `mapInArrow`, Ray Data and the command line call alike.
+class _Plan(NamedTuple):
+    """What follows from an input schema: the column to map, the column for the vectors, and the output schema."""
 
-    A call is pure: it depends on nothing but the batch, and two processes give the same bytes.
+    column: str
+    out_column: str
+    schema: pa.Schema
+
+
+class BatchMap:
+    """A function from record batch to record batch, for the command line, Spark's `mapInArrow` and Ray Data.
+
+    A call is pure: the output depends on the batch alone, and is the same in every process.
 
     Args:
         adapt: The adapter.
-        quality: Its quality part, where a column `confidence` is wanted.
-        encode: The encoder of its source, where texts are to be mapped.
-        options: What to do with a batch.
-        facts: What the schema's metadata say of the vectors; those of the adapter if None.
+        quality: Its quality part, to add a column `confidence`; no such column if None.
+        encode: The encoder of its source, to map texts; vectors are mapped if None.
+        options: How to map a batch.
+        facts: Provenance to record in the output schema; derived from the adapter if None.
     """
 
     def __init__(
@@ -89,8 +107,11 @@ class BatchMap:
         facts: dict[str, Any] | None = None,
     ) -> None:
         self.options = options or Options()
-        self.encode, self.spec, self.judge = encode, adapt.spec, quality
-        self._run = OnDevices(adapt, quality, dtype=self.options.dtype, dim=self.options.dim, most=self.options.rows)
+        self.encode, self.spec, self.quality = encode, adapt.spec, quality
+        self._run = DeviceRunner(
+            adapt, quality, dtype=self.options.dtype, dim=self.options.dim, max_rows=self.options.rows
+        )
+        self._planned: tuple[pa.Schema, _Plan] | None = None
         self.facts = facts or {
             "source": adapt.spec.source,
             "target": adapt.spec.target,
@@ -103,99 +124,95 @@ class BatchMap:
         """Map a batch.
 
         Raises:
-            BadInput: A row is bad, unless such rows are skipped; or there is no such column.
+            BadInput: A column is missing or has the wrong type.
+            BadRow: A row cannot be mapped, and `options.skip` is not set.
         """
         return self.start(batch)().batch
 
-    def judge_digest(self) -> str:
-        """Digest of the quality part's values, or that there is none."""
-        return values_sha256(self.judge.params) if self.judge else "none"
-
-    def in_column(self, schema: pa.Schema) -> str:
-        """The column that is mapped."""
-        return find_column(schema, self.options.column, self.encode is not None)
+    def quality_digest(self) -> str:
+        """Return a digest of the quality part's parameters, or `none`."""
+        return values_sha256(self.quality.params) if self.quality else "none"
 
     def out_schema(self, schema: pa.Schema) -> pa.Schema:
-        """The schema of what comes out, for batches of this one.
+        """Return the output schema for batches of an input schema.
 
         Raises:
-            BadInput: A column is missing, of another kind, or there already.
-            FingerprintMismatch: The schema says that another encoder made the vectors.
+            BadInput: A column is missing or has the wrong type, or an output column exists already.
+            FingerprintMismatch: The schema records that another encoder made the vectors.
         """
-        column, ids = self.in_column(schema), self.options.id_column
+        return self._plan(schema).schema
+
+    def _plan(self, schema: pa.Schema) -> _Plan:
+        if self._planned is None or not self._planned[0].equals(schema, check_metadata=True):
+            self._planned = schema, self._make_plan(schema)
+        return self._planned[1]
+
+    def _make_plan(self, schema: pa.Schema) -> _Plan:
+        column, ids = find_column(schema, self.options.column, self.encode is not None), self.options.id_column
         if ids is not None and ids not in schema.names:
-            raise BadInput(f"There is no column {ids!r} among {', '.join(schema.names)}. --id-column names another.")
-        name = self._out_name(column)
-        made = [pa.field(name, vector_type(self.options.dtype, self._run.width))]
+            raise BadInput(f"There is no column {ids!r} for id_column; the columns are {', '.join(schema.names)}.")
+        name = self.options.out_column or ("embedding" if self.encode else column)
+        added = [pa.field(name, vector_type(self.options.dtype, self._run.width))]
         if self.options.dtype == "int8":
-            made.append(pa.field(f"{name}_scale", pa.float32()))
-        if self.judge:
-            made.append(pa.field("confidence", pa.float32()))
+            added.append(pa.field(f"{name}_scale", pa.float32()))
+        if self.quality:
+            added.append(pa.field("confidence", pa.float32()))
         others = [field for field in schema if self.encode or field.name != column]
         if self.options.vectors_only:
             others = [field for field in others if field.name == ids]
-        taken = [field.name for field in made if field.name in {other.name for other in others}]
-        if taken:
-            raise BadInput(f"The input already has a column {taken[0]!r}. --out-column names another for the vectors.")
-        place = schema.names.index(column) if not self.encode and not self.options.vectors_only else len(others)
-        fields = [*others[:place], made[0], *others[place:], *made[1:]]
-        return provenance.write(pa.schema(fields, metadata=schema.metadata), self.facts | self._assumed(schema))
+        conflicts = [field.name for field in added if field.name in {other.name for other in others}]
+        if conflicts:
+            raise BadInput(f"The input already has a column {conflicts[0]!r}. Name another out_column.")
+        at = schema.names.index(column) if not self.encode and not self.options.vectors_only else len(others)
+        fields = [*others[:at], added[0], *others[at:], *added[1:]]
+        facts = self.facts | self._assumed_source(schema)
+        return _Plan(column, name, provenance.write(pa.schema(fields, metadata=schema.metadata), facts))
 
-    def _assumed(self, schema: pa.Schema) -> dict[str, Any]:
-        """What the schema says of the source vectors, where that is overruled."""
-        said = None if self.encode else provenance.encoder_of(schema)
-        to = f"the adapter to {self.facts['target']}"
-        return check_source(self.facts["encoder"], said, "The input", to, self.options.assume_source)
+    def _assumed_source(self, schema: pa.Schema) -> dict[str, Any]:
+        """Return the recorded encoder of the source vectors if `assume_source` overrules it; else nothing."""
+        recorded = None if self.encode else provenance.encoder_of(schema)
+        adapter = f"the adapter to {self.facts['target']}"
+        return check_source(self.facts["encoder"], recorded, "The input", adapter, self.options.assume_source)
 
-    def start(self, batch: pa.RecordBatch, where: Callable[[int], str] = "row {}".format) -> Callable[[], Done]:
-        """Begin with a batch; the callable that comes back waits for the device.
+    def start(self, batch: pa.RecordBatch, where: Callable[[int], str] = "row {}".format) -> Callable[[], MappedBatch]:
+        """Start mapping a batch on the devices. The returned callable waits for the result.
 
         Args:
-            where: How errors name a row of the batch.
+            where: Names a row of the batch in error messages.
         """
-        schema, column = self.out_schema(batch.schema), self.in_column(batch.schema)
-        values = batch.column(column)
+        plan = self._plan(batch.schema)
+        values = batch.column(plan.column)
         checked = check_texts(values) if self.encode else check_vectors(values, self.spec.d_in)
         bad = {row: why for row, why in checked.reasons.items() if why != NULL or self.options.where_null == "error"}
         if bad and not self.options.skip:
             row, why = next(iter(bad.items()))
-            raise BadInput(f"{where(row)}, column {column}: {why}. {GO_ON}.")
+            raise BadRow(f"{where(row)}, column {plan.column}: {why}.")
         x: Any = self.encode(cast(list[str], checked.values)) if self.encode else checked.values
         pending = self._run.start(x) if len(x) else None
-        return lambda: self._finish(batch, schema, self._out_name(column), checked, bad, pending)
+        return lambda: self._finish(batch, plan, checked, bad, pending)
 
     def _finish(
-        self,
-        batch: pa.RecordBatch,
-        schema: pa.Schema,
-        name: str,
-        checked: Checked,
-        bad: dict[int, str],
-        pending: Pending | None,
-    ) -> Done:
-        kept, there = checked.good.copy(), checked.good
+        self, batch: pa.RecordBatch, plan: _Plan, checked: Checked, bad: dict[int, str], pending: Pending | None
+    ) -> MappedBatch:
+        keep, has_value = checked.good.copy(), checked.good
         if self.options.where_null == "keep":
-            kept[[row for row in checked.reasons if row not in bad]] = True
-        dropped = int((~kept).sum()) - len(bad)
-        if not kept.all():
-            batch, there = batch.filter(pa.array(kept)), there[kept]
-        made = self._columns(name, there, pending)
-        columns = [made[name] if name in made else batch.column(name) for name in schema.names]
-        return Done(pa.RecordBatch.from_arrays(columns, schema=schema), bad, dropped)
+            keep[[row for row in checked.reasons if row not in bad]] = True
+        dropped = int((~keep).sum()) - len(bad)
+        if not keep.all():
+            batch, has_value = batch.filter(pa.array(keep)), has_value[keep]
+        added = self._columns(plan.out_column, has_value, pending)
+        columns = [added[name] if name in added else batch.column(name) for name in plan.schema.names]
+        return MappedBatch(pa.RecordBatch.from_arrays(columns, schema=plan.schema), bad, dropped)
 
-    def _out_name(self, column: str) -> str:
-        return self.options.out_column or ("embedding" if self.encode else column)
-
-    def _columns(self, name: str, there: np.ndarray, pending: Pending | None) -> dict[str, pa.Array]:
-        kind = vector_type(self.options.dtype, self._run.width)
+    def _columns(self, name: str, has_value: np.ndarray, pending: Pending | None) -> dict[str, pa.Array]:
         if pending is None:
             none = np.zeros(0, np.float32)
             y, scale, confidence = np.zeros((0, self._run.width), self._run.dtype), none, none
         else:
             y, scale, confidence = pending.finish()
-        made = {name: to_column(y, there, kind)}
+        columns = {name: vectors_to_column(y, has_value, vector_type(self.options.dtype, self._run.width))}
         if scale is not None and self.options.dtype == "int8":
-            made[f"{name}_scale"] = numbers_column(scale, there)
-        if confidence is not None and self.judge:
-            made["confidence"] = numbers_column(confidence, there)
-        return made
+            columns[f"{name}_scale"] = floats_to_column(scale, has_value)
+        if confidence is not None and self.quality:
+            columns["confidence"] = floats_to_column(confidence, has_value)
+        return columns

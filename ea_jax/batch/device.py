@@ -1,4 +1,4 @@
-"""Vectors to the device and back: the batch axis over all local devices, a few padded shapes, one batch ahead."""
+"""Run adapters on all local devices: split batches over them, pad to few shapes, and compute one batch ahead."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -19,18 +19,18 @@ from ea_jax.quality.scores import Quality
 from ea_jax.typing import ArrayIn, Params
 
 ROWS = 4096  # of a batch
-LEAST = 64
-BAR = 100_000  # fewer rows are done before a bar is read
+MIN_ROWS = 64  # smallest padded batch
+PROGRESS_FROM = 100_000  # rows; shorter runs show no progress bar
 DTYPES = ("float32", "float16", "int8")
 
 
-class Mapped(NamedTuple):
-    """What came back, a row an input.
+class Outputs(NamedTuple):
+    """Outputs for a batch, one row for each input.
 
     Attributes:
-        y: Vectors in the dtype asked for.
-        scale: Of int8, what a row's numbers are to be multiplied with.
-        confidence: Where a quality part judged the inputs.
+        y: Target vectors in the requested dtype.
+        scale: For int8, the number to multiply each row by.
+        confidence: Confidence of each row, if a quality part was given.
     """
 
     y: Shaped[np.ndarray, "n d_out"]
@@ -39,82 +39,82 @@ class Mapped(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A batch that the device computes, padding included."""
+    """A batch under computation: the number of its rows, and its padded outputs."""
 
     rows: int
-    found: tuple[Array, Array | None, Array | None]
+    outputs: tuple[Array, Array | None, Array | None]
 
-    def finish(self) -> Mapped:
-        """Wait for the device, and leave the padding out."""
-        y, *others = self.found
+    def finish(self) -> Outputs:
+        """Wait for the device, and remove the padding."""
+        y, *others = self.outputs
         scale, confidence = (None if a is None else np.asarray(a)[: self.rows] for a in others)
-        return Mapped(np.asarray(y)[: self.rows], scale, confidence)
+        return Outputs(np.asarray(y)[: self.rows], scale, confidence)
 
 
-def quantized(y: Float[Array, "n d"]) -> tuple[Shaped[Array, "n d"], Float[Array, " n"]]:
-    """Whole numbers from -127 to 127 and the scale s of each row, `y ~ s q` to within `s / 2`."""
+def quantize(y: Float[Array, "n d"]) -> tuple[Shaped[Array, "n d"], Float[Array, " n"]]:
+    """Quantize rows to int8: codes `q` and scales `s` with `|y - s q| <= s / 2`."""
     scale = jnp.maximum(jnp.max(jnp.abs(y), axis=-1), 1e-30) / 127
     return jnp.round(y / scale[:, None]).astype(jnp.int8), scale
 
 
-def padded_rows(rows: int, most: int, devices: int) -> int:
-    """The number of rows that a batch is padded to: a power of two up to `most`, in equal shares for the devices."""
-    size = min(max(LEAST, 1 << (rows - 1).bit_length()), max(most, rows))
+def padded_rows(rows: int, max_rows: int, devices: int) -> int:
+    """Return the padded size of a batch: a power of two up to `max_rows`, divisible by the number of devices."""
+    size = min(max(MIN_ROWS, 1 << (rows - 1).bit_length()), max(max_rows, rows))
     return -(-size // devices) * devices
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _mapped(specs: tuple[Spec, Spec | None], how: tuple[str, int | None], params: tuple[Params, Any], x: Array):
-    (spec, judged), (dtype, dim) = specs, how
+def _map(specs: tuple[Spec, Spec | None], form: tuple[str, int | None], params: tuple[Params, Any], x: Array):
+    (spec, quality_spec), (dtype, dim) = specs, form
     y = Adapter(spec, params[0])(params[0], x)
     if dim is not None:
         y = unit(y[:, :dim]) if spec.unit_norm else y[:, :dim]
-    confidence = Quality(judged, params[1])(params[1], x).confidence if judged else None
-    y, scale = quantized(y) if dtype == "int8" else (y.astype(dtype), None)
+    confidence = Quality(quality_spec, params[1])(params[1], x).confidence if quality_spec else None
+    y, scale = quantize(y) if dtype == "int8" else (y.astype(dtype), None)
     return y, scale, confidence
 
 
-class OnDevices:
-    """An adapter, and a quality part where confidences are wanted, with a copy of their parameters on each device.
+class DeviceRunner:
+    """Runs an adapter, and optionally its quality part, with a copy of the parameters on each device.
 
     Attributes:
-        dtype: Of the vectors that come back.
-        width: Theirs: `dim`, or the target's.
-        most: Rows of a batch.
+        dtype: Dtype of the output vectors.
+        width: Their width: `dim`, or the target's.
+        max_rows: Largest number of rows in a batch.
     """
 
     def __init__(
         self,
         adapt: Adapter,
-        judge: Quality | None = None,
+        quality: Quality | None = None,
         *,
         dtype: str = "float32",
         dim: int | None = None,
-        most: int = ROWS,
+        max_rows: int = ROWS,
     ) -> None:
         if dtype not in DTYPES:
             raise BadInput(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
         if dim is not None and not 1 <= dim <= adapt.spec.d_out:
             raise BadInput(f"dim is {dim}; vectors of {adapt.spec.target} have {adapt.spec.d_out} numbers.")
         mesh = Mesh(np.array(local_devices()), ("rows",))
-        self.dtype, self.width, self.most = dtype, dim or adapt.spec.d_out, most
-        self._specs, self._how = (adapt.spec, judge.spec if judge else None), (dtype, dim)
+        self.dtype, self.width, self.max_rows = dtype, dim or adapt.spec.d_out, max_rows
+        self._specs, self._form = (adapt.spec, quality.spec if quality else None), (dtype, dim)
         self._rows = NamedSharding(mesh, PartitionSpec("rows"))
-        params = (adapt.params, judge.params if judge else None)
+        params = (adapt.params, quality.params if quality else None)
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
     def start(self, x: Float[np.ndarray, "n d_in"]) -> Pending:
-        """Hand a batch to the devices, which compute it while the host goes on."""
-        rows = padded_rows(len(x), self.most, self._rows.mesh.size)
+        """Start computing a batch. Returns at once, while the devices work."""
+        rows = padded_rows(len(x), self.max_rows, self._rows.mesh.size)
         padded = x if rows == len(x) else np.concatenate([x, np.zeros((rows - len(x), x.shape[1]), x.dtype)])
         placed = jax.device_put(padded, self._rows)
-        return Pending(len(x), _mapped(self._specs, self._how, self._params, placed))
+        return Pending(len(x), _map(self._specs, self._form, self._params, placed))
 
 
 def local_devices() -> list[Any]:
-    """The devices of this process, of the backend that was asked for."""
-    wanted = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] (declared at run time)
-    return jax.local_devices(backend=getattr(wanted, "platform", wanted))
+    """Return the devices of this process on the configured backend."""
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue] (declared at run time)
+    return jax.local_devices(backend=getattr(default, "platform", default))
 
 
 def map_array(
@@ -123,19 +123,19 @@ def map_array(
     """Map any number of embeddings, in batches over all local devices.
 
     Args:
-        x: Source embeddings; they may be memory-mapped.
-        show_progress: Draw a bar on stderr.
+        x: Source embeddings; the array may be memory-mapped.
+        show_progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: x is not of floats in two dimensions, or its width is not the source model's.
+        BadInput: x is not a two-dimensional array of floats with the source model's width.
     """
     if getattr(x, "ndim", 2) != 2:
-        raise BadInput(f"x has shape {x.shape}; give a row a vector, [n, {adapt.spec.d_in}].")
+        raise BadInput(f"x has shape {x.shape}; it must be [n, {adapt.spec.d_in}].")
     check_embeddings(x, adapt.spec.d_in, adapt.spec.source)
     y, at = np.empty((len(x), adapt.spec.d_out), np.float32), 0
-    pieces = (x[start : start + ROWS] for start in range(0, len(x), ROWS))
-    with progress("Mapping", len(x), show_progress, least=BAR, unit="rows") as advance:
-        for part in map_batches(adapt, pieces):
+    chunks = (x[start : start + ROWS] for start in range(0, len(x), ROWS))
+    with progress("Mapping", len(x), show_progress, least=PROGRESS_FROM, unit="rows") as advance:
+        for part in map_batches(adapt, chunks):
             y[at : at + len(part)] = part
             at += len(part)
             advance(len(part))
@@ -145,16 +145,16 @@ def map_array(
 def map_batches(
     adapt: Adapter, batches: Iterable[Float[ArrayIn, "_ d_in"]], *, show_progress: bool = False
 ) -> Iterator[Float[np.ndarray, "_ d_out"]]:
-    """Map embeddings as they come, a batch of outputs for each of inputs, in order; one is computed ahead.
+    """Map a stream of embeddings: one output batch for each input batch, in order, computed one batch ahead.
 
     Args:
-        batches: Arrays of any numbers of rows.
-        show_progress: Draw a bar on stderr.
+        batches: Arrays with any number of rows.
+        show_progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: A batch is not of floats in two dimensions, or its width is not the source model's.
+        BadInput: A batch is not a two-dimensional array of floats with the source model's width.
     """
-    run, waiting = OnDevices(adapt), None
+    run, waiting = DeviceRunner(adapt), None
     with progress("Mapping", None, show_progress, unit="rows") as advance:
         for batch in batches:
             check_embeddings(batch, adapt.spec.d_in, adapt.spec.source)

@@ -52,7 +52,7 @@ class Inputs(NamedTuple):
     Attributes:
         files: In the order of their names.
         facts: How long each file is.
-        seen: What changes whenever a file does, and sometimes else.
+        stamps: What changes whenever a file does, and sometimes else.
         schema: Of every batch.
         parts: In order of files and rows.
         column: The one to map, where it is known.
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 
     files: list[Path]
     facts: dict[str, str]
-    seen: dict[str, list[int]]
+    stamps: dict[str, list[int]]
     schema: pa.Schema
     parts: list[Part]
     column: str | None
@@ -123,10 +123,10 @@ def read_inputs(given: Sequence[str], column: str | None, part_rows: int) -> Inp
     assert schema is not None
     numbered = [Part(number, file, cut) for number, (file, cut) in enumerate(parts)]
     facts = {str(file): f"{file.stat().st_size:,} bytes" for file in files}
-    return Inputs(files, facts, {str(file): seen(file) for file in files}, schema, numbered, column)
+    return Inputs(files, facts, {str(file): file_stamp(file) for file in files}, schema, numbered, column)
 
 
-def seen(file: Path) -> list[int]:
+def file_stamp(file: Path) -> list[int]:
     """Times of the last change, of the content and of anything (which nobody can set), and the number of the inode."""
     told = file.stat()
     return [told.st_mtime_ns, told.st_ctime_ns, told.st_ino]

@@ -1,4 +1,4 @@
-"""From names to what maps a batch: adapter, quality part and encoder of a registry entry, and what made the vectors."""
+"""Load everything that maps a batch from the names of two models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +11,16 @@ from ea_jax.registry.spaces import find_space
 
 
 @dataclass(frozen=True)
-class Names:
-    """What to load: small, and the same in every process of a job.
+class MapConfig:
+    """Which adapter to load, and with what. Small, and the same in every process of a job.
 
     Attributes:
-        source: Model that made the vectors, or that reads the texts, by id or alias.
-        target: Model whose space the vectors go to.
-        flavor: Which adapter, where there are several.
+        source: Model that made the vectors or embeds the texts, by id or alias.
+        target: Model whose space the vectors go to, by id or alias.
+        flavor: Which adapter, if there are several.
         purpose: `store` or `query`.
-        texts: Whether texts come in, and the source's encoder is wanted.
-        confidence: Whether a column of confidences is wanted.
+        texts: Whether the input is text, so that the source's encoder is needed.
+        confidence: Whether to add a column of confidences.
         root: A registry folder; $EA_JAX_REGISTRY and the bundled one if None.
     """
 
@@ -33,30 +33,30 @@ class Names:
     root: Root = None
 
 
-def load_map(names: Names, options: Options | None = None) -> BatchMap:
-    """Load all that maps a batch.
+def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
+    """Load the adapter, and the quality part and encoder if they are needed.
 
     Raises:
-        UnknownName, BadEntry, CorruptCheckpoint, FingerprintMismatch: As `load` and `load_encoder` do.
-        BadInput: `dim` is asked for, and the target was not trained for that.
+        UnknownName, BadEntry, CorruptCheckpoint, FingerprintMismatch: As `load` and `load_encoder`.
+        BadInput: `options.dim` is set, and the target is not a Matryoshka model.
     """
     options = options or Options()
-    entry = entry_for(names.source, names.target, names.flavor, names.root)
+    entry = entry_for(config.source, config.target, config.flavor, config.root)
     root = entry.path.parent
-    found: dict[str, Any] = {"flavor": entry.flavor, "root": root}
+    arguments: dict[str, Any] = {"flavor": entry.flavor, "root": root}
     _check_dim(entry.target, options.dim, root)
-    adapt = load(entry.source, entry.target, purpose=names.purpose, **found)
-    judge = load_quality(entry.source, entry.target, **found) if names.confidence else None
-    encode = source_encoder(entry) if names.texts else None
+    adapt = load(entry.source, entry.target, purpose=config.purpose, **arguments)
+    quality = load_quality(entry.source, entry.target, **arguments) if config.confidence else None
+    encode = source_encoder(entry) if config.texts else None
     facts = {
         "source": entry.source,
         "target": entry.target,
         "flavor": entry.flavor,
-        "purpose": names.purpose,
+        "purpose": config.purpose,
         "params": entry.params["sha256"],
         "encoder": dict(entry.encoder),
     }
-    return BatchMap(adapt, judge, encode, options, facts)
+    return BatchMap(adapt, quality, encode, options, facts)
 
 
 def _check_dim(target: str, dim: int | None, root: Root) -> None:
@@ -67,6 +67,4 @@ def _check_dim(target: str, dim: int | None, root: Root) -> None:
     except UnknownName:
         return
     if not space.matryoshka:
-        raise BadInput(
-            f"{target} was not trained so that its first {dim} numbers alone are an embedding. Leave out dim."
-        )
+        raise BadInput(f"{target} is not a Matryoshka model: its first {dim} dimensions are no embedding. Omit dim.")

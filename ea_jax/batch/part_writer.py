@@ -1,6 +1,6 @@
-"""Parts to the disk: each is written to a temporary file, put in its place, and only then recorded as whole.
+"""Write parts durably: to a temporary file, then into place, then a record that the part is complete.
 
-While the disk takes one part, the next is being written.
+A second thread syncs each part to disk while the next is being written.
 """
 
 import json
@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from ea_jax.batch.inputs import Part
 from ea_jax.batch.prefetch import Stopped, get
-from ea_jax.batch.row_digests import of_blocks
-from ea_jax.batch.state import Place, Totals, write_json
+from ea_jax.batch.row_digests import combine_digests
+from ea_jax.batch.state import OutputPaths, Totals, write_json
 from ea_jax.batch.writers import Writer, open_writer
 from ea_jax.io.atomic import settle, whole_file
 
 
-class Result(NamedTuple):
-    """A mapped block on its way to the disk, with the digest of what was read."""
+class MappedBlock(NamedTuple):
+    """A mapped block to be written, with the digest of its input rows."""
 
     part: Part
     batch: pa.RecordBatch
@@ -32,8 +32,8 @@ class Result(NamedTuple):
     digest: bytes
 
 
-class Written(NamedTuple):
-    """A part in its temporary file, and what its record is going to say."""
+class WrittenPart(NamedTuple):
+    """A part in its temporary file, and the content of its record."""
 
     number: int
     size: int
@@ -42,84 +42,86 @@ class Written(NamedTuple):
     digest: str
 
 
-def write_all(
-    results: Queue[Any],
+def write_parts(
+    blocks: Queue[Any],
     schema: pa.Schema,
-    place: Place,
+    output: OutputPaths,
     advance: Callable[[int], None],
     busy: dict[str, float],
     stop: Event,
-    failed: list[BaseException],
+    errors: list[BaseException],
 ) -> None:
-    """The writer's thread: parts one after the other, until there is None."""
+    """Write parts one after the other until the queue gives None. Runs in the writer's thread."""
 
-    def of_part(first: Result) -> Iterator[Result]:
-        """All results of a part, or an error where they do not come."""
-        left, result = first.part.cut.stop - first.part.cut.start, first
+    def of_part(first: MappedBlock) -> Iterator[MappedBlock]:
+        """Yield all blocks of a part; raise Stopped if the queue ends before the part does."""
+        left, block = first.part.cut.stop - first.part.cut.start, first
         while True:
-            left -= result.totals.read
-            yield result
+            left -= block.totals.read
+            yield block
             if not left:
                 return
-            waited = time.perf_counter()
-            result = get(results, stop)
-            busy["write"] -= time.perf_counter() - waited
-            if result is None:
+            waiting_since = time.perf_counter()
+            block = get(blocks, stop)
+            busy["write"] -= time.perf_counter() - waiting_since
+            if block is None:
                 raise Stopped
 
     try:
         with ThreadPoolExecutor(1) as pool:
-            settling: Future[None] | None = None
-            while (first := get(results, stop)) is not None:
+            commit: Future[None] | None = None
+            while (first := get(blocks, stop)) is not None:
                 start = time.perf_counter()
-                written = write_part(of_part(first), schema, place, advance)
-                if settling:
-                    settling.result()
-                settling = pool.submit(settle_part, place, written)
+                written = write_part(of_part(first), schema, output, advance)
+                if commit:
+                    commit.result()
+                commit = pool.submit(commit_part, output, written)
                 busy["write"] += time.perf_counter() - start
-            if settling:
-                settling.result()
+            if commit:
+                commit.result()
     except BaseException as error:
         if not isinstance(error, Stopped):
-            failed.append(error)
+            errors.append(error)
         stop.set()
 
 
-def write_part(results: Iterable[Result], schema: pa.Schema, place: Place, advance: Callable[[int], None]) -> Written:
-    """Write the results of one part, of which there is one at least, to its temporary file."""
+def write_part(
+    blocks: Iterable[MappedBlock], schema: pa.Schema, output: OutputPaths, advance: Callable[[int], None]
+) -> WrittenPart:
+    """Write the blocks of one part, at least one, to its temporary file."""
     totals, rejects, digests, number = Totals(), [], [], -1
     with ExitStack() as stack:
         writer: Writer | None = None
-        for result in results:
-            number = result.part.number
+        for block in blocks:
+            number = block.part.number
             if writer is None:
-                stream = stack.enter_context(place.temporary(number).open("wb"))
-                writer = open_writer(place.kind, stream, schema)
-                stack.push(_closing(writer))
-            if len(result.batch):
-                writer.write(result.batch)
-            totals, rejects = totals.plus(result.totals), rejects + result.rejects
-            digests.append(result.digest)
-            advance(result.totals.read)
+                stream = stack.enter_context(output.temporary(number).open("wb"))
+                writer = open_writer(output.format, stream, schema)
+                stack.push(_close_on_error(writer))
+            if len(block.batch):
+                writer.write(block.batch)
+            totals, rejects = totals.plus(block.totals), rejects + block.rejects
+            digests.append(block.digest)
+            advance(block.totals.read)
         assert writer is not None
         writer.close()
-    size = place.temporary(number).stat().st_size
-    return Written(number, size, totals, rejects, of_blocks(digests))
+    size = output.temporary(number).stat().st_size
+    return WrittenPart(number, size, totals, rejects, combine_digests(digests))
 
 
-def settle_part(place: Place, written: Written) -> None:
-    """Put a part in its place, and then the record that says so."""
-    final = place.part(written.number)
-    settle(place.temporary(written.number), final)
+def commit_part(output: OutputPaths, written: WrittenPart) -> None:
+    """Move a part into place, then write the record that it is complete."""
+    final = output.part(written.number)
+    settle(output.temporary(written.number), final)
     if written.rejects:
-        with whole_file(place.rejects(written.number)) as lines:
+        with whole_file(output.rejects(written.number)) as lines:
             lines.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written.rejects).encode())
-    told = {"file": final.name, "bytes": written.size, **written.totals._asdict(), "input": written.digest}
-    write_json(place.record(written.number), told)
+    record = {"file": final.name, "bytes": written.size, **written.totals._asdict(), "input": written.digest}
+    write_json(output.record(written.number), record)
 
 
-def _closing(writer: Writer) -> Callable[..., None]:
-    """On an error, close what Arrow holds before the file is closed; its content is not used."""
+def _close_on_error(writer: Writer) -> Callable[..., None]:
+    """Close Arrow's writer before its file is closed if an error occurs. The content is not used."""
 
     def close(kind: Any, *_: Any) -> None:
         if kind is not None:

@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time, each a few batches ahead of the next and no more."""
+"""Read, compute and write concurrently, each stage a bounded number of batches ahead of the next."""
 
 import time
 from collections import deque
@@ -8,103 +8,121 @@ from queue import Queue
 from threading import Event, Thread
 from typing import Any
 
-from ea_jax.batch.batch_map import GO_ON, BatchMap
+import pyarrow as pa
+
+from ea_jax.batch.batch_map import BadRow, BatchMap
 from ea_jax.batch.inputs import Inputs, Part
-from ea_jax.batch.part_writer import Result, write_all
-from ea_jax.batch.prefetch import AHEAD, Stopped, ahead, put, timed
+from ea_jax.batch.part_writer import MappedBlock, write_parts
+from ea_jax.batch.prefetch import AHEAD, Stopped, prefetch, put, timed
 from ea_jax.batch.readers.blocks import Block
-from ea_jax.batch.row_digests import Read, read_digested
-from ea_jax.batch.state import Place, Totals
-from ea_jax.errors import BadInput
+from ea_jax.batch.row_digests import DigestedBlock, read_with_digests
+from ea_jax.batch.state import OutputPaths, Totals
 
 
 def run_parts(
-    inputs: Inputs, parts: list[Part], run: BatchMap, place: Place, advance: Callable[[int], None]
+    inputs: Inputs,
+    parts: list[Part],
+    run: BatchMap,
+    schema: pa.Schema,
+    output: OutputPaths,
+    advance: Callable[[int], None],
 ) -> dict[str, float]:
-    """Map parts and put each in its place once it is whole.
+    """Map parts, and move each into place once it is complete.
+
+    Args:
+        inputs: All files of the job.
+        parts: The parts to map.
+        run: Maps a batch.
+        schema: Schema of the output.
+        output: Where to write.
+        advance: Called with the number of rows written.
 
     Returns:
         Seconds that each stage was busy: read, compute, write.
 
     Raises:
-        BadInput: A row is bad, unless such rows are skipped, or a file is. Parts that are whole stay.
+        BadRow: A row cannot be mapped, and such rows are not skipped. Complete parts remain.
+        BadInput: A file is damaged or has changed. Complete parts remain.
     """
     busy, stop = {"read": 0.0, "compute": 0.0, "write": 0.0}, Event()
-    schema = run.out_schema(inputs.schema)
-    read = ahead(timed(read_digested(inputs, parts, run.options.rows), busy, "read"), stop)
-    results: Queue[Any] = Queue(AHEAD)
-    failed: list[BaseException] = []
-    writer = Thread(target=write_all, args=(results, schema, place, advance, busy, stop, failed), daemon=True)
+    read = prefetch(timed(read_with_digests(inputs, parts, run.options.rows), busy, "read"), stop)
+    blocks: Queue[Any] = Queue(AHEAD)
+    errors: list[BaseException] = []
+    writer = Thread(target=write_parts, args=(blocks, schema, output, advance, busy, stop, errors), daemon=True)
     writer.start()
     try:
-        for result in _compute(read, run, busy):
-            put(results, result, stop)
-        put(results, None, stop)
+        for block in _compute(read, run, busy):
+            put(blocks, block, stop)
+        put(blocks, None, stop)
     except Exception as error:
         if not isinstance(error, Stopped):
-            failed.append(error)
+            errors.append(error)
             with suppress(Stopped):
-                put(results, None, stop)  # parts that are computed whole are written
+                put(blocks, None, stop)  # parts that are already computed are still written
     except BaseException:
         stop.set()
         raise
     finally:
         writer.join()
         stop.set()
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
     return busy
 
 
-def map_block(read: Read, run: BatchMap) -> Callable[[], Result]:
-    """Begin with a block; the callable that comes back waits for the device."""
+def start_block(read: DigestedBlock, run: BatchMap) -> Callable[[], MappedBlock]:
+    """Start mapping a block. The returned callable waits for the devices."""
     part, block, digest = read
+
+    def where(row: int) -> str:
+        return f"{part.file}, row {block.rows[row]}"
+
     if block.bad and not run.options.skip:
         row, why = min(block.bad.items())
-        before = block.batch.slice(0, int((block.rows < row).sum()))
-        run.start(before, lambda at: f"{part.file}, row {block.rows[at]}")  # an earlier bad row is the one to name
-        raise BadInput(f"{part.file}, row {row}: {why}. {GO_ON}.")
-    finish = run.start(block.batch, lambda at: f"{part.file}, row {block.rows[at]}")
+        run.start(block.batch.slice(0, int((block.rows < row).sum())), where)  # raises for an earlier bad row
+        raise BadRow(f"{part.file}, row {row}: {why}.")
+    finish = run.start(block.batch, where)
 
-    def result() -> Result:
-        done = finish()
-        bad = {int(block.rows[at]): (at, why) for at, why in done.rejected.items()}
+    def result() -> MappedBlock:
+        mapped = finish()
+        bad = {int(block.rows[at]): (at, why) for at, why in mapped.rejected.items()}
         bad |= {row: (None, why) for row, why in block.bad.items()}
         rejects = [_reject(part, block, row, at, why, run.options.id_column) for row, (at, why) in sorted(bad.items())]
-        totals = Totals(len(block.rows) + len(block.bad), len(done.batch), len(rejects), done.dropped)
-        return Result(part, done.batch, totals, rejects, digest)
+        totals = Totals(len(block.rows) + len(block.bad), len(mapped.batch), len(rejects), mapped.dropped)
+        return MappedBlock(part, mapped.batch, totals, rejects, digest)
 
     return result
 
 
-def _compute(read: Iterator[Read], run: BatchMap, busy: dict[str, float]) -> Iterator[Result]:
-    """Results in order; those that were begun before an error come before it."""
-    waiting: deque[Callable[[], Result]] = deque()
+def _compute(read: Iterator[DigestedBlock], run: BatchMap, busy: dict[str, float]) -> Iterator[MappedBlock]:
+    """Yield mapped blocks in order. Blocks started before an error are yielded before it is raised."""
+    started: deque[Callable[[], MappedBlock]] = deque()
 
-    def finish() -> Result:
+    def finish() -> MappedBlock:
         start = time.perf_counter()
-        result = waiting.popleft()()
+        block = started.popleft()()
         busy["compute"] += time.perf_counter() - start
-        return result
+        return block
 
     try:
-        for one in read:
+        for block in read:
             start = time.perf_counter()
-            waiting.append(map_block(one, run))
+            started.append(start_block(block, run))
             busy["compute"] += time.perf_counter() - start
-            if len(waiting) >= AHEAD:
+            if len(started) >= AHEAD:
                 yield finish()
     except Exception:
-        while waiting:
+        while started:
             yield finish()
         raise
-    while waiting:
+    while started:
         yield finish()
 
 
-def _reject(part: Part, block: Block, row: int, at: int | None, why: str, ids: str | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"file": str(part.file), "row": row}
-    if ids is not None and at is not None:
-        value = block.batch.column(ids)[at].as_py()
-        told["id"] = value if isinstance(value, int | float | str | None) else str(value)
-    return told | {"reason": why}
+def _reject(part: Part, block: Block, row: int, at: int | None, why: str, id_column: str | None) -> dict[str, Any]:
+    """Return the line that lists a rejected row; `at` is its number in the batch, if it could be parsed."""
+    line: dict[str, Any] = {"file": str(part.file), "row": row}
+    if id_column is not None and at is not None:
+        value = block.batch.column(id_column)[at].as_py()
+        line["id"] = value if isinstance(value, int | float | str | None) else str(value)
+    return line | {"reason": why}

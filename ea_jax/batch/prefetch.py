@@ -1,4 +1,4 @@
-"""Stages of work in threads of their own, each a few items ahead of the next and no more."""
+"""Run a stage of work in its own thread, a bounded number of items ahead of the next stage."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class Stopped(Exception):
 
 
 def put(queue: Queue[Any], item: Any, stop: Event) -> None:
-    """Add an item once there is room.
+    """Add an item, waiting while the queue is full.
 
     Raises:
         Stopped: Another stage has failed.
@@ -30,10 +30,10 @@ def put(queue: Queue[Any], item: Any, stop: Event) -> None:
 
 
 def get(queue: Queue[Any], stop: Event) -> Any:
-    """Take an item once there is one.
+    """Take an item, waiting while the queue is empty.
 
     Raises:
-        Stopped: Another stage has failed, and nothing is left.
+        Stopped: Another stage has failed, and the queue is empty.
     """
     while True:
         try:
@@ -43,11 +43,11 @@ def get(queue: Queue[Any], stop: Event) -> Any:
                 raise Stopped from None
 
 
-def ahead(items: Iterator[Any], stop: Event) -> Iterator[Any]:
-    """Items made in a thread of their own, a few ahead."""
+def prefetch(items: Iterator[Any], stop: Event) -> Iterator[Any]:
+    """Yield the items, which a thread produces a few ahead."""
     queue: Queue[Any] = Queue(AHEAD)
 
-    def make() -> None:
+    def produce() -> None:
         try:
             for item in items:
                 put(queue, (item, None), stop)
@@ -55,10 +55,10 @@ def ahead(items: Iterator[Any], stop: Event) -> Iterator[Any]:
         except Stopped:
             pass
         except BaseException as error:
-            with suppress(Stopped):  # who would have heard of it has failed already
+            with suppress(Stopped):  # the consumer has failed already
                 put(queue, (None, error), stop)
 
-    Thread(target=make, daemon=True).start()
+    Thread(target=produce, daemon=True).start()
     while True:
         item, error = get(queue, stop)
         if error:
@@ -69,7 +69,7 @@ def ahead(items: Iterator[Any], stop: Event) -> Iterator[Any]:
 
 
 def timed(items: Iterator[Any], busy: dict[str, float], stage: str) -> Iterator[Any]:
-    """The same items; the seconds that it took to make them are added to a stage."""
+    """Yield the items, and add the seconds spent producing them to `busy[stage]`."""
     while True:
         start = time.perf_counter()
         item = next(items, None)

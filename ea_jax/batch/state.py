@@ -1,12 +1,12 @@
-"""What a job leaves on the disk: what it is, which parts are whole, and in the end a manifest of all.
+"""The files of a job: its description, the record of each complete part, and a manifest once all are complete.
 
 OUT is a folder                  OUT is a file
-OUT/part-00000.parquet           OUT.job/parts/part-00000.parquet, until OUT is made of them
+OUT/part-00000.parquet           OUT.job/parts/part-00000.parquet, until they are joined into OUT
 OUT/_ea_jax/                     OUT.job/
-  job.json                         the same: what decides the output
-  done/00000.json                  a part that is whole: its rows in and out, its bytes
-  done/00000.rejects.jsonl         rows of it that were put aside
-  manifest.json                    all parts, once the last is whole
+  job.json                         everything that determines the output
+  done/00000.json                  record of a complete part: its rows, its size, a digest of its input
+  done/00000.rejects.jsonl         rows of the part that were rejected
+  manifest.json                    all parts, once the last is complete
   lock, tmp/
 """
 
@@ -15,22 +15,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ea_jax.batch.writers import KINDS
+from ea_jax.batch.writers import FORMATS
 from ea_jax.errors import BadInput, Conflict, differences
 from ea_jax.io.atomic import is_locked, whole_file
 
 STATE = "_ea_jax"
-UNWRITTEN = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")  # surely no folder is meant
+NOT_WRITABLE = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")
 
 
 class Totals(NamedTuple):
-    """Rows of a job, or of a part: those read are those written, rejected and dropped.
+    """Row counts of a job or a part; `read` is the sum of the others.
 
     Attributes:
         read: Rows of the input.
         written: Rows of the output.
-        rejected: Bad rows that were put aside.
-        dropped: Rows without a vector or text, with `where_null="drop"`.
+        rejected: Bad rows that were set aside.
+        dropped: Rows without a vector or text, dropped with `where_null="drop"`.
     """
 
     read: int = 0
@@ -39,159 +39,159 @@ class Totals(NamedTuple):
     dropped: int = 0
 
     def plus(self, other: "Totals") -> "Totals":
-        """Sums, one by one."""
+        """Add two counts field by field."""
         return Totals(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-class Place(NamedTuple):
-    """Where a job writes.
+class OutputPaths(NamedTuple):
+    """The paths that a job writes to.
 
     Attributes:
-        out: The folder or file that was asked for.
-        state: The folder of what is known of it.
-        parts: The folder of its parts.
-        kind: The suffix of its files.
+        out: The output: a folder of parts, or a file.
+        state: Folder of the job's state.
+        parts: Folder of the parts.
+        format: Suffix of the parts.
     """
 
     out: Path
     state: Path
     parts: Path
-    kind: str
+    format: str
 
     @property
     def is_file(self) -> bool:
-        """Whether one file is made of the parts."""
+        """Whether the parts are joined into one file."""
         return self.parts != self.out
 
     def part(self, number: int) -> Path:
-        """The file of a part."""
-        return self.parts / f"part-{number:05d}{self.kind}"
+        """Path of a part."""
+        return self.parts / f"part-{number:05d}{self.format}"
 
     def temporary(self, number: int) -> Path:
-        """The file of a part that is being written."""
+        """Path of a part while it is being written."""
         return self.state / "tmp" / self.part(number).name
 
     def record(self, number: int) -> Path:
-        """What says that a part is whole."""
+        """Path of the record that a part is complete."""
         return self.state / "done" / f"{number:05d}.json"
 
     def rejects(self, number: int) -> Path:
-        """The rows of a part that were put aside, a JSON object a line."""
+        """Path of the list of a part's rejected rows, one JSON object a line."""
         return self.state / "done" / f"{number:05d}.rejects.jsonl"
 
     @property
     def manifest(self) -> Path:
-        """What says that the job is done."""
+        """Path of the record that the job is complete."""
         return self.state / "manifest.json"
 
 
-def find_place(out: Path, kind: str | None) -> Place:
-    """A file where the name has a suffix that can be written, a folder else.
+def output_paths(out: Path, format: str | None) -> OutputPaths:
+    """Return the paths for an output: a file if its suffix is a writable format, else a folder.
 
     Raises:
-        BadInput: The name is that of a file of another kind.
+        BadInput: The suffix is that of a file format that cannot be written.
     """
-    if out.suffix in UNWRITTEN and not out.is_dir():
-        raise BadInput(f"{out.suffix} files cannot be written; {', '.join(KINDS)} can, or a folder of parts.")
-    if out.suffix in KINDS and not out.is_dir():
+    if out.suffix in NOT_WRITABLE and not out.is_dir():
+        raise BadInput(f"{out.suffix} files cannot be written. Write {', '.join(FORMATS)}, or a folder of parts.")
+    if out.suffix in FORMATS and not out.is_dir():
         state = out.with_name(f"{out.name}.job")
-        return Place(out, state, state / "parts", out.suffix)
-    return Place(out, out / STATE, out, f".{kind.removeprefix('.')}" if kind else ".parquet")
+        return OutputPaths(out, state, state / "parts", out.suffix)
+    return OutputPaths(out, out / STATE, out, f".{format.removeprefix('.')}" if format else ".parquet")
 
 
-def begin(
-    place: Place, facts: Mapping[str, Any], parts: int, rows: int, seen: Mapping[str, list[int]]
+def begin_job(
+    output: OutputPaths, facts: Mapping[str, Any], parts: int, rows: int, stamps: Mapping[str, list[int]]
 ) -> Mapping[str, list[int]]:
-    """Write what the job is, or see that what is there is the same.
+    """Write the job's description, or compare it with the one on disk.
 
     Returns:
-        What was seen of each input file when the job was last at it.
+        The stamp of each input file (`inputs.file_stamp`) when the job last ran.
 
     Raises:
-        Conflict: Another job's output is there, or something else; the message says what differs.
+        Conflict: The output belongs to another job, or to none; the message names the differences.
     """
-    file = place.state / "job.json"
+    file = output.state / "job.json"
     if not file.exists():
-        if place.is_file and place.out.exists():
-            raise Conflict(f"{place.out} is there already, and no job made it. Remove it, or name another.")
-        if not place.is_file and place.out.is_dir() and any(path.name != STATE for path in place.out.iterdir()):
-            raise Conflict(f"{place.out} has files of something else. Name a new folder.")
-        for folder in (place.state / "done", place.state / "tmp", place.parts):
+        if output.is_file and output.out.exists():
+            raise Conflict(f"{output.out} exists, and no job of ea_jax made it. Remove it, or choose another output.")
+        if not output.is_file and output.out.is_dir() and any(path.name != STATE for path in output.out.iterdir()):
+            raise Conflict(f"{output.out} contains other files. Choose a new or empty folder.")
+        for folder in (output.state / "done", output.state / "tmp", output.parts):
             folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"facts": dict(facts), "parts": parts, "rows": rows, "seen": dict(seen)})
-    told = _read(file)
-    found = differences(told["facts"], json.loads(json.dumps(facts)))
-    if found:
-        raise another(place, "; ".join(found))
-    return told["seen"]
+        write_json(file, {"facts": dict(facts), "parts": parts, "rows": rows, "stamps": dict(stamps)})
+    job = _read_json(file)
+    changes = differences(job["facts"], json.loads(json.dumps(facts)))
+    if changes:
+        raise other_job(output, "; ".join(changes))
+    return job["stamps"]
 
 
-def another(place: Place, differs: str) -> Conflict:
-    """The error that says why the output there is not of this job."""
-    done = "the output" if place.manifest.exists() else "the beginning"
+def other_job(output: OutputPaths, difference: str) -> Conflict:
+    """Return the error that the output belongs to another job, with the difference."""
+    content = "the output" if output.manifest.exists() else "partial output"
     return Conflict(
-        f"{place.out} holds {done} of another job: {differs}. Run that one as it was, remove "
-        f"{place.state if place.is_file else place.out} to start anew, or name another OUT."
+        f"{output.out} holds {content} of another job: {difference}. Rerun that job unchanged, remove "
+        f"{output.state if output.is_file else output.out} to start over, or choose another output."
     )
 
 
-def saw(place: Place, seen: Mapping[str, list[int]]) -> None:
-    """Note what was seen of the input files, once their rows are known to be the same."""
-    write_json(place.state / "job.json", {**_read(place.state / "job.json"), "seen": dict(seen)})
+def save_stamps(output: OutputPaths, stamps: Mapping[str, list[int]]) -> None:
+    """Record new stamps of the input files, once their rows have been compared."""
+    write_json(output.state / "job.json", {**_read_json(output.state / "job.json"), "stamps": dict(stamps)})
 
 
-def rows_digest(place: Place, number: int) -> str:
-    """The digest of the rows that a whole part was made of."""
-    return _read(place.record(number))["input"]
+def recorded_digest(output: OutputPaths, number: int) -> str:
+    """Return the digest of the input rows of a complete part."""
+    return _read_json(output.record(number))["input"]
 
 
-def done_part(place: Place, number: int) -> Totals | None:
-    """The rows of a part that is whole; None where it is not."""
-    record, file = place.record(number), place.part(number)
+def finished_part(output: OutputPaths, number: int) -> Totals | None:
+    """Return the row counts of a part if it is complete, else None."""
+    record, file = output.record(number), output.part(number)
     if not record.is_file():
         return None
-    told = _read(record)
-    made = place.is_file and place.manifest.exists() and place.out.exists()
-    whole = made or (file.is_file() and file.stat().st_size == told["bytes"])
-    return Totals(*(told[name] for name in Totals._fields)) if whole else None
+    content = _read_json(record)
+    joined = output.is_file and output.manifest.exists() and output.out.exists()
+    complete = joined or (file.is_file() and file.stat().st_size == content["bytes"])
+    return Totals(*(content[name] for name in Totals._fields)) if complete else None
 
 
 def status(out: Path) -> dict[str, Any]:
-    """How far a job is: its parts and rows, and whether a process is at it.
+    """Return the progress of a job: its complete parts and rows, and whether it is running.
 
     Raises:
-        BadInput: There is no job of this output.
+        BadInput: The output belongs to no job.
     """
-    place = find_place(out, None)
-    if not (place.state / "job.json").is_file():
-        raise BadInput(f"{out} is no output of a job: {place.state / 'job.json'} is not there.")
-    told = _read(place.state / "job.json")
-    place = place._replace(kind=told["facts"]["format"])
-    done = [found for number in range(told["parts"]) if (found := done_part(place, number))]
+    output = output_paths(out, None)
+    if not (output.state / "job.json").is_file():
+        raise BadInput(f"{out} is not the output of a job: {output.state / 'job.json'} does not exist.")
+    job = _read_json(output.state / "job.json")
+    output = output._replace(format=job["facts"]["format"])
+    done = [totals for number in range(job["parts"]) if (totals := finished_part(output, number))]
     total = Totals()
     for part in done:
         total = total.plus(part)
     return {
         "out": str(out),
-        "state": "done" if place.manifest.exists() else "running" if is_locked(place.state / "lock") else "stopped",
+        "state": "done" if output.manifest.exists() else "running" if is_locked(output.state / "lock") else "stopped",
         "parts": len(done),
-        "of_parts": told["parts"],
+        "of_parts": job["parts"],
         "rows": total.read,
-        "of_rows": told["rows"],
+        "of_rows": job["rows"],
         **{name: getattr(total, name) for name in Totals._fields[1:]},
-        "source": told["facts"].get("source"),
-        "target": told["facts"].get("target"),
+        "source": job["facts"].get("source"),
+        "target": job["facts"].get("target"),
     }
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write JSON that is there whole or not at all."""
+    """Write a JSON file atomically."""
     with whole_file(file) as stream:
         stream.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def _read(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadInput(f"{file} is damaged: {error}. Remove the output, and start anew.") from error
+        raise BadInput(f"{file} is damaged: {error}. Remove the output, and start over.") from error

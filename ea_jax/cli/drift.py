@@ -1,4 +1,4 @@
-"""Do inputs still look like those of the fit? `ea-jax drift`."""
+"""`ea-jax drift`: compare new inputs with those of the fit."""
 
 import json
 import sys
@@ -11,15 +11,15 @@ from ea_jax.cli.options import AssumeSource
 
 
 def drift(
-    baseline: Annotated[str, typer.Argument(help="An adapter's name, for its own fit; or a file, as NEW.")],
+    baseline: Annotated[str, typer.Argument(help="An adapter, to compare with its fit; or a file of earlier inputs.")],
     new: Annotated[Path, typer.Argument(help="Vectors (.npy, column x of .parquet) or texts (.txt, .jsonl, -).")],
-    source: Annotated[str | None, typer.Option(help="Where BASELINE is a file: model that made the vectors.")] = None,
-    target: Annotated[str | None, typer.Option(help="Likewise: model whose space they go to.")] = None,
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    source: Annotated[str | None, typer.Option(help="Model that made the vectors, if BASELINE is a file.")] = None,
+    target: Annotated[str | None, typer.Option(help="Target model of the adapter, if BASELINE is a file.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
     assume_source: AssumeSource = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Compare the scores of new inputs with those at fit time, or with those of other inputs.
+    """Compare the scores of new inputs with those at fit time, or with those of earlier inputs.
 
     Example: ea-jax drift minilm--oai-3-small--small new.npy
     """
@@ -29,35 +29,35 @@ def drift(
 
     is_file = Path(baseline).suffix != "" and Path(baseline).exists()
     if is_file and not (source and target):
-        raise typer.BadParameter("with a file as BASELINE, give --source and --target.")
+        raise typer.BadParameter("--source and --target are required if BASELINE is a file.")
     entry = hop_entries([source, target], flavor)[0] if is_file and source and target else entry_called(baseline)
     start_jax()
     from ea_jax.loading import load_quality
-    from ea_jax.quality import drift as moved
+    from ea_jax.quality import drift as shift
 
-    judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
-    scores = judge(judge.params, _inputs(new, entry, assume_source))
+    quality = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
+    scores = quality(quality.params, _inputs(new, entry, assume_source))
     before = (
-        moved.sample(judge(judge.params, _inputs(Path(baseline), entry, assume_source)))
+        shift.sample(quality(quality.params, _inputs(Path(baseline), entry, assume_source)))
         if is_file
-        else moved.baseline(judge)
+        else shift.baseline(quality)
     )
-    shifts, outside = moved.drift(before, moved.sample(scores)), moved.outside(scores)
+    shifts, outside = shift.drift(before, shift.sample(scores)), shift.outside(scores)
     if as_json:
-        told = {name: shift._asdict() | {"verdict": shift.verdict} for name, shift in shifts.items()}
-        print(json.dumps({"adapter": entry.name, "outside": outside, "scores": told}, indent=2))
+        rows = {name: s._asdict() | {"verdict": s.verdict} for name, s in shifts.items()}
+        print(json.dumps({"adapter": entry.name, "outside": outside, "scores": rows}, indent=2))
         return
     print(f"{'score':<16}{'psi':>8}{'KS':>8}{'p':>10}{'median before':>15}{'now':>10}  verdict")
     for name, s in shifts.items():
         print(f"{name:<16}{s.psi:8.3f}{s.distance:8.3f}{s.p_value:10.2g}{s.before:15.3f}{s.now:10.3f}  {s.verdict}")
-    print(f"{outside:.1%} of the new inputs are out of the comfort zone.")
+    print(f"{outside:.1%} of the new inputs are out of domain.")
 
 
 COMMANDS = {drift: "drift"}
 
 
 def _inputs(path: Path, entry, assume_source: bool):
-    """Source embeddings of a file, embedded here where it holds texts."""
+    """Read source embeddings from a file, or embed its texts."""
     from ea_jax.data.texts import read_texts
     from ea_jax.data.vectors import KINDS, read_vectors
     from ea_jax.embeddings import check_embeddings
@@ -69,5 +69,5 @@ def _inputs(path: Path, entry, assume_source: bool):
         check_files([path], entry.encoder, entry.name, assume_source)
         check_embeddings(x, entry.d_in, entry.source)
         return x
-    found = read_texts([path])
-    return source_encoder(entry)(found.text, show_progress=sys.stderr.isatty())
+    texts = read_texts([path])
+    return source_encoder(entry)(texts.text, show_progress=sys.stderr.isatty())

@@ -1,4 +1,4 @@
-"""Texts to embeddings of the target space: `ea-jax embed` and `ea-jax fetch`."""
+"""`ea-jax embed` and `ea-jax fetch`: embed texts in the target space, and download encoders."""
 
 import json
 import sys
@@ -19,72 +19,68 @@ CHUNK = 1024
 
 
 def embed(
-    source: Annotated[str, typer.Option(help="Model that reads the texts, by id or alias.")],
+    source: Annotated[str, typer.Option(help="Model that embeds the texts, by id or alias.")],
     target: Annotated[str, typer.Option(help="Model whose space the embeddings go to.")],
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
     purpose: Annotated[PurposeName, typer.Option(help="To store beside native vectors, or to query them.")] = (
         PurposeName.store
     ),
-    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated. Lines of stdin if none.")] = None,
-    quality: Annotated[bool, typer.Option(help="Score each text with a confidence.")] = True,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated. Lines of stdin by default.")] = None,
+    quality: Annotated[bool, typer.Option(help="Add a confidence for each text.")] = True,
     min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help='Mark texts below it with "route": "provider".')
+        float | None, typer.Option(min=0, max=1, help='Mark texts with a lower confidence with "route": "provider".')
     ] = None,
-    input: Annotated[
-        list[str] | None, typer.Option(help="File, glob or folder of texts, instead of --text; may be repeated.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="File or folder of parts for --input.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts; text if not given.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column that names a row, in the list of rejects.")] = None,
-    dtype: Annotated[DtypeName, typer.Option(help="Of --output; int8 comes with a column of scales.")] = (
+    input: Annotated[list[str] | None, typer.Option(help="File, glob or folder of texts; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output file, or folder of parts, for --input.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the texts; text by default.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that identifies a row in the list of rejects.")] = None,
+    dtype: Annotated[DtypeName, typer.Option(help="Dtype of --output; int8 adds a column of scales.")] = (
         DtypeName.float32
     ),
-    where_null: Annotated[WhereNull, typer.Option(help="What becomes of null rows.")] = WhereNull.error,
-    on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or put such rows aside.")] = (
-        OnError.stop
-    ),
-    rejects: Annotated[Path | None, typer.Option(help="Where they are listed, a JSON object a line.")] = None,
+    where_null: Annotated[WhereNull, typer.Option(help="How to treat null rows.")] = WhereNull.error,
+    on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or skip bad rows.")] = (OnError.stop),
+    rejects: Annotated[Path | None, typer.Option(help="File for the skipped rows, one JSON object a line.")] = None,
     ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="The most texts computed together.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens after which a text is cut.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one if not given.")] = None,
-    verbose: Annotated[bool, typer.Option(help="Say on stderr what was used and how long it took.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Largest number of texts in a batch.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Token limit; longer texts are cut.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one by default.")] = None,
+    verbose: Annotated[bool, typer.Option(help="Print details and timings to stderr.")] = False,
 ) -> None:
-    """Embed texts and map them into the target space, with a confidence for each.
+    """Embed texts and map them to the target space, with a confidence for each.
 
-    Files go to files with --input and --output (.csv, .jsonl, .parquet and others), as `ea-jax map` does it.
+    With --input and --output, embed files (.csv, .jsonl, .parquet and others) in resumable jobs, as `ea-jax map` does.
 
     Example: ea-jax embed --source minilm --target oai-3-small --text "Where can I get a hamburger?"
     """
     if input or output:
         if not input or output is None or text or min_confidence is not None or batch_size or max_length:
-            raise typer.BadParameter("--input and --output go together, without --text and limits of texts.")
-        names = {"source": source, "target": target, "flavor": flavor, "purpose": purpose.value}
-        names |= {"confidence": quality, "texts": True}
+            raise typer.BadParameter("--input and --output go together, without --text or options for single texts.")
+        config = {"source": source, "target": target, "flavor": flavor, "purpose": purpose.value}
+        config |= {"confidence": quality, "texts": True}
         options = {"column": column, "id_column": id_column, "dtype": dtype.value, "where_null": where_null.value}
-        run_files(input, output, names, options | {"skip": on_error is OnError.skip}, {}, rejects, device)
+        run_files(input, output, config, options | {"skip": on_error is OnError.skip}, {}, rejects, device)
         return
     if not text and sys.stdin.isatty():
         raise typer.BadParameter("give --text, or pipe lines to stdin.")
     if min_confidence is not None and not quality:
-        raise typer.BadParameter("--min-confidence needs the confidence that --no-quality leaves out.")
+        raise typer.BadParameter("--min-confidence requires confidences. Omit --no-quality.")
     entry = _entry(source, target, flavor)
-    say = _teller(verbose)
-    run = _pipeline(entry, purpose.value, quality, min_confidence, batch_size, max_length, device, say)
+    log = _logger(verbose)
+    run = _pipeline(entry, purpose.value, quality, min_confidence, batch_size, max_length, device, log)
     rows = (row for chunk in _chunks(text) for row in run(chunk))
     if ndjson:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        before = "["
+        separator = "["
         for row in rows:
-            print(before, json.dumps(row, ensure_ascii=False), sep="", end="")
-            before = ",\n "
-        print("[]" if before == "[" else "]")
+            print(separator, json.dumps(row, ensure_ascii=False), sep="", end="")
+            separator = ",\n "
+        print("[]" if separator == "[" else "]")
 
 
 def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or alias.")]) -> None:
-    """Put a local model's files on this machine, and print their folder; of a composite, a folder a line.
+    """Download the files of a local model and print their folder; for a composite, one folder for each member.
 
     Example: ea-jax fetch minilm
     """
@@ -104,7 +100,7 @@ COMMANDS = {embed: "embed", fetch: "fetch"}
 
 
 def _entry(source, target, flavor):
-    """The entry of a registry, without JAX where there is one."""
+    """Find the entry, without importing JAX if a registry has it."""
     from ea_jax.compat.catalog import find_public_adapter
     from ea_jax.errors import UnknownName
     from ea_jax.registry.routes import hop_entries
@@ -119,8 +115,8 @@ def _entry(source, target, flavor):
     return entry_for(source, target, flavor)
 
 
-def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, say):
-    """A function from texts to result rows, with everything loaded."""
+def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, device, log):
+    """Load everything, and return a function from texts to result rows."""
     from ea_jax.cli.runtime import start_jax
 
     start_jax(device)
@@ -129,13 +125,13 @@ def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, sa
 
     from ea_jax.loading import load, load_quality, source_encoder
 
-    say(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
+    log(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
     root = entry.path.parent
     names = {"source": entry.source, "target": entry.target, "flavor": entry.flavor}
     encode = source_encoder(entry)
     adapt = load(entry.source, entry.target, flavor=entry.flavor, purpose=purpose, root=root)
-    judge = load_quality(entry.source, entry.target, flavor=entry.flavor, root=root) if quality else None
-    say(f"{entry.name} for {purpose}, from {entry.path.parent}")
+    scorer = load_quality(entry.source, entry.target, flavor=entry.flavor, root=root) if quality else None
+    log(f"{entry.name} for {purpose}, from {entry.path.parent}")
 
     def run(texts: list[str]) -> Iterator[dict[str, Any]]:
         tokenized = encode.tokenize(texts, max_length=max_length)
@@ -146,15 +142,15 @@ def _pipeline(entry, purpose, quality, least, batch_size, max_length, device, sa
             print(f"ea-jax: {sum(tokenized.truncated)} of {len(texts)} texts were cut at {limit}.", file=sys.stderr)
         x = encode.embed(tokenized, batch_size, show_progress=sys.stderr.isatty())
         y = np.asarray(adapt(adapt.params, x))
-        confidence = np.asarray(judge(judge.params, x).confidence) if judge else None
-        say(f"{len(texts)} texts embedded")
+        confidence = np.asarray(scorer(scorer.params, x).confidence) if scorer else None
+        log(f"{len(texts)} texts embedded")
         for i, text in enumerate(texts):
-            scored: dict[str, Any] = {}
+            scores: dict[str, Any] = {}
             if confidence is not None:
-                scored["confidence"] = round(float(confidence[i]), 6)
-                if least is not None and confidence[i] < least:
-                    scored["route"] = "provider"
-            yield {"text": text, "embedding": [float(str(v)) for v in y[i]], **scored, **names}
+                scores["confidence"] = round(float(confidence[i]), 6)
+                if min_confidence is not None and confidence[i] < min_confidence:
+                    scores["route"] = "provider"
+            yield {"text": text, "embedding": [float(str(v)) for v in y[i]], **scores, **names}
 
     return run
 
@@ -177,11 +173,11 @@ def _lines(stream: Iterable[str]) -> Iterator[str]:
         ) from error
 
 
-def _teller(verbose: bool):
+def _logger(verbose: bool):
     start = time.perf_counter()
 
-    def say(message: str) -> None:
+    def log(message: str) -> None:
         if verbose:
             print(f"ea-jax: {time.perf_counter() - start:6.2f} s  {message}", file=sys.stderr)
 
-    return say
+    return log

@@ -1,4 +1,4 @@
-"""What the commands over files share: their choices, and the run of a job."""
+"""Run the jobs of `ea-jax map` and `ea-jax embed`."""
 
 import os
 import sys
@@ -13,67 +13,69 @@ STDOUT, STDERR = 1, 2  # file descriptors
 
 
 def run_files(
-    given: list[str],
+    inputs: list[str],
     out: Path,
-    names: dict[str, Any],
+    config: dict[str, Any],
     options: dict[str, Any],
-    how: dict[str, Any],
+    layout: dict[str, Any],
     rejects: Path | None,
     device: str | None,
     distributed: bool = False,
     workers: int = 0,
 ) -> None:
-    """Run a job and print where its output is; with workers, on Ray."""
+    """Run a job and print the path of its output. With workers, run it on Ray."""
     if options["skip"] and rejects is None:
-        raise BadInput("--on-error skip needs --rejects FILE, where the rows are listed.")
+        raise BadInput("--on-error skip requires --rejects FILE, which lists the skipped rows.")
     from ea_jax.cli.runtime import start_jax
 
-    with others_on_stderr():
+    with stdout_to_stderr():
         if distributed:
             _join_cluster()
         start_jax(device)
-        from ea_jax.batch.batch_map import Options
+        from ea_jax.batch.batch_map import BadRow, Options
         from ea_jax.batch.job import plan, run_job
-        from ea_jax.batch.load import Names, load_map
+        from ea_jax.batch.load import MapConfig, load_map
 
-        run = load_map(Names(**names), Options(**options))
-        job, work = plan(given, out, run, **how), None
+        run = load_map(MapConfig(**config), Options(**options))
+        job, work = plan(inputs, out, run, **layout), None
         if workers:
             from ea_jax.integrations.ray import on_actors
 
-            work = on_actors(job, Names(**names), run.options, workers)
-        report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
+            work = on_actors(job, MapConfig(**config), run.options, workers)
+        try:
+            report = run_job(job, run, rejects=rejects, show_progress=sys.stderr.isatty(), work=work)
+        except BadRow as error:
+            raise BadInput(f"{error} Use --on-error skip --rejects FILE to continue without such rows.") from error
     total = report.totals
-    said = f"{total.read:,} rows read, {total.written:,} written"
-    said += f", {total.rejected:,} rejected" * bool(total.rejected) + f", {total.dropped:,} dropped" * bool(
-        total.dropped
-    )
-    print(f"ea-jax: {said}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
+    counts = f"{total.read:,} rows read, {total.written:,} written"
+    counts += f", {total.rejected:,} rejected" if total.rejected else ""
+    counts += f", {total.dropped:,} dropped" if total.dropped else ""
+    print(f"ea-jax: {counts}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
     print(out)
 
 
 @contextmanager
-def others_on_stderr() -> Iterator[None]:
-    """What is printed meanwhile goes to stderr, whoever prints it: libraries in C++ do, and a thread of Ray."""
-    if sys.stdout is None:  # closed, and its number may be another file's
+def stdout_to_stderr() -> Iterator[None]:
+    """Redirect everything printed to stdout to stderr, including the output of C++ libraries and Ray's threads."""
+    if sys.stdout is None:  # closed, and its descriptor may belong to another file
         yield
         return
     sys.stdout.flush()
-    kept = os.dup(STDOUT)
+    saved = os.dup(STDOUT)
     os.dup2(STDERR, STDOUT)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, STDOUT)
-        os.close(kept)
+        os.dup2(saved, STDOUT)
+        os.close(saved)
 
 
 def _join_cluster() -> None:
-    """Find the other processes of a job, as JAX does.
+    """Connect to the other processes of a job through JAX.
 
     Raises:
-        BadInput: It finds none, or does not reach them.
+        BadInput: There are none, or they cannot be reached.
     """
     import jax
 
@@ -81,6 +83,6 @@ def _join_cluster() -> None:
         jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         raise BadInput(
-            f"--distributed finds no cluster ({str(error).splitlines()[0].rstrip('.')}). JAX knows those of Slurm, "
+            f"--distributed found no cluster ({str(error).splitlines()[0].rstrip('.')}). JAX knows those of Slurm, "
             "Open MPI, Kubernetes and Cloud TPU; elsewhere, split the input by files and run a job for each."
         ) from error

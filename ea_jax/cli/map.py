@@ -1,4 +1,4 @@
-"""Files of vectors to files of target vectors: `ea-jax map`."""
+"""`ea-jax map`: map files of vectors."""
 
 import json
 from enum import StrEnum
@@ -12,7 +12,7 @@ from ea_jax.cli.options import AssumeSource, DtypeName, OnError, PurposeName, Wh
 
 
 class Engine(StrEnum):
-    """Who does the work."""
+    """Where the work runs."""
 
     local = "local"
     ray = "ray"
@@ -20,49 +20,56 @@ class Engine(StrEnum):
 
 def map_files(
     paths: Annotated[
-        list[str] | None, typer.Argument(help="IN... OUT: files, globs or folders; a file or folder.")
+        list[str] | None,
+        typer.Argument(help="IN... OUT: input files, globs or folders, then an output file or folder."),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Model that made the vectors, by id or alias.")] = None,
     target: Annotated[str | None, typer.Option(help="Model whose space they go to.")] = None,
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
     purpose: Annotated[PurposeName, typer.Option(help="To store beside native vectors, or to query them.")] = (
         PurposeName.store
     ),
-    column: Annotated[str | None, typer.Option(help="Column of the vectors; needed where several could be.")] = None,
-    out_column: Annotated[str | None, typer.Option(help="Column of the result; the same one if not given.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column that names a row, in the list of rejects.")] = None,
-    vectors_only: Annotated[bool, typer.Option("--vectors-only", help="Leave out all columns but that one.")] = False,
+    column: Annotated[str | None, typer.Option(help="Column of the vectors, if several columns hold vectors.")] = None,
+    out_column: Annotated[
+        str | None, typer.Option(help="Column of the result; replaces the input column by default.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that identifies a row in the list of rejects.")] = None,
+    vectors_only: Annotated[
+        bool, typer.Option("--vectors-only", help="Drop all other columns except --id-column.")
+    ] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Add a column of confidences.")] = False,
-    dtype: Annotated[DtypeName, typer.Option(help="int8 comes with a column of scales.")] = DtypeName.float32,
-    dim: Annotated[int | None, typer.Option(min=1, help="Leading numbers to keep, of Matryoshka targets.")] = None,
-    where_null: Annotated[WhereNull, typer.Option(help="What becomes of null rows.")] = WhereNull.error,
-    on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or put such rows aside.")] = (
-        OnError.stop
-    ),
-    rejects: Annotated[Path | None, typer.Option(help="Where they are listed, a JSON object a line.")] = None,
-    format: Annotated[str | None, typer.Option(help="Of files in a folder: parquet, arrow, npy, npz, jsonl.")] = None,
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows that are written, and resumed, as one.")] = 32_768,
-    device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one if not given.")] = None,
-    distributed: Annotated[bool, typer.Option("--distributed", help="Share the parts with jax.distributed.")] = False,
+    dtype: Annotated[DtypeName, typer.Option(help="int8 adds a column of scales.")] = DtypeName.float32,
+    dim: Annotated[int | None, typer.Option(min=1, help="Leading dimensions to keep, for Matryoshka targets.")] = None,
+    where_null: Annotated[WhereNull, typer.Option(help="How to treat null rows.")] = WhereNull.error,
+    on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or skip bad rows.")] = (OnError.stop),
+    rejects: Annotated[Path | None, typer.Option(help="File for the skipped rows, one JSON object a line.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of the parts in a folder: parquet, arrow, npy, npz or jsonl.")
+    ] = None,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of a part, the unit of resuming.")] = 32_768,
+    device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one by default.")] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Share the parts among the processes of jax.distributed.")
+    ] = False,
     assume_source: AssumeSource = False,
-    engine: Annotated[Engine, typer.Option(help="This process, or actors of a Ray cluster.")] = Engine.local,
-    workers: Annotated[int, typer.Option(min=1, help="Actors, with --engine ray.")] = 1,
-    status: Annotated[Path | None, typer.Option(help="Say how far the job of this OUT is, and stop.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Work in this process, or in actors of a Ray cluster.")] = Engine.local,
+    workers: Annotated[int, typer.Option(min=1, help="Number of actors with --engine ray.")] = 1,
+    status: Annotated[Path | None, typer.Option(help="Print the progress of the job of this OUT, and exit.")] = None,
 ) -> None:
-    """Map stored vectors to the target space, in parts: a job that was stopped goes on with the same command.
+    """Map stored vectors to the target space. After an interruption, the same command continues the job.
 
-    Reads and writes .parquet, .arrow, .npy, .npz and .jsonl. Other columns stay as they are.
+    Reads and writes .parquet, .arrow, .npy, .npz and .jsonl. Other columns pass through.
 
     Example: ea-jax map vectors/ mapped/ --source minilm --target oai-3-small
     """
     if status is not None:
-        from ea_jax.batch.state import status as look
+        from ea_jax.batch.state import status as job_status
 
-        print(json.dumps(look(status)))
+        print(json.dumps(job_status(status)))
         return
     if not paths or len(paths) < 2 or source is None or target is None:
-        raise typer.BadParameter("IN, OUT, --source and --target are all needed.")
-    *given, out = paths
+        raise typer.BadParameter("IN, OUT, --source and --target are required.")
+    *inputs, out = paths
     options = {
         "column": column,
         "out_column": out_column,
@@ -74,15 +81,17 @@ def map_files(
         "skip": on_error is OnError.skip,
         "assume_source": assume_source,
     }
-    names = {
+    config = {
         "source": source,
         "target": target,
         "flavor": flavor,
         "purpose": purpose.value,
         "confidence": confidence,
     }
-    how = {"kind": format, "part_rows": part_rows}
-    run_files(given, Path(out), names, options, how, rejects, device, distributed, workers if engine == "ray" else 0)
+    layout = {"format": format, "part_rows": part_rows}
+    run_files(
+        inputs, Path(out), config, options, layout, rejects, device, distributed, workers if engine == "ray" else 0
+    )
 
 
 COMMANDS = {map_files: "map"}

@@ -6,19 +6,19 @@ from typing import Annotated
 import typer
 
 AssumeSource = Annotated[
-    bool, typer.Option("--assume-source", help="Take x for the source model's vectors, whatever their file says.")
+    bool, typer.Option("--assume-source", help="Accept the vectors as the source model's, whatever their file records.")
 ]
 
 
 class PurposeName(StrEnum):
-    """What the vectors are for."""
+    """Purpose of the vectors."""
 
     store = "store"
     query = "query"
 
 
 class DtypeName(StrEnum):
-    """What vectors are stored in."""
+    """Dtype of stored vectors."""
 
     float32 = "float32"
     float16 = "float16"
@@ -26,7 +26,7 @@ class DtypeName(StrEnum):
 
 
 class WhereNull(StrEnum):
-    """What becomes of rows without a vector or text."""
+    """How to treat rows without a vector or text."""
 
     keep = "keep"
     drop = "drop"
@@ -34,7 +34,7 @@ class WhereNull(StrEnum):
 
 
 class OnError(StrEnum):
-    """What becomes of bad rows."""
+    """How to treat bad rows."""
 
     stop = "stop"
     skip = "skip"

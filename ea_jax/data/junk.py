@@ -1,4 +1,4 @@
-"""Texts that say nothing, by kind: what a confidence has to be low for."""
+"""Generate meaningless texts of several kinds, for which a confidence must be low."""
 
 import base64
 import random
@@ -32,16 +32,16 @@ STATEMENTS = (
 
 
 def junk_texts(texts: Sequence[str], n: int, seed: int = 0) -> dict[str, list[str]]:
-    """`n` texts of each kind, from a seed.
+    """Generate `n` texts of each kind.
 
     Args:
-        texts: Ordinary ones, whose words the kinds `shuffled words` and `one word` take.
-        n: How many of each kind.
-        seed: Of the draw; one seed gives one result.
+        texts: Ordinary texts, which supply the words of the kinds `shuffled words` and `one word`.
+        n: Number of texts of each kind.
+        seed: Random seed.
 
     Returns:
-        By kind: empty ones, single words, words in random order, random letters, repeated syllables, digits and signs,
-        base64, hexadecimal, code, and letters of other scripts at random.
+        By kind: empty texts, single words, shuffled words, random letters, repeated syllables, digits and signs, base64,
+        hexadecimal, code, and random letters of other scripts.
     """
     rng = random.Random(seed)
     words = [text.split() for text in rng.choices(texts, k=n)]

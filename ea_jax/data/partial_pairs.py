@@ -1,4 +1,4 @@
-"""A file of pairs in the making: finished vectors in a folder beside it, so that a run that was cut off can go on.
+"""Keep partial results of a file of pairs in a folder beside it, so that an interrupted run can continue.
 
 pairs.parquet.parts/
   job.parquet                    the texts, and in its metadata the target, the model and the dimensions
@@ -23,17 +23,17 @@ from ea_jax.io.atomic import whole_file
 
 JOB = "job.parquet"
 PART = re.compile(r"(\d{9,})-(\d{9,})\.npy")
-KEY = "ea_jax."  # before the names of our facts in a parquet file's metadata
-WRITTEN = 8192  # rows written together
+KEY = "ea_jax."  # prefix of our keys in the metadata of a parquet file
+ROWS = 8192  # rows written together
 
 
 class Job(NamedTuple):
-    """What a file of pairs is made of; equal jobs can go on with each other's parts.
+    """The inputs of a file of pairs. Equal jobs can continue each other.
 
     Attributes:
         texts: The texts to embed.
         target: Full id of the space of the vectors.
-        model: The provider's name of the model.
+        model: The provider's name for the model.
         dimensions: Width of the vectors.
     """
 
@@ -43,58 +43,58 @@ class Job(NamedTuple):
     dimensions: int
 
     def facts(self) -> dict[str, str]:
-        """What the metadata of its files say."""
+        """Return the metadata of the job's files."""
         return {"target": self.target, "model": self.model, "dimensions": str(self.dimensions)}
 
 
 def parts_folder(out: Path) -> Path:
-    """Where the parts of a file of pairs lie until it is written."""
+    """Return the folder of the partial results of a file of pairs."""
     return out.with_name(f"{out.name}.parts")
 
 
 def check_parts(folder: Path, job: Job) -> None:
-    """Raise Conflict, with what differs, where the folder holds parts of another job."""
+    """Raise Conflict with the differences if the folder holds parts of another job."""
     if not folder.exists():
         return
     if not (folder / JOB).is_file():
         if not folder.is_dir() or any(PART.fullmatch(file.name) for file in folder.iterdir()):
-            raise Conflict(f"{folder} is in the way and has no {JOB}. Remove it, or name another --out.")
+            raise Conflict(f"{folder} exists but has no {JOB}. Remove it, or choose another output.")
         return
     try:
         table = parquet.read_table(folder / JOB)
     except pa.ArrowException as error:
-        raise BadInput(f"{folder / JOB} is damaged. Remove {folder} and start anew.") from error
+        raise BadInput(f"{folder / JOB} is damaged. Remove {folder} to start over.") from error
     then = {key.decode().removeprefix(KEY): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    found = _differences(job, then, table.column("text").to_pylist())
-    if found:
+    changes = _differences(job, then, table.column("text").to_pylist())
+    if changes:
         raise Conflict(
-            f"{folder} holds the beginning of another job: {'; '.join(found)}. Run that one to its end, remove the "
-            "folder to start anew, or name another --out."
+            f"{folder} holds partial results of another job: {'; '.join(changes)}. Finish that job, remove the "
+            "folder to start over, or choose another output."
         )
 
 
 def _differences(job: Job, then: Mapping[str, str], texts: list[str]) -> list[str]:
-    found = [
+    changes = [
         f"the {key} is now {value}, it was {then.get(key)}"
         for key, value in job.facts().items()
         if then.get(key) != value
     ]
     now = job.texts.text
     if len(now) != len(texts):
-        found.append(f"there are now {len(now):,} texts, there were {len(texts):,}")
+        changes.append(f"there are now {len(now):,} texts, there were {len(texts):,}")
     other = next((row for row, (a, b) in enumerate(zip(now, texts, strict=False)) if a != b), None)
     if other is not None:
-        found.append(f"text {other} is now {quoted(now[other])}, it was {quoted(texts[other])}")
-    return found
+        changes.append(f"text {other} is now {quoted(now[other])}, it was {quoted(texts[other])}")
+    return changes
 
 
-def quoted(text: str, most: int = 40) -> str:
-    """A text in quotes on one line, cut where it is long."""
-    return repr(text if len(text) <= most else text[: most - 1] + "…")
+def quoted(text: str, width: int = 40) -> str:
+    """Return a text in quotes on one line, shortened to a width."""
+    return repr(text if len(text) <= width else text[: width - 1] + "…")
 
 
 def begin_parts(folder: Path, job: Job) -> None:
-    """Make the folder, and write what the job is, unless that was done before."""
+    """Create the folder, and describe the job in it, unless it exists."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / JOB).exists():
         table = pa.table({"text": job.texts.text}).replace_schema_metadata(_metadata(job))
@@ -102,12 +102,12 @@ def begin_parts(folder: Path, job: Job) -> None:
 
 
 def save_part(folder: Path, start: int, y: Float32[np.ndarray, "n d"]) -> None:
-    """Keep the vectors of the texts from `start` on: there at once and whole, or not at all."""
+    """Save the vectors of the texts from `start` on, atomically."""
     _write(folder / f"{start:09d}-{start + len(y):09d}.npy", lambda file: np.save(file, y))
 
 
 def done_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
-    """Which texts have their vectors.
+    """Return which texts have their vectors.
 
     Raises:
         BadInput: A part is damaged.
@@ -119,9 +119,9 @@ def done_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
 
 
 def finish(folder: Path, job: Job, out: Path) -> None:
-    """Write the file of pairs from the parts, which have all vectors, and remove them.
+    """Write the file of pairs from the complete parts, and remove them.
 
-    The columns are text, y and, where there are groups, group.
+    The columns are text, y and, if there are groups, group.
     """
     _write(folder / out.name, lambda file: _write_pairs(file, folder, job), out)
     shutil.rmtree(folder)
@@ -144,19 +144,19 @@ def _write_pairs(file: IO[bytes], folder: Path, job: Job) -> None:
 
 
 def _blocks(folder: Path, job: Job) -> Iterator[Float32[np.ndarray, "n d"]]:
-    """The vectors of all texts in order, a few thousand at a time."""
-    held, at = [np.zeros((0, job.dimensions), np.float32)], 0
+    """Yield the vectors of all texts in order, a few thousand at a time."""
+    pending, at = [np.zeros((0, job.dimensions), np.float32)], 0
     for start, part in _parts(folder, job):
-        held.append(np.asarray(part[max(at - start, 0) :]))
+        pending.append(np.asarray(part[max(at - start, 0) :]))
         at = max(at, start + len(part))
-        if sum(map(len, held)) >= WRITTEN:
-            yield np.concatenate(held)
-            held = held[:1]
-    yield np.concatenate(held)
+        if sum(map(len, pending)) >= ROWS:
+            yield np.concatenate(pending)
+            pending = pending[:1]
+    yield np.concatenate(pending)
 
 
 def _parts(folder: Path, job: Job) -> Iterator[tuple[int, Float32[np.ndarray, "n d"]]]:
-    """First row and vectors of each part, in order, mapped from its file."""
+    """Yield the first row and the memory-mapped vectors of each part, in order."""
     names = [match for match in map(PART.fullmatch, os.listdir(folder) if folder.is_dir() else []) if match]
     for match in sorted(names, key=lambda match: (int(match[1]), int(match[2]))):
         start, end = int(match[1]), int(match[2])
@@ -165,7 +165,7 @@ def _parts(folder: Path, job: Job) -> Iterator[tuple[int, Float32[np.ndarray, "n
         except (ValueError, EOFError) as error:
             raise BadInput(f"{folder / match[0]} is damaged. Delete it and run the same command again.") from error
         if part.shape != (end - start, job.dimensions) or part.dtype != np.float32 or end > len(job.texts.text):
-            raise BadInput(f"{folder / match[0]} is not of this job. Delete it and run the same command again.")
+            raise BadInput(f"{folder / match[0]} belongs to another job. Delete it and run the same command again.")
         yield start, part
 
 
@@ -174,6 +174,6 @@ def _metadata(job: Job) -> dict[str, str]:
 
 
 def _write(file: Path, write: Callable[[IO[bytes]], object], final: Path | None = None) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file atomically."""
     with whole_file(final or file, file.with_name(f"{file.name}.tmp")) as stream:
         write(stream)

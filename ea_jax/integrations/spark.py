@@ -1,4 +1,4 @@
-"""The same maps on Spark (`pip install 'ea_jax[spark]'`), for `mapInArrow` of a data frame.
+"""Map Spark data frames with `mapInArrow` (`pip install 'ea_jax[spark]'`).
 
 frame.mapInArrow(map_rows("minilm", "oai-3-small", column="vector"), "id long, vector array<float>")
 """
@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from ea_jax.batch.batch_map import BatchMap, Options
-from ea_jax.batch.load import Names, load_map
+from ea_jax.batch.load import MapConfig, load_map
 
-Mapped = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+MapFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def map_rows(
@@ -23,36 +23,36 @@ def map_rows(
     texts: bool = False,
     confidence: bool = False,
     **options: Any,
-) -> Mapped:
-    """A function from batches to batches, which Spark can send to its workers: each loads the adapter once.
+) -> MapFunction:
+    """Return a function for `mapInArrow`. Each Spark worker loads the adapter once.
 
     Args:
-        source: Model that made the vectors, or that reads the texts.
+        source: Model that made the vectors or embeds the texts.
         target: Model whose space they go to.
-        flavor: Which adapter, where there are several.
+        flavor: Which adapter, if there are several.
         purpose: `store` or `query`.
-        texts: Whether the column is one of texts.
-        confidence: Whether a column of confidences is wanted.
-        options: Those of `Options`, for instance `column="v"`.
+        texts: Whether the column holds texts.
+        confidence: Whether to add a column of confidences.
+        options: Fields of `Options`, for instance `column="v"`.
     """
-    names, chosen = Names(source, target, flavor, purpose, texts, confidence), Options(**options)
+    config, chosen = MapConfig(source, target, flavor, purpose, texts, confidence), Options(**options)
 
-    def mapped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        run = _loaded(names, chosen)
+    def map_all(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        run = _load(config, chosen)
         for batch in batches:
             for start in range(0, len(batch), chosen.rows):
-                yield _listed(run(batch.slice(start, chosen.rows)))
+                yield _to_lists(run(batch.slice(start, chosen.rows)))
 
-    return mapped
+    return map_all
 
 
 @cache
-def _loaded(names: Names, options: Options) -> BatchMap:
-    return load_map(names, options)
+def _load(config: MapConfig, options: Options) -> BatchMap:
+    return load_map(config, options)
 
 
-def _listed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Fixed-size lists as lists of any length, which are those that Spark has."""
+def _to_lists(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Convert fixed-size lists to plain lists, the only ones that Spark has."""
     fields = [
         field.with_type(pa.list_(field.type.value_type)) if pa.types.is_fixed_size_list(field.type) else field
         for field in batch.schema

@@ -19,12 +19,12 @@ from tests.conftest import unit_rows
 ROOT = Path(__file__).parent.parent.parent
 EIGHT = """
 import sys, jax, numpy as np
-from ea_jax.batch.device import OnDevices, map_array
+from ea_jax.batch.device import DeviceRunner, map_array
 from ea_jax.loading import load
 assert len(jax.local_devices()) == 8
 adapt = load("toy-a", "toy-b")
 x = np.load(sys.argv[1])
-y = OnDevices(adapt).start(x).found[0]
+y = DeviceRunner(adapt).start(x).outputs[0]
 assert len(y.sharding.device_set) == 8 and not y.is_fully_replicated
 assert {shard.data.shape[0] for shard in y.addressable_shards} == {len(y) // 8}
 np.save(sys.argv[2], map_array(adapt, x))
@@ -33,21 +33,21 @@ RAY = """
 import json, sys, ray, numpy as np
 from pathlib import Path
 from ea_jax.batch.job import plan, run_job
-from ea_jax.batch.load import Names, load_map
+from ea_jax.batch.load import MapConfig, load_map
 from ea_jax.cli import main
 from ea_jax.integrations.ray import MapTexts, MapVectors, on_actors
 given, texts, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 ray.data.DataContext.get_current().enable_progress_bars = False
-names = Names("toy-a", "toy-b")
-run = load_map(names)
+config = MapConfig("toy-a", "toy-b")
+run = load_map(config)
 job = plan([given], folder / "killed", run, part_rows=100)
-report = run_job(job, run, work=on_actors(job, names, run.options, 2))
+report = run_job(job, run, work=on_actors(job, config, run.options, 2))
 print(report.parts, report.of_parts, flush=True)
 
-def mapped(file, actor, *names, **how):
+def mapped(file, actor, *names, **options):
     data = ray.data.read_parquet(file).map_batches(
-        actor, fn_constructor_args=names, batch_format="pyarrow", concurrency=1, batch_size=1000, **how
+        actor, fn_constructor_args=names, batch_format="pyarrow", concurrency=1, batch_size=1000, **options
     )
     return sorted(data.take_all(), key=lambda row: row["id"])
 

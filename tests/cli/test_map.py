@@ -10,7 +10,7 @@ import pytest
 from pyarrow import csv, parquet
 
 from ea_jax.batch import Options
-from ea_jax.batch.load import Names, load_map
+from ea_jax.batch.load import MapConfig, load_map
 from ea_jax.errors import BadInput
 from tests.batch.test_batch_map import plain
 from tests.batch.test_job import read, write, x  # noqa: F401 (a fixture)
@@ -36,9 +36,9 @@ def test_map_prints_the_output_alone_on_stdout(ea, adapt, toys, x, tmp_path):  #
 def test_what_others_print_during_a_job_is_on_stderr():
     said = """
 import os
-from ea_jax.cli.jobs import others_on_stderr
+from ea_jax.cli.jobs import stdout_to_stderr
 print("before")
-with others_on_stderr():
+with stdout_to_stderr():
     os.write(1, b"from C++\\n")
     print("from a thread")
 print("after")
@@ -48,16 +48,16 @@ print("after")
 
 
 def test_what_is_missing_is_said(ea, toys, x, tmp_path):  # noqa: F811
-    assert "all needed" in ea("map", "in.parquet")[2]
+    assert "are required" in ea("map", "in.parquet")[2]
     given = write(tmp_path / "in.parquet", x)
-    assert "needs --rejects FILE" in ea("map", str(given), "out", *toys, "--on-error", "skip")[2]
-    assert "is no output of a job" in ea("map", "--status", str(tmp_path))[2]
+    assert "requires --rejects FILE" in ea("map", str(given), "out", *toys, "--on-error", "skip")[2]
+    assert "is not the output of a job" in ea("map", "--status", str(tmp_path))[2]
     assert "go together" in ea("embed", "--input", "a.csv", *toys)[2]
 
 
 def test_fewer_numbers_are_for_spaces_that_were_trained_so(toy_root):
-    with pytest.raises(BadInput, match="was not trained so"):
-        load_map(Names("toy-a", "toy-b", root=toy_root), Options(dim=4))
+    with pytest.raises(BadInput, match="is not a Matryoshka model"):
+        load_map(MapConfig("toy-a", "toy-b", root=toy_root), Options(dim=4))
 
 
 def test_files_of_texts_are_embedded(ea, minilm, tmp_path):

@@ -74,7 +74,7 @@ def test_the_command_compares_two_files(ea, toy_registry, tmp_path):
     code, out, _ = ea(*arguments, "--source", "toy-a", "--target", "toy-b")
     assert code == 0
     assert out.count("stable") == 5
-    assert "out of the comfort zone" in out
+    assert "out of domain" in out
     code, out, err = ea(*arguments)
     assert (code, out) == (2, "")
     assert "--source and --target" in err

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, json
 
-from ea_jax.batch.columns import UNFINITE, is_vectors
+from ea_jax.batch.columns import NOT_FINITE, is_vectors
 from ea_jax.batch.readers.blocks import Block, Cut, readable
 from ea_jax.errors import BadInput
 
@@ -216,11 +216,11 @@ def _wrong(value: Any, listed: bool) -> str:
     if not isinstance(value, list) or any(type(number) not in (int, float, type(None)) for number in value):
         return "the value is no list of numbers"
     finite = np.isfinite(np.array([0 if number is None else number for number in value], float)).all()
-    return "" if finite else UNFINITE
+    return "" if finite else NOT_FINITE
 
 
 def _header(path: Path) -> tuple[list[str], int]:
-    """Names of the columns, and where the first row starts."""
+    """MapConfig of the columns, and where the first row starts."""
     with path.open("rb") as file:
         line = file.readline()
         at = file.tell()
