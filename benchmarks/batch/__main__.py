@@ -95,7 +95,7 @@ def kill_jobs(folder: Path, kills: int, rows: int = 60_000) -> dict[str, int]:
 
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
-    """Measure one size: the job, each stage alone, and the user's loop. Takes medians of three turns for small sizes."""
+    """Measure one size: the job, each stage alone, and the loop of a user. Small sizes take medians of three turns."""
     given = corpus(folder / f"{rows}.parquet", rows)
     save_weights(given.with_suffix(".npz"))
     alone("read_alone", given, folder)  # puts the file into the page cache for all steps

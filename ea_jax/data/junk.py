@@ -40,8 +40,8 @@ def junk_texts(texts: Sequence[str], n: int, seed: int = 0) -> dict[str, list[st
         seed: Random seed.
 
     Returns:
-        By kind: empty texts, single words, shuffled words, random letters, repeated syllables, digits and signs, base64,
-        hexadecimal, code, and random letters of other scripts.
+        By kind: empty texts, single words, shuffled words, random letters, repeated syllables, digits and signs,
+        base64, hexadecimal, code, and random letters of other scripts.
     """
     rng = random.Random(seed)
     words = [text.split() for text in rng.choices(texts, k=n)]
