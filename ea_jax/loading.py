@@ -18,7 +18,7 @@ from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
 from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.errors import BadInput, UnknownName
-from ea_jax.quality.schema import prepared
+from ea_jax.quality.schema import prepare_quality
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.checkpoint import load_params
 from ea_jax.registry.entry import Entry
@@ -89,7 +89,7 @@ def load_quality(
     """The quality part of the adapter that `load` gives for the same names. Args and errors are those of `load`."""
     entry = entry_for(source, target, flavor, root)
     abstract = quality_abstract(entry)
-    stored = prepared(load_params(entry.path / "quality", entry.quality, abstract))
+    stored = prepare_quality(load_params(entry.path / "quality", entry.quality, abstract))
     adapter = _adapter(entry, "store", _product_dtype(dtype), sharding)
     return Quality(adapter.spec, {**_placed(stored, sharding), "adapter": adapter.params})
 

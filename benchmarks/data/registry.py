@@ -24,7 +24,7 @@ from ea_jax.adapters.spec import PURPOSES
 from ea_jax.fitting import Fitted, fit
 from ea_jax.registry.model_card import comparison
 from ea_jax.registry.spaces import find_space
-from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.retrieval.search import search
 from ea_jax.workflows.fit_entry import composite_blocks, provider_facts, save_entry
 
@@ -66,7 +66,7 @@ def make(task: Task, data: Path, build: Path, out: Path) -> None:
     tested, split = measured(task, data, build), shipped(task, data, build)
     fitted = fit_split(task, tested, data, build)
     metrics = {
-        test: held_out_figures(held, {p: fitted.apply(held.x, p) for p in PURPOSES}, blocks_of(task))
+        test: held_out_metrics(held, {p: fitted.apply(held.x, p) for p in PURPOSES}, blocks_of(task))
         for test, held in tested.tests.items()
     }
     fitted = fitted if task.set == SPLIT_SET else fit_split(task, split, data, build)

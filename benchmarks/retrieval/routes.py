@@ -20,7 +20,7 @@ from benchmarks.machine import write_json
 from ea_jax import load
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.routes import FILE, Route, digest, hop_entries, routes
-from ea_jax.retrieval.held_out import HeldOut, held_out_figures
+from ea_jax.retrieval.held_out import HeldOut, held_out_metrics
 
 SAME = 0.005
 Figures = dict[str, dict[str, dict[str, float]]]
@@ -42,7 +42,7 @@ def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, floa
         flavors = {r.flavor for r in routes(source, target, 1, root)}
         flavor = route.flavor if route.flavor in flavors else None
         maps["direct"] = load(source, target, flavor=flavor, purpose="query", root=root)
-    return held_out_figures(test, {name: np.asarray(adapt(adapt.params, test.x)) for name, adapt in maps.items()})
+    return held_out_metrics(test, {name: np.asarray(adapt(adapt.params, test.x)) for name, adapt in maps.items()})
 
 
 def check(route: Route, figures: Figures) -> None:

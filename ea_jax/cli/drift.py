@@ -38,11 +38,11 @@ def drift(
     quality = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
     scores = quality(quality.params, _inputs(new, entry, assume_source))
     before = (
-        shift.sample(quality(quality.params, _inputs(Path(baseline), entry, assume_source)))
+        shift.monitored_scores(quality(quality.params, _inputs(Path(baseline), entry, assume_source)))
         if is_file
-        else shift.baseline(quality)
+        else shift.baseline_scores(quality)
     )
-    shifts, outside = shift.drift(before, shift.sample(scores)), shift.outside(scores)
+    shifts, outside = shift.drift(before, shift.monitored_scores(scores)), shift.out_of_domain_fraction(scores)
     if as_json:
         rows = {name: s._asdict() | {"verdict": s.verdict} for name, s in shifts.items()}
         print(json.dumps({"adapter": entry.name, "outside": outside, "scores": rows}, indent=2))

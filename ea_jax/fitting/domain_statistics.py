@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Int
 from ea_jax.adapters.quantization import quantize_rows
 from ea_jax.fitting.regression.moments import covariance, moments
 from ea_jax.fitting.regression.ridge import Directions, pooled
-from ea_jax.quality.schema import prepared
+from ea_jax.quality.schema import prepare_quality
 from ea_jax.quality.scores import distances
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.typing import ArrayIn, Params
@@ -46,7 +46,7 @@ def fit_statistics(
     for k in np.unique(fold):
         inside = fold == k
         others = _statistics(sample[~inside], references, directions, prior, seed)
-        held_out[:, inside] = measured(prepared(others), sample[inside])
+        held_out[:, inside] = measured(prepare_quality(others), sample[inside])
     percentiles = {
         f"{name}_p{q}": np.asarray(np.percentile(distance, q), np.float32)
         for name, distance in zip(("maha", "knn"), held_out, strict=True)

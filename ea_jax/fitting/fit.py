@@ -31,7 +31,7 @@ from ea_jax.fitting.report import measure_held_out
 from ea_jax.fitting.result import Fitted
 from ea_jax.fitting.training.train import Held
 from ea_jax.quality.scores import Quality
-from ea_jax.retrieval.neighbors import SAME, TOP, search_native, unit_rows
+from ea_jax.retrieval.neighbors import SELF_COSINE, TOP, rank_true_neighbors, unit_rows
 from ea_jax.typing import ArrayIn
 
 AUTO = "auto"  # try every family, keep the one that ranks best
@@ -160,7 +160,7 @@ def _fine_tuned(
     z, others = features.z, np.flatnonzero(fold != 0)
     asked, answers = as_float32(z[validation]), unit_rows(y[validation])
     itself = np.concatenate(
-        [(native[i : i + BLOCK] @ answers.T >= SAME).any(axis=1) for i in range(0, len(native), BLOCK)]
+        [(native[i : i + BLOCK] @ answers.T >= SELF_COSINE).any(axis=1) for i in range(0, len(native), BLOCK)]
     )
     held = Held(asked, answers, native[~itself])
     kept = others[np.random.default_rng([seed, 3]).permutation(len(others))[:FINE_TUNED]]
@@ -177,5 +177,5 @@ def _fine_tuned(
 def _gains(layer: Affine, start: Affine, held: Held) -> bool:
     """Whether held-out reciprocal ranks rise by more than the standard error of their difference."""
     x, native, corpus = (np.asarray(rows) for rows in held)
-    after, before = (1 / search_native(unit_rows(a.apply(x)), native, corpus).rank for a in (layer, start))
+    after, before = (1 / rank_true_neighbors(unit_rows(a.apply(x)), native, corpus).rank for a in (layer, start))
     return bool(np.mean(after - before) > np.std(after - before) / np.sqrt(len(x)))

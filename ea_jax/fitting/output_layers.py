@@ -15,7 +15,7 @@ from ea_jax.fitting.query_layer import whitened
 from ea_jax.fitting.regression.moments import Affine, Moments, covariance, moments
 from ea_jax.fitting.regression.ridge import Directions, Ridge, fit_ridge, pooled, solve_ridge
 from ea_jax.quality.scores import Quality
-from ea_jax.retrieval.neighbors import Searched, search_native, unit_rows
+from ea_jax.retrieval.neighbors import Ranking, rank_true_neighbors, unit_rows
 from ea_jax.typing import ArrayIn, Params
 
 RANKED = 4096  # out-of-fold queries that search the corpus; their sampling error is below .005
@@ -59,7 +59,7 @@ class Solution(NamedTuple):
     rows: Int[np.ndarray, " s"]
     store: Float32[np.ndarray, "s d_out"]
     asked: Float32[np.ndarray, "q d_out"]
-    searched: Searched
+    searched: Ranking
 
 
 def read_prior(prior: Adapter | Quality | None, d_in: int, d_out: int) -> Prior:
@@ -112,7 +112,7 @@ def fit_output_layers(
         asked[inside[first]] = query.apply(inputs[first])
         without = query if k == 0 else without
     assert without is not None
-    found = search_native(unit_rows(asked), unit_rows(y[rows[: len(asked)]]), native)
+    found = rank_true_neighbors(unit_rows(asked), unit_rows(y[rows[: len(asked)]]), native)
     return Solution(ridge, _query(ridge.layer, z, y, whole, prior), without, rows, store, asked, found)
 
 

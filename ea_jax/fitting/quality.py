@@ -22,7 +22,7 @@ from ea_jax.fitting.domain_statistics import (
 from ea_jax.fitting.regression.logistic import logistic
 from ea_jax.fitting.regression.moments import moments
 from ea_jax.fitting.regression.ridge import fit_ridge
-from ea_jax.quality.schema import MARGINS, prepared
+from ea_jax.quality.schema import MARGINS, prepare_quality
 from ea_jax.quality.scores import SOURCE_FEATURES, search_features, squares, stacked_features, standardized
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.typing import ArrayIn, Params
@@ -86,7 +86,7 @@ def fit_quality(
     """
     stored, sampled, held_out = fit_statistics(x, fold, REFERENCES, DIRECTIONS, prior, seed=seed)
     target, *_ = fit_statistics(y, fold, TARGET_REFERENCES, TARGET_DIRECTIONS, prior and prior["target"], seed=seed)
-    s = prepared(stored)
+    s = prepare_quality(stored)
     far, near = held_out[:, np.searchsorted(sampled, out.rows)]
     rows = unit_rows(x[out.rows])
     values = np.asarray(stacked_features(far, near, rows, s["mean"], out.raw))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from ea_jax.fitting.features import Features
 from ea_jax.fitting.output_layers import CORPUS, Solution, as_float32
 from ea_jax.fitting.query_layer import FineTuned
-from ea_jax.retrieval.neighbors import TOP, search_native, unit_rows
+from ea_jax.retrieval.neighbors import TOP, rank_true_neighbors, unit_rows
 from ea_jax.typing import ArrayIn
 
 
@@ -47,10 +47,10 @@ def measure_held_out(
         asked, outputs = validation, tuned.layer.apply(as_float32(features.z[validation]))
     searched = np.sort(np.random.default_rng([seed, 4]).permutation(len(x))[:CORPUS])
     corpus, native = unit_rows(y[searched]), unit_rows(y[asked])
-    ours = search_native(unit_rows(outputs), native, corpus).rank
+    ours = rank_true_neighbors(unit_rows(outputs), native, corpus).rank
     sources = {"source": slice(None), **blocks}
     keep = {
-        name: search_native(unit_rows(x[asked][:, part]), native, corpus, unit_rows(x[searched][:, part])).rank
+        name: rank_true_neighbors(unit_rows(x[asked][:, part]), native, corpus, unit_rows(x[searched][:, part])).rank
         for name, part in sources.items()
     }
     kept = max(keep, key=lambda name: float(np.mean(1 / keep[name])))

@@ -10,7 +10,7 @@ from ea_jax.adapters.adapter import Adapter, forward
 from ea_jax.adapters.families import build
 from ea_jax.adapters.quantization import dequantize
 from ea_jax.adapters.spec import Purpose, Spec
-from ea_jax.quality.schema import prepared
+from ea_jax.quality.schema import prepare_quality
 from ea_jax.quality.scores import Quality
 from ea_jax.typing import ArrayIn, Params, leaf_paths
 
@@ -50,7 +50,7 @@ class Fitted:
     @property
     def quality(self) -> Quality:
         """Its quality part: `fitted.quality(fitted.quality.params, x)`; also a prior for another fit."""
-        return Quality(self._spec, {**prepared(self.quality_params), "adapter": self.adapter().params})
+        return Quality(self._spec, {**prepare_quality(self.quality_params), "adapter": self.adapter().params})
 
     @property
     def parameters(self) -> int:

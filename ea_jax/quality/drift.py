@@ -8,10 +8,12 @@ from jaxtyping import Float
 from scipy.stats import ks_2samp
 
 from ea_jax.errors import BadInput
-from ea_jax.quality.schema import SCORED
+from ea_jax.quality.schema import CALIBRATION_COLUMNS
 from ea_jax.quality.scores import Quality, Scores
 
-COMPARED = tuple(name for name in SCORED if name in Scores._fields)  # what is known of a query before any search
+COMPARED = tuple(
+    name for name in CALIBRATION_COLUMNS if name in Scores._fields
+)  # what is known of a query before any search
 BINS = 10
 MODERATE, LARGE = 0.1, 0.25
 LEAST = 20
@@ -43,15 +45,15 @@ class Shift(NamedTuple):
         return "stable" if self.psi < MODERATE else "moderate shift" if self.psi < LARGE else "large shift"
 
 
-def baseline(quality: Quality) -> dict[str, Float[np.ndarray, " n"]]:
+def baseline_scores(quality: Quality) -> dict[str, Float[np.ndarray, " n"]]:
     """Scores by name of pairs that were held out when the adapter was fitted."""
     if "calibration" not in quality.params:
         raise BadInput("An imported adapter carries no scores of its fit; compare with a file of earlier inputs.")
     scores = np.asarray(quality.params["calibration"]["scores"])
-    return {name: scores[:, SCORED.index(name)] for name in COMPARED}
+    return {name: scores[:, CALIBRATION_COLUMNS.index(name)] for name in COMPARED}
 
 
-def sample(scores: Scores) -> dict[str, Float[np.ndarray, " n"]]:
+def monitored_scores(scores: Scores) -> dict[str, Float[np.ndarray, " n"]]:
     """The same of other inputs, out of their scores."""
     return {name: np.asarray(getattr(scores, name)) for name in COMPARED}
 
@@ -60,7 +62,7 @@ def drift(before: Sample, now: Sample) -> dict[str, Shift]:
     """How each score has moved.
 
     Args:
-        before: Scores by name, for instance `baseline(quality)`.
+        before: Scores by name, for instance `baseline_scores(quality)`.
         now: Scores of the new inputs by the same names.
 
     Raises:
@@ -74,7 +76,7 @@ def drift(before: Sample, now: Sample) -> dict[str, Shift]:
     return {name: _shift(np.asarray(before[name]), np.asarray(now[name])) for name in before}
 
 
-def outside(scores: Scores) -> float:
+def out_of_domain_fraction(scores: Scores) -> float:
     """Share of inputs out of the comfort zone: beyond the 99th percentile of the fit in either distance, or junk."""
     far = np.minimum(np.asarray(scores.conf_maha), np.asarray(scores.conf_knn)) < OUTSIDE
     return float(np.mean(far | (np.asarray(scores.novelty) > 1 - OUTSIDE)))

@@ -11,9 +11,16 @@ from ea_jax.typing import Params
 
 KNOTS, MARGINS, SEARCH_FEATURES = 64, 8, 4
 # kept of the fit's own rows, out of fold:
-SCORED = ("mahalanobis", "knn_distance", "novelty", "expected_cosine", "confidence", "confidence_after_search")
-IMPORTED: tuple[str, ...] = ("references", "target_references")
-SIZES: tuple[str, ...] = (
+CALIBRATION_COLUMNS = (
+    "mahalanobis",
+    "knn_distance",
+    "novelty",
+    "expected_cosine",
+    "confidence",
+    "confidence_after_search",
+)
+IMPORTED_SIZES: tuple[str, ...] = ("references", "target_references")
+QUALITY_SIZES: tuple[str, ...] = (
     "references",
     "directions",
     "target_references",
@@ -22,12 +29,12 @@ SIZES: tuple[str, ...] = (
 )
 
 
-def sizes_of(stored: Params) -> dict[str, int]:
+def quality_sizes(stored: Params) -> dict[str, int]:
     """What the shapes of a stored quality part follow from, beside the adapter's widths."""
     counts = [len(stored["references"]), stored["directions"].shape[1]]
     counts += [len(stored["target"]["references"]), stored["target"]["directions"].shape[1]]
     counts += [len(stored["calibration"]["found"])]
-    return dict(zip(SIZES, counts, strict=True))
+    return dict(zip(QUALITY_SIZES, counts, strict=True))
 
 
 def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
@@ -57,13 +64,13 @@ def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
         "search": {"features": array(SEARCH_FEATURES), "bias": array()},
         "foreign": {"features": array(SOURCE_FEATURES), "bias": array()},
         "junk": {"x": array(d_in), "bias": array()},
-        "calibration": {"scores": array(n, len(SCORED)), "found": array(n, dtype=jnp.int8)},
+        "calibration": {"scores": array(n, len(CALIBRATION_COLUMNS)), "found": array(n, dtype=jnp.int8)},
     }
 
 
 def imported_sizes(quality: Params) -> dict[str, int]:
-    """`sizes_of` an imported adapter's statistics."""
-    return dict(zip(IMPORTED, (len(part["references"]) for part in (quality, quality["target"])), strict=True))
+    """`quality_sizes` an imported adapter's statistics."""
+    return dict(zip(IMPORTED_SIZES, (len(part["references"]) for part in (quality, quality["target"])), strict=True))
 
 
 def abstract_imported(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
@@ -77,9 +84,9 @@ def abstract_imported(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params
     return statistics(d_in, sizes["references"]) | {"target": statistics(d_out, sizes["target_references"])}
 
 
-def prepared(stored: Params) -> Params:
+def prepare_quality(stored: Params) -> Params:
     """The parameters of a quality part out of what an entry stores: in float32, references of length one."""
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), stored)
     if "target" in params:
-        params["target"] = prepared(params["target"])
+        params["target"] = prepare_quality(params["target"])
     return params | {"references": unit(params["references"])}

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy.special import bdtr
 
 from ea_jax.errors import BadInput
-from ea_jax.quality.schema import SCORED
+from ea_jax.quality.schema import CALIBRATION_COLUMNS
 from ea_jax.quality.scores import Quality
 
 STEPS = 50
@@ -57,7 +57,7 @@ def threshold_for(
     if "calibration" not in quality.params:
         raise BadInput("An imported adapter carries no pairs to set a threshold by; fit one on pairs with `fit`.")
     calibration = quality.params["calibration"]
-    column = SCORED.index("confidence_after_search" if after_search else "confidence")
+    column = CALIBRATION_COLUMNS.index("confidence_after_search" if after_search else "confidence")
     confidence = np.asarray(calibration["scores"])[:, column]
     order = np.argsort(-confidence, kind="stable")
     confidence, misses = confidence[order], np.cumsum(np.asarray(calibration["found"])[order] == 0)

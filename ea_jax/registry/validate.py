@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ea_jax.adapters.families import abstract_params, find_family
 from ea_jax.adapters.spec import PURPOSES, Purpose, Spec
 from ea_jax.errors import BadEntry
-from ea_jax.quality.schema import IMPORTED, SIZES, abstract_imported, abstract_quality
+from ea_jax.quality.schema import IMPORTED_SIZES, QUALITY_SIZES, abstract_imported, abstract_quality
 from ea_jax.registry.checkpoint import AGAIN, load_params
 from ea_jax.registry.entry import Entry
 from ea_jax.typing import Params
@@ -49,7 +49,7 @@ def quality_abstract(entry: Entry) -> Params:
         BadEntry: entry.toml does not say its sizes.
     """
     imported = find_family(entry.family).fit_features is None
-    sizes, wanted = entry.quality.get("sizes"), IMPORTED if imported else SIZES
+    sizes, wanted = entry.quality.get("sizes"), IMPORTED_SIZES if imported else QUALITY_SIZES
     if not isinstance(sizes, dict) or set(sizes) != set(wanted) or not all(type(n) is int for n in sizes.values()):
         raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {AGAIN}")
     make = abstract_imported if imported else abstract_quality

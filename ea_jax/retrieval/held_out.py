@@ -30,7 +30,7 @@ class HeldOut:
     corpus_y: Float[np.ndarray, "m d_out"]
 
 
-def held_out_figures(
+def held_out_metrics(
     test: HeldOut,
     outputs: Mapping[str, Float[np.ndarray, "n d_out"]],
     blocks: Mapping[str, slice] | None = None,

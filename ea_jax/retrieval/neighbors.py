@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from ea_jax.typing import ArrayIn
 
 TOP = 10  # results among which the true neighbor counts as found
-SAME = 0.999  # cosine from which a row of the corpus is the query itself: rounding to int8 keeps .9998
+SELF_COSINE = 0.999  # cosine from which a row of the corpus is the query itself: rounding to int8 keeps .9998
 BLOCK = 4096
 QUERIES = 512  # whose scores are in memory together
 
@@ -31,7 +31,7 @@ def near_duplicates(
     return 1 - np.square(np.concatenate(distance)) / 2 >= threshold
 
 
-class Searched(NamedTuple):
+class Ranking(NamedTuple):
     """What queries find in a native corpus.
 
     Attributes:
@@ -43,12 +43,12 @@ class Searched(NamedTuple):
     top: Float32[np.ndarray, "q k"]
 
 
-def search_native(
+def rank_true_neighbors(
     outputs: Float32[np.ndarray, "q d"],
     native: Float32[np.ndarray, "q d_out"],
     corpus: Float32[np.ndarray, "m d_out"],
     searched: Float32[np.ndarray, "m d"] | None = None,
-) -> Searched:
+) -> Ranking:
     """Search a corpus, and rank each true neighbor: the row that the query's native vector ranks first, but itself.
 
     Args:
@@ -61,7 +61,7 @@ def search_native(
     ranks, tops = [], []
     for start in range(0, len(outputs), QUERIES):
         truth = native[start : start + QUERIES] @ corpus.T
-        itself = truth >= SAME
+        itself = truth >= SELF_COSINE
         truth[itself] = -np.inf
         score = outputs[start : start + QUERIES] @ searched.T
         score[itself] = -np.inf
@@ -69,7 +69,7 @@ def search_native(
         ranks.append(1 + (score > best[:, None]).sum(axis=1))
         k = min(TOP, score.shape[1])
         tops.append(-np.sort(np.partition(-score, k - 1, axis=1)[:, :k], axis=1))
-    return Searched(np.concatenate(ranks), np.concatenate(tops))
+    return Ranking(np.concatenate(ranks), np.concatenate(tops))
 
 
 def nearest_distance(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch"]:

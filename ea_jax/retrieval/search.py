@@ -12,19 +12,23 @@ from ea_jax.devices import fast_dtype
 from ea_jax.errors import BadInput
 from ea_jax.typing import ArrayIn
 
-ASKED, SEARCHED, GROUP = 1024, 16384, 64  # queries and corpus rows of a block, and rows that share a first look
-SHORT, WORTH = 48, 1 << 26  # rows of a shortlist, and the products from which one is worth it
-AGAIN = 256  # queries whose shortlists are scored at once
+QUERY_BLOCK, CORPUS_BLOCK, GROUP = (
+    1024,
+    16384,
+    64,
+)  # queries and corpus rows of a block, and rows that share a first look
+SHORTLIST, MIN_PRODUCTS = 48, 1 << 26  # rows of a shortlist, and the products from which one is worth it
+RESCORE_BLOCK = 256  # queries whose shortlists are scored at once
 
 
-class Found(NamedTuple):
+class Hits(NamedTuple):
     """First k corpus rows of each query and their scores, the best first."""
 
     score: Float[np.ndarray, "n k"]
     row: Int[np.ndarray, "n k"]
 
 
-def search(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m e"], k: int) -> Found:
+def search(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m e"], k: int) -> Hits:
     """The k corpus rows with the largest inner products, per query, exactly; the earlier row wins a tie.
 
     The corpus is read in blocks, so it may be memory-mapped, and no more than a block of it is copied. Where products
@@ -38,15 +42,15 @@ def search(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m e"], k: int
         raise BadInput(f"Queries have width {queries.shape[1]} and the corpus {corpus.shape[1]}; give both of a space.")
     if not 1 <= k <= len(corpus):
         raise BadInput(f"k is {k}, but the corpus has {len(corpus)} rows. Ask for fewer, or search a larger corpus.")
-    worth = 4 * k <= SHORT < len(corpus) and len(queries) * len(corpus) >= WORTH
+    worth = 4 * k <= SHORTLIST < len(corpus) and len(queries) * len(corpus) >= MIN_PRODUCTS
     if not worth or fast_dtype() == "float32":
-        return _scan(queries, corpus, k, "float32")
+        return _search_blocks(queries, corpus, k, "float32")
     queries, corpus = np.asarray(queries), np.asarray(corpus)
-    short = _scan(queries, corpus, SHORT, "bfloat16")
-    found = _again(queries, corpus, short.row, k)
+    short = _search_blocks(queries, corpus, SHORTLIST, "bfloat16")
+    found = _rescore(queries, corpus, short.row, k)
     unsure = found.score[:, -1] <= short.score[:, -1] + error_bound(queries, corpus)
     if unsure.any():
-        found.score[unsure], found.row[unsure] = _scan(queries[unsure], corpus, k, "float32")
+        found.score[unsure], found.row[unsure] = _search_blocks(queries[unsure], corpus, k, "float32")
     return found
 
 
@@ -65,7 +69,9 @@ def error_bound(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m 
 
 def _lengths(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Length of each row, and of what rounding to bfloat16 takes from it."""
-    blocks = [_block_lengths(jnp.asarray(rows[i : i + SEARCHED], jnp.float32)) for i in range(0, len(rows), SEARCHED)]
+    blocks = [
+        _block_lengths(jnp.asarray(rows[i : i + CORPUS_BLOCK], jnp.float32)) for i in range(0, len(rows), CORPUS_BLOCK)
+    ]
     whole, off = (np.concatenate([np.asarray(block[side]) for block in blocks]) for side in range(2))
     return whole, off
 
@@ -76,45 +82,45 @@ def _block_lengths(rows: Float[Array, "s d"]) -> tuple[Float[Array, " s"], Float
     return jnp.linalg.norm(rows, axis=1), jnp.linalg.norm(rows - rounded, axis=1)
 
 
-def _again(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m d"], rows, k: int) -> Found:
+def _rescore(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m d"], rows, k: int) -> Hits:
     """The best k of each query's shortlist, by sums in double precision that are rounded to float32."""
     score, row = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int32)
-    for start in range(0, len(rows), AGAIN):
-        part = slice(start, start + AGAIN)
+    for start in range(0, len(rows), RESCORE_BLOCK):
+        part = slice(start, start + RESCORE_BLOCK)
         near = np.sort(rows[part], axis=1)  # in row order, so that a stable sort leaves ties in it
         exact = np.einsum("nd,nsd->ns", queries[part], corpus[near], dtype=np.float64).astype(np.float32)
         order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
         score[part], row[part] = (np.take_along_axis(side, order, axis=1) for side in (exact, near))
-    return Found(score, row)
+    return Hits(score, row)
 
 
-def _scan(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], k: int, dtype: str) -> Found:
+def _search_blocks(queries: Float[ArrayIn, "n d"], corpus: Float[ArrayIn, "m d"], k: int, dtype: str) -> Hits:
     """The best k rows by products in a dtype with float32 sums."""
-    asked = min(ASKED, len(queries))
-    size = min(SEARCHED, -(-len(corpus) // GROUP) * GROUP)
-    parts = [_padded(queries[start : start + asked], asked).astype(dtype) for start in range(0, len(queries), asked)]
+    asked = min(QUERY_BLOCK, len(queries))
+    size = min(CORPUS_BLOCK, -(-len(corpus) // GROUP) * GROUP)
+    parts = [_pad(queries[start : start + asked], asked).astype(dtype) for start in range(0, len(queries), asked)]
     best = [(jnp.full((asked, k), -jnp.inf), jnp.zeros((asked, k), jnp.int32)) for _ in parts]
     for start in range(0, len(corpus), size):
-        block = _turned(_padded(corpus[start : start + size], size), dtype)
-        best = [_merged(part, block, start, len(corpus) - start, *one) for part, one in zip(parts, best, strict=True)]
+        block = _transpose(_pad(corpus[start : start + size], size), dtype)
+        best = [_merge(part, block, start, len(corpus) - start, *one) for part, one in zip(parts, best, strict=True)]
         jax.block_until_ready(best)  # else the blocks of a large corpus would queue up in memory
     score, row = (np.concatenate([np.asarray(one[i]) for one in best])[: len(queries)] for i in range(2))
-    return Found(score, row)
+    return Hits(score, row)
 
 
-def _padded(rows: Float[ArrayIn, "n d"], size: int) -> Float[Array, "s d"]:
+def _pad(rows: Float[ArrayIn, "n d"], size: int) -> Float[Array, "s d"]:
     rows = jnp.asarray(rows, jnp.float32)
     return rows if len(rows) == size else jnp.pad(rows, ((0, size - len(rows)), (0, 0)))
 
 
 @partial(jax.jit, static_argnames="dtype")
-def _turned(block: Float[Array, "s d"], dtype: str) -> Float[Array, "d s"]:
+def _transpose(block: Float[Array, "s d"], dtype: str) -> Float[Array, "d s"]:
     """A block as a product's second side; turned once, for all queries."""
     return block.astype(dtype).T
 
 
 @jax.jit
-def _merged(
+def _merge(
     queries: Float[Array, "b d"],
     block: Float[Array, "d s"],
     start: Int[Array, ""],

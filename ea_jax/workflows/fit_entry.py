@@ -22,7 +22,7 @@ from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput, Conflict, FingerprintMismatch, UnknownName
 from ea_jax.fitting import AUTO, Fitted, Foreign, check_family, fit, verdict
 from ea_jax.loading import load, load_encoder, load_quality
-from ea_jax.quality.schema import sizes_of
+from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_files, check_source, same_encoder
@@ -30,7 +30,7 @@ from ea_jax.registry.lookup import entry_named, find_entry
 from ea_jax.registry.model_card import _card, front_matter
 from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import entry_folder, write_entry
-from ea_jax.retrieval.held_out import KS, HeldOut, held_out_figures
+from ea_jax.retrieval.held_out import KS, HeldOut, held_out_metrics
 from ea_jax.retrieval.neighbors import near_duplicates
 
 AUTO_PRIOR, NO_PRIOR = "auto", "none"
@@ -131,7 +131,7 @@ def fit_entry(
     report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
     report |= {"prior": start.name if start else "none"} | assumed
     metrics = {
-        name: held_out_figures(test, {p: fitted.apply(test.x, p) for p in PURPOSES}, blocks)
+        name: held_out_metrics(test, {p: fitted.apply(test.x, p) for p in PURPOSES}, blocks)
         for name, test in test_sets.items()
     }
     entry = save_entry(
@@ -313,7 +313,7 @@ def save_entry(
         target: Space that they go to.
         flavor: Which of several adapters between the two.
         encoder: Facts of the encoder it was fitted on, with their fingerprint.
-        metrics: By test set, what `held_out_figures` returned.
+        metrics: By test set, what `held_out_metrics` returned.
         description: What the pairs were, for people.
 
     Returns:
@@ -336,4 +336,6 @@ def save_entry(
     }
     name = entry_folder(source, target, flavor)
     card = front_matter(name, (source, target), metrics, "apache-2.0") + _card(facts, source.alias, target.alias)
-    return write_entry(root, name, facts, fitted.params, fitted.quality_params, sizes_of(fitted.quality_params), card)
+    return write_entry(
+        root, name, facts, fitted.params, fitted.quality_params, quality_sizes(fitted.quality_params), card
+    )

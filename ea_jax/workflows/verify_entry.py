@@ -10,7 +10,7 @@ from ea_jax.loading import load, source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_files
 from ea_jax.registry.spaces import find_space
-from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.workflows.fit_entry import test_set
 
 Figures = dict[str, float]
@@ -50,7 +50,7 @@ def recheck(entry: Entry, pairs: Path, assume_source: bool = False) -> Recheck:
     test = test_set(pairs, source, target, encoder)
     adapters = {p: load(source.id, target.id, flavor=entry.flavor, purpose=p, root=root) for p in PURPOSES}
     outputs = {purpose: np.asarray(adapt(adapt.params, test.x)) for purpose, adapt in adapters.items()}
-    found = _flat(held_out_figures(test, outputs))
+    found = _flat(held_out_metrics(test, outputs))
     if not entry.metrics:
         return Recheck(None, f"it records no figures; on {pairs} they are {_listed(found)}")
     least = ROUNDED + 1 / len(test.x)

@@ -19,7 +19,7 @@ from ea_jax.registry.checkpoint import load_params, save_params
 from ea_jax.registry.entry import read_entry
 from ea_jax.registry.lookup import entries
 from ea_jax.registry.validate import stored_abstract
-from ea_jax.retrieval.held_out import held_out_figures
+from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.workflows.fit_entry import held_out
 from tests.conftest import TOY_SPACES, toy_pairs
 
@@ -140,7 +140,7 @@ def record(folder: Path, toy_root: Path, **changed: float) -> None:
     adapt = load("toy-a", "toy-b", root=toy_root)
     query = load("toy-a", "toy-b", purpose="query", root=toy_root)
     outputs = {"store": adapt(adapt.params, test.x), "query": query(query.params, test.x)}
-    figures = held_out_figures(test, {name: np.asarray(y) for name, y in outputs.items()})
+    figures = held_out_metrics(test, {name: np.asarray(y) for name, y in outputs.items()})
     figures["query"] |= {name.replace("_", "@"): value for name, value in changed.items()}
     facts = tomllib.loads((folder / "entry.toml").read_text())
     (folder / "entry.toml").write_text(tomli_w.dumps(facts | {"metrics": {"held-out": figures}}))

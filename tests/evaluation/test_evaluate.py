@@ -18,7 +18,7 @@ from ea_jax.evaluation.compare import compared
 from ea_jax.evaluation.ranking import correlations, judged
 from ea_jax.loading import load_quality
 from ea_jax.registry.model_card import ROWS, metrics_table
-from ea_jax.retrieval.held_out import HeldOut, held_out_figures
+from ea_jax.retrieval.held_out import HeldOut, held_out_metrics
 from ea_jax.retrieval.search import search
 from tests.conftest import toy_pairs, unit_rows
 
@@ -240,7 +240,7 @@ def test_the_figures_of_the_confidence_agree_with_their_definitions(report, tria
 def test_a_card_and_a_readme_table_show_the_figures_of_evaluate(report, adapt, trial):
     test = HeldOut(trial.x, trial.y, trial.corpus_x, trial.corpus_y)
     out = np.asarray(adapt(adapt.params, trial.x))
-    figures = held_out_figures(test, {"store": out, "query": out})
+    figures = held_out_metrics(test, {"store": out, "query": out})
     for row, condition in {"query": "adapter", "keep_source": "keep_source"}.items():
         for k in (1, 5, 10):
             assert figures[row][f"recall@{k}"] == round(report.conditions[condition][f"recall@{k}"].value, 4)

@@ -3,7 +3,7 @@ import pytest
 
 from ea_jax.fitting.cross_validation import FOLDS, group_folds
 from ea_jax.retrieval import neighbors
-from ea_jax.retrieval.neighbors import near_duplicates, search_native
+from ea_jax.retrieval.neighbors import near_duplicates, rank_true_neighbors
 from tests.conftest import unit_rows
 
 
@@ -67,7 +67,7 @@ def sorted_search(outputs, native, corpus, searched):
 def test_search_is_a_full_sort_without_the_query_itself(searched, side, monkeypatch):
     outputs, native, corpus, other = searched
     monkeypatch.setattr(neighbors, "QUERIES", 16)
-    found = search_native(outputs, native, corpus, other if side else None)
+    found = rank_true_neighbors(outputs, native, corpus, other if side else None)
     rank, top = sorted_search(outputs, native, corpus, other if side else corpus)
     np.testing.assert_array_equal(found.rank, rank)
     np.testing.assert_allclose(found.top, top, atol=1e-6)
@@ -76,14 +76,14 @@ def test_search_is_a_full_sort_without_the_query_itself(searched, side, monkeypa
 
 def test_queries_find_their_neighbor_and_never_themselves(searched):
     _, native, corpus, _ = searched
-    found = search_native(native, native, corpus)
+    found = rank_true_neighbors(native, native, corpus)
     assert np.all(found.rank == 1)
     assert found.top.max() < 0.999
 
 
 def test_a_corpus_without_the_queries_is_searched_whole(searched):
     outputs, native, corpus, _ = searched
-    found = search_native(outputs, native, corpus[40:])
+    found = rank_true_neighbors(outputs, native, corpus[40:])
     true = (native.astype(np.float64) @ corpus[40:].T).argmax(1)
     score = outputs.astype(np.float64) @ corpus[40:].T
     np.testing.assert_array_equal(found.rank, 1 + (score > score[np.arange(40), true][:, None]).sum(1))
@@ -91,4 +91,4 @@ def test_a_corpus_without_the_queries_is_searched_whole(searched):
 
 def test_fewer_rows_than_ten_are_all_returned(searched):
     outputs, native, corpus, _ = searched
-    assert search_native(outputs, native, corpus[60:64]).top.shape == (40, 4)
+    assert rank_true_neighbors(outputs, native, corpus[60:64]).top.shape == (40, 4)

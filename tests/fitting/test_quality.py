@@ -22,8 +22,8 @@ from ea_jax.fitting.quality import (
     synthetic_vectors,
 )
 from ea_jax.fitting.regression.ridge import PENALTIES
-from ea_jax.quality.drift import baseline
-from ea_jax.quality.schema import SCORED, abstract_quality, prepared, sizes_of
+from ea_jax.quality.drift import baseline_scores
+from ea_jax.quality.schema import CALIBRATION_COLUMNS, abstract_quality, prepare_quality, quality_sizes
 from ea_jax.retrieval.metrics import rank_of, top_hit
 from tests.conftest import unit_rows
 
@@ -60,7 +60,7 @@ def test_statistics_are_the_mahalanobis_distance_of_the_shrunk_covariance():
     shrunk = (vectors * (values + SHRINKAGE * values.mean())) @ vectors.T
     away = new - x.mean(axis=0)
     wanted = np.sqrt(np.einsum("ni,ij,nj->n", away, np.linalg.inv(shrunk), away))
-    far, near = measured(prepared(statistics), new)
+    far, near = measured(prepare_quality(statistics), new)
     np.testing.assert_allclose(far, wanted, rtol=3e-2)  # float16 directions: the difference of two large squares
     references = statistics["references"].astype(np.float64)
     references /= np.linalg.norm(references, axis=1, keepdims=True)
@@ -68,7 +68,9 @@ def test_statistics_are_the_mahalanobis_distance_of_the_shrunk_covariance():
     assert references.shape == (50, D_IN)
     assert (references @ x.T).max(axis=1).min() > 0.9999
     np.testing.assert_array_equal(rows, np.arange(400))
-    np.testing.assert_allclose(prior_directions(prepared(statistics)).matrix(), shrunk, atol=1e-3 * values.mean())
+    np.testing.assert_allclose(
+        prior_directions(prepare_quality(statistics)).matrix(), shrunk, atol=1e-3 * values.mean()
+    )
 
 
 @pytest.mark.parametrize("directions", [5, 12])
@@ -79,7 +81,7 @@ def test_directions_that_are_not_kept_share_their_mean_variance(directions):
     flat = np.where(np.arange(D_IN) < D_IN - directions, values[: D_IN - directions].mean(), values)
     wanted = (vectors * (flat + SHRINKAGE * values.mean())) @ vectors.T
     assert statistics["directions"].shape == (D_IN, directions)
-    found = prior_directions(prepared(statistics)).matrix()
+    found = prior_directions(prepare_quality(statistics)).matrix()
     np.testing.assert_allclose(found, wanted, atol=2e-3 * values.mean())
 
 
@@ -89,7 +91,7 @@ def test_percentiles_are_of_rows_that_the_statistics_have_not_seen():
     statistics, _, held_out = fit_statistics(x, fold, 300, 10)
     for k in range(FOLDS):
         others, *_ = fit_statistics(x[fold != k], np.arange(240) % FOLDS, 300, 10)
-        np.testing.assert_allclose(held_out[:, fold == k], measured(prepared(others), x[fold == k]), rtol=1e-3)
+        np.testing.assert_allclose(held_out[:, fold == k], measured(prepare_quality(others), x[fold == k]), rtol=1e-3)
     for name, distance in zip(("maha", "knn"), held_out, strict=True):
         for q in (95, 99):
             assert statistics[f"{name}_p{q}"] == pytest.approx(np.percentile(distance, q), rel=1e-5)
@@ -189,7 +191,7 @@ def test_without_junk_nothing_is_junk():
 
 def test_the_foreign_head_is_logistic_regression_on_three_features():
     x, _ = model_vectors(1000, 0)
-    statistics = prepared(fit_statistics(x, np.arange(1000) % FOLDS, 100, 10)[0])
+    statistics = prepare_quality(fit_statistics(x, np.arange(1000) % FOLDS, 100, 10)[0])
     scale = {"mean": np.array([5.0, 0.5, 0.5, 0.0], np.float32), "deviation": np.ones(4, np.float32)}
     made = synthetic_vectors(x, 0)
     mean = np.asarray(statistics["mean"], np.float64)
@@ -223,13 +225,13 @@ def forecast():
 
 def test_the_stored_parts_have_the_shapes_that_are_expected(forecast):
     stored = forecast[0].quality_params
-    shapes = abstract_quality(D_IN, D_OUT, sizes_of(stored))
+    shapes = abstract_quality(D_IN, D_OUT, quality_sizes(stored))
     assert {k: sorted(v) if isinstance(v, dict) else None for k, v in shapes.items()} == {
         k: sorted(v) if isinstance(v, dict) else None for k, v in stored.items()
     }
     assert shapes["references"].shape == stored["references"].shape
     assert shapes["target"]["directions"].shape == stored["target"]["directions"].shape
-    assert stored["calibration"]["scores"].shape == (1500, len(SCORED))
+    assert stored["calibration"]["scores"].shape == (1500, len(CALIBRATION_COLUMNS))
 
 
 def test_the_expected_cosine_is_that_of_new_rows(forecast):
@@ -260,7 +262,7 @@ def test_the_confidence_is_the_share_that_is_found(forecast):
 
 def test_the_calibration_scores_are_like_those_of_new_rows(forecast):
     fitted, scores, _, found, _ = forecast
-    kept = baseline(fitted.quality)
+    kept = baseline_scores(fitted.quality)
     for name in ("mahalanobis", "knn_distance", "expected_cosine", "confidence"):
         deciles = [np.quantile(np.asarray(values), (0.1, 0.5, 0.9)) for values in (kept[name], getattr(scores, name))]
         np.testing.assert_allclose(*deciles, atol=0.35 * np.std(kept[name]))

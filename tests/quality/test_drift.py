@@ -5,7 +5,7 @@ import pytest
 
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
-from ea_jax.quality.drift import baseline, drift, outside, sample, stability_index
+from ea_jax.quality.drift import baseline_scores, drift, monitored_scores, out_of_domain_fraction, stability_index
 from ea_jax.quality.scores import Scores
 from tests.conftest import toy_pairs, unit_rows
 
@@ -40,15 +40,17 @@ def test_too_few_scores_are_refused():
 def test_out_of_the_comfort_zone_are_far_rows_and_junk():
     good, bad = np.full(3, 0.9), np.array([0.9, 0.1, 0.9])
     scores = Scores(good, good, good, bad, np.array([0.1, 0.1, 0.95]), good, good, good)
-    assert outside(scores) == pytest.approx(2 / 3)
+    assert out_of_domain_fraction(scores) == pytest.approx(2 / 3)
 
 
 def test_inputs_that_are_all_alike_are_not_those_of_the_fit(toy_root):
     judge = load_quality("toy-a", "toy-b", root=toy_root)
-    now = sample(judge(judge.params, np.tile(toy_pairs()[0][:1], (50, 1))))
-    found = drift(baseline(judge), now)
+    now = monitored_scores(judge(judge.params, np.tile(toy_pairs()[0][:1], (50, 1))))
+    found = drift(baseline_scores(judge), now)
     assert all(found[name].verdict == "large shift" for name in ("mahalanobis", "knn_distance"))
-    same = drift(baseline(judge), sample(judge(judge.params, unit_rows(np.random.default_rng(7), 300, 8))))
+    same = drift(
+        baseline_scores(judge), monitored_scores(judge(judge.params, unit_rows(np.random.default_rng(7), 300, 8)))
+    )
     assert same["knn_distance"].psi < found["knn_distance"].psi
 
 

@@ -5,14 +5,14 @@ import pytest
 
 from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput
-from ea_jax.quality.schema import SCORED
+from ea_jax.quality.schema import CALIBRATION_COLUMNS
 from ea_jax.quality.scores import Quality
 from ea_jax.quality.threshold import threshold_for
 
 
 def quality_of(confidence: np.ndarray, found: np.ndarray, column: str = "confidence") -> Quality:
-    scores = np.zeros((len(found), len(SCORED)), np.float32)
-    scores[:, SCORED.index(column)] = confidence
+    scores = np.zeros((len(found), len(CALIBRATION_COLUMNS)), np.float32)
+    scores[:, CALIBRATION_COLUMNS.index(column)] = confidence
     spec = Spec("linear", "a", "b", 2, 2)
     return Quality(spec, {"calibration": {"scores": scores, "found": found.astype(np.int8)}})
 

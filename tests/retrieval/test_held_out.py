@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ea_jax.retrieval.held_out import HeldOut, held_out_figures
+from ea_jax.retrieval.held_out import HeldOut, held_out_metrics
 from tests.conftest import unit_rows
 
 
@@ -9,7 +9,7 @@ def test_held_out_figures_are_those_of_a_plain_loop():
     rng = np.random.default_rng(0)
     test = HeldOut(*(unit_rows(rng, n, d) for n, d in [(40, 5), (40, 6), (90, 5), (90, 6)]))
     out = unit_rows(rng, 40, 6)
-    found = held_out_figures(test, {"map": 3 * out, "native": test.y})
+    found = held_out_metrics(test, {"map": 3 * out, "native": test.y})
     hit = (test.y.astype(np.float64) @ test.corpus_y.T).argmax(1)
 
     def recall(queries, corpus, k):

@@ -19,22 +19,22 @@ def rows():
 @pytest.fixture
 def shortlists(monkeypatch):
     """Shortlists are made at any size, on any machine; gives how many queries were searched in each dtype."""
-    asked, scan = {"bfloat16": 0, "float32": 0}, module._scan
+    asked, scan = {"bfloat16": 0, "float32": 0}, module._search_blocks
 
     def counted(queries, corpus, k, dtype):
         asked[dtype] += len(queries)
         return scan(queries, corpus, k, dtype)
 
-    monkeypatch.setattr(module, "_scan", counted)
-    monkeypatch.setattr(module, "WORTH", 0)
+    monkeypatch.setattr(module, "_search_blocks", counted)
+    monkeypatch.setattr(module, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(module, "fast_dtype", lambda: "bfloat16")
     return asked
 
 
 @pytest.mark.parametrize("k", [1, 10, 70])
 def test_search_in_blocks_agrees_with_a_full_sort(rows, k, monkeypatch):
-    monkeypatch.setattr(module, "ASKED", 128)
-    monkeypatch.setattr(module, "SEARCHED", 192)
+    monkeypatch.setattr(module, "QUERY_BLOCK", 128)
+    monkeypatch.setattr(module, "CORPUS_BLOCK", 192)
     queries, corpus = rows
     scores = queries.astype(np.float64) @ corpus.T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -44,7 +44,7 @@ def test_search_in_blocks_agrees_with_a_full_sort(rows, k, monkeypatch):
 
 
 def test_search_gives_ties_in_row_order_across_groups_and_blocks(monkeypatch):
-    monkeypatch.setattr(module, "SEARCHED", 128)
+    monkeypatch.setattr(module, "CORPUS_BLOCK", 128)
     corpus = np.zeros((500, 2), np.float32)
     corpus[[3, 70, 200, 201, 499]] = 1
     found = search(np.ones((3, 2), np.float32), corpus, 7)
