@@ -1,7 +1,7 @@
-"""`load`, `load_quality`, `load_encoder`: from names to the three objects, each checked whole before it is returned."""
+"""Load adapters, quality parts and encoders by name or from a registry entry, and check each of them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -45,36 +45,37 @@ def load(
     sharding: jax.sharding.Sharding | None = None,
     root: Root = None,
 ) -> Adapter:
-    """The adapter between two spaces, or several in a chain that stop at others on the way.
+    """Load the adapter from one space to another, or a chain of adapters through intermediate spaces.
 
-    `load_quality` from the source to the first stop judges the inputs of a chain. `ea-jax paths` lists what stops cost.
+    To score the inputs of a chain, use `load_quality` from the source to the first intermediate space. `ea-jax paths`
+    lists the recall that each intermediate space costs.
 
     Args:
         source: Model that made the embeddings, by id or alias.
-        target: Model whose space they go to, by id or alias.
-        via: A space on the way, or several in order; the direct adapter if None.
-        flavor: Which adapter of the pair: `small` is the fastest, `large` the best. If None, `small` where there is
-            one, or the only one; so too on the way for pairs that lack the flavor.
-        purpose: `store` for faithful vectors, `query` for best recall against a native index. On the way to the last
-            stop it is always `store`.
-        dtype: What products with weights of few bits are taken in, `float32` or `bfloat16`; sums are always float32. If
-            None, bfloat16 where the device has instructions for it. Such weights are exact in both.
-        sharding: Where the parameters go; the default device if None.
-        root: A registry folder; $EA_JAX_REGISTRY and the bundled one if None.
+        target: Model whose space they are mapped to, by id or alias.
+        via: An intermediate space, or several in order. If None, the direct adapter is loaded.
+        flavor: Name of one adapter among those of the pair. If None, `small` where it exists, or the only one. In a
+            chain, pairs without this flavor use their default.
+        purpose: `store` for vectors as close as possible to native ones, `query` for the best recall against an index
+            of native vectors. All adapters of a chain but the last are `store` adapters.
+        dtype: Precision of products with int8 weights, `float32` or `bfloat16`; sums are always float32. Both represent
+            the weights exactly. If None, bfloat16 where the device has instructions for it.
+        sharding: Where the parameters are placed. If None, the default device.
+        root: Registry folder. If None, the folders of $EA_JAX_REGISTRY, your own registry and the bundled one.
 
     Raises:
-        UnknownName: A space, a pair or the flavor is not there; the message names a way round, if one was measured.
-        BadInput: The purpose is neither of the two.
-        BadEntry, CorruptCheckpoint: The stored adapter is not whole. Nothing is loaded in part.
+        UnknownName: The space, the pair or the flavor is unknown. The message suggests a measured route of two hops.
+        BadInput: `purpose` or `dtype` is unknown.
+        BadEntry, CorruptCheckpoint: The stored adapter is damaged. Nothing is loaded in part.
     """
-    if purpose not in PURPOSES:
-        raise BadInput(f"purpose is {purpose!r}; it must be 'store' or 'query'.")
+    _check_purpose(purpose)
     stops = [via] if isinstance(via, str) else list(via or ())
-    direct = None if stops else entry_for(source, target, flavor, root)
-    *before, last = [direct] if direct else hop_entries([source, *stops, target], flavor, root)
-    dtype = _product_dtype(dtype)
-    chain = [_adapter(entry, "store", dtype, sharding) for entry in before]
-    return reduce(compose, [*chain, _adapter(last, purpose, dtype, sharding)])
+    if stops:
+        *before, last = hop_entries([source, *stops, target], flavor, root)
+    else:
+        before, last = [], resolve_entry(source, target, flavor, root)
+    chain = [load_adapter(entry, dtype=dtype, sharding=sharding) for entry in before]
+    return reduce(compose, [*chain, load_adapter(last, purpose, dtype=dtype, sharding=sharding)])
 
 
 def load_quality(
@@ -86,12 +87,62 @@ def load_quality(
     sharding: jax.sharding.Sharding | None = None,
     root: Root = None,
 ) -> Quality:
-    """The quality part of the adapter that `load` gives for the same names. Args and errors are those of `load`."""
-    entry = entry_for(source, target, flavor, root)
-    abstract = quality_abstract(entry)
-    stored = prepare_quality(load_params(entry.path / "quality", entry.quality, abstract))
-    adapter = _adapter(entry, "store", _product_dtype(dtype), sharding)
-    return Quality(adapter.spec, {**_placed(stored, sharding), "adapter": adapter.params})
+    """Load the quality part of the adapter that `load` returns for the same names. Args and errors are those of `load`.
+
+    Reads the adapter too. To read it once for both, use `load_adapter` and `load_quality_part`.
+    """
+    entry = resolve_entry(source, target, flavor, root)
+    return load_quality_part(entry, load_adapter(entry, dtype=dtype, sharding=sharding), sharding=sharding)
+
+
+def load_adapter(
+    entry: Entry,
+    purpose: Purpose = "store",
+    *,
+    dtype: str | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Adapter:
+    """Load the adapter of a registry entry. Args and errors are those of `load`."""
+    return load_adapters(entry, [purpose], dtype=dtype, sharding=sharding)[purpose]
+
+
+def load_adapters(
+    entry: Entry,
+    purposes: Iterable[Purpose] = PURPOSES,
+    *,
+    dtype: str | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> dict[Purpose, Adapter]:
+    """Load the adapters of a registry entry for several purposes, reading its checkpoint once.
+
+    Args and errors are those of `load`.
+    """
+    purposes, dtype = list(purposes), _check_dtype(dtype)
+    for purpose in purposes:
+        _check_purpose(purpose)
+    stored = load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
+    return {
+        purpose: Adapter(entry.spec(purpose), _place(dequantize(of_purpose(stored, purpose), dtype), sharding))
+        for purpose in purposes
+    }
+
+
+def load_quality_part(entry: Entry, adapter: Adapter, *, sharding: jax.sharding.Sharding | None = None) -> Quality:
+    """Load the quality part of a registry entry.
+
+    Args:
+        entry: The registry entry.
+        adapter: Its adapter for `store`, whose outputs the scores describe.
+        sharding: Where the parameters are placed. If None, the default device.
+
+    Raises:
+        BadInput: `adapter` is not the entry's adapter for `store`.
+        BadEntry, CorruptCheckpoint: The stored quality part is damaged.
+    """
+    if adapter.spec != entry.spec("store"):
+        raise BadInput(f"The adapter is not that of {entry.name} for the purpose 'store'. Load it from the same entry.")
+    stored = prepare_quality(load_params(entry.path / "quality", entry.quality, quality_abstract(entry)))
+    return Quality(adapter.spec, {**_place(stored, sharding), "adapter": adapter.params})
 
 
 def load_encoder(
@@ -103,28 +154,29 @@ def load_encoder(
     long: str | None = None,
     root: Root = None,
 ) -> Encoder:
-    """The encoder of a local model, or of a composite such as `minilm@0,3,6+wordllama`.
+    """Load the encoder of a local model, or of a composite such as `minilm@0,3,6+wordllama`.
 
     Args:
-        name: Its id or alias; the members of a composite; or the path of a sentence-transformers folder.
-        folder: Where its files are; hub cache, installed weight package and hub are searched if None.
-        dim: How many leading numbers are kept, for models trained for that (Matryoshka); all if None.
-        long: What becomes of a text beyond the model's limit: `cut` it there, as sentence-transformers does, or read it
-            in as many as six windows, `window`, whose tokens are averaged. If None, composites use windows and other
-            encoders cut.
-        dtype: What products are taken in, `float32` or `bfloat16`; sums are always float32. If None, bfloat16 where the
+        name: Id or alias of the model; the members of a composite; or the path of a sentence-transformers folder.
+        folder: Folder of the model's files. If None, the hub's cache, installed weight packages and the hub are
+            searched.
+        dim: Number of leading dimensions to keep, for models trained for it (Matryoshka). If None, all.
+        long: What happens to texts longer than the model's limit: `cut` truncates them, as sentence-transformers does;
+            `window` reads them in at most six windows and averages their tokens. If None, `window` for composites and
+            `cut` for other encoders.
+        dtype: Precision of products, `float32` or `bfloat16`; sums are always float32. If None, bfloat16 where the
             device has instructions for it, which changes MiniLM's vectors to a cosine of .9999, and float32 elsewhere.
-        root: A registry folder whose spaces are known too.
+        root: Registry folder whose spaces are known besides the others.
 
     Raises:
-        UnknownName: No model of this name, and no such folder.
-        EncoderNotFound: Its files are nowhere; the message says how to get them.
-        BadEncoder: Its files are incomplete, unsupported, or another model's.
-        BadInput: It is no possible composite; or dim, folder, long or dtype does not go with the model.
+        UnknownName: No model and no folder has this name.
+        EncoderNotFound: The model's files are not available; the message says how to get them.
+        BadEncoder: The files are incomplete, unsupported, or belong to another model.
+        BadInput: The composite is not valid; or `dim`, `folder`, `long` or `dtype` does not suit the model.
     """
     if long not in (None, *LONG):
         raise BadInput(f"long is {long!r}; it must be one of {', '.join(LONG)}.")
-    dtype = _product_dtype(dtype)
+    dtype = _check_dtype(dtype)
     if Path(name).is_dir():
         encoder = load_folder(Path(name), dim=dim, dtype=dtype)
     elif (space := find_space(str(name), root)).composite:
@@ -134,17 +186,36 @@ def load_encoder(
         composite = load_composite(space, members_of(space, root), dtype=dtype)
         return composite.with_windows(1) if long == "cut" else composite
     else:
-        found = find_encoder_folder(space, Path(folder) if folder is not None else None)
-        encoder = load_folder(found, space, dim=dim, dtype=dtype)
+        files = find_encoder_folder(space, Path(folder) if folder is not None else None)
+        encoder = load_folder(files, space, dim=dim, dtype=dtype)
     return encoder.with_windows() if long == "window" else encoder
 
 
-def entry_for(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
-    """The entry of the names: of a registry here, else of one on the hub, else a public adapter of embedding-adapters.
+def load_source_encoder(entry: Entry) -> Encoder:
+    """Load the encoder that an adapter was fitted on. Its default prompt is the one used in the fit.
 
     Raises:
-        UnknownName: Neither has it.
-        BadInput: It is encrypted or for subscribers, or cannot be fetched.
+        FingerprintMismatch: The files on this machine belong to another encoder.
+        UnknownName, EncoderNotFound, BadEncoder: As `load_encoder`.
+    """
+    long = "window" if isinstance(entry.encoder.get("windows"), int) else None
+    encoder = load_encoder(entry.source, long=long, root=entry.path.parent)
+    spec, prefix = encoder.spec, entry.encoder.get("prefix")
+    prompts = [name for name, text in spec.prompts if text == prefix != spec.prefix(None)]
+    encoder = encoder.with_prompt(prompts[0]) if prompts else encoder
+    check_fingerprint(entry, encoder.spec.facts())
+    return encoder
+
+
+def resolve_entry(source: str, target: str, flavor: str | None = None, root: Root = None) -> Entry:
+    """Find an adapter's entry: in the registries of this machine, on the hub, or among those of embedding-adapters.
+
+    Entries that are not on this machine are downloaded.
+
+    Raises:
+        UnknownName: No registry has the adapter.
+        BadInput: It is encrypted or for subscribers.
+        Unavailable: It cannot be downloaded.
     """
     try:
         (entry,) = hop_entries([source, target], flavor, root)
@@ -157,34 +228,17 @@ def entry_for(source: str, target: str, flavor: str | None = None, root: Root = 
         return entry
 
 
-def source_encoder(entry: Entry) -> Encoder:
-    """The encoder that an adapter was fitted on, with the prompt that it was fitted with as the default.
-
-    Raises:
-        FingerprintMismatch: The files here are of another encoder.
-        UnknownName, EncoderNotFound, BadEncoder: As `load_encoder`.
-    """
-    long = "window" if isinstance(entry.encoder.get("windows"), int) else None
-    encoder = load_encoder(entry.source, long=long, root=entry.path.parent)
-    spec, prefix = encoder.spec, entry.encoder.get("prefix")
-    named = [name for name, text in spec.prompts if text == prefix != spec.prefix(None)]
-    encoder = encoder.with_prompt(named[0]) if named else encoder
-    check_fingerprint(entry, encoder.spec.facts())
-    return encoder
+def _check_purpose(purpose: str) -> None:
+    if purpose not in PURPOSES:
+        raise BadInput(f"purpose is {purpose!r}; it must be 'store' or 'query'.")
 
 
-def _adapter(entry: Entry, purpose: Purpose, dtype: str, sharding: jax.sharding.Sharding | None) -> Adapter:
-    spec = entry.spec(purpose)
-    stored = load_params(entry.path / "params", entry.params, stored_abstract(spec))
-    return Adapter(spec, _placed(dequantize(of_purpose(stored, purpose), dtype), sharding))
-
-
-def _product_dtype(name: str | None) -> str:
+def _check_dtype(name: str | None) -> str:
     name = name or fast_dtype()
     if name not in DTYPES:
         raise BadInput(f"dtype is {name!r}; it must be one of {', '.join(DTYPES)}.")
     return name
 
 
-def _placed(params: Params, sharding: jax.sharding.Sharding | None) -> Params:
+def _place(params: Params, sharding: jax.sharding.Sharding | None) -> Params:
     return params if sharding is None else jax.device_put(params, sharding)

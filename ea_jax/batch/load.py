@@ -1,12 +1,11 @@
 """Load everything that maps a batch from the names of two models."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ea_jax.adapters.spec import Purpose
 from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.errors import BadInput, UnknownName
-from ea_jax.loading import Root, entry_for, load, load_quality, source_encoder
+from ea_jax.loading import Root, load_adapters, load_quality_part, load_source_encoder, resolve_entry
 from ea_jax.registry.spaces import find_space
 
 
@@ -41,13 +40,12 @@ def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
         BadInput: `options.dim` is set, and the target is not a Matryoshka model.
     """
     options = options or Options()
-    entry = entry_for(config.source, config.target, config.flavor, config.root)
-    root = entry.path.parent
-    arguments: dict[str, Any] = {"flavor": entry.flavor, "root": root}
-    _check_dim(entry.target, options.dim, root)
-    adapt = load(entry.source, entry.target, purpose=config.purpose, **arguments)
-    quality = load_quality(entry.source, entry.target, **arguments) if config.confidence else None
-    encode = source_encoder(entry) if config.texts else None
+    entry = resolve_entry(config.source, config.target, config.flavor, config.root)
+    _check_dim(entry.target, options.dim, entry.path.parent)
+    purposes: set[Purpose] = {config.purpose, "store"} if config.confidence else {config.purpose}
+    adapters = load_adapters(entry, purposes)
+    quality = load_quality_part(entry, adapters["store"]) if config.confidence else None
+    encode = load_source_encoder(entry) if config.texts else None
     facts = {
         "source": entry.source,
         "target": entry.target,
@@ -56,7 +54,7 @@ def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
         "params": entry.params["sha256"],
         "encoder": dict(entry.encoder),
     }
-    return BatchMap(adapt, quality, encode, options, facts)
+    return BatchMap(adapters[config.purpose], quality, encode, options, facts)
 
 
 def _check_dim(target: str, dim: int | None, root: Root) -> None:

@@ -32,10 +32,10 @@ def drift(
         raise typer.BadParameter("--source and --target are required if BASELINE is a file.")
     entry = hop_entries([source, target], flavor)[0] if is_file and source and target else entry_called(baseline)
     start_jax()
-    from ea_jax.loading import load_quality
+    from ea_jax.loading import load_adapter, load_quality_part
     from ea_jax.quality import drift as shift
 
-    quality = load_quality(entry.source, entry.target, flavor=entry.flavor, root=entry.path.parent)
+    quality = load_quality_part(entry, load_adapter(entry))
     scores = quality(quality.params, _inputs(new, entry, assume_source))
     before = (
         shift.monitored_scores(quality(quality.params, _inputs(Path(baseline), entry, assume_source)))
@@ -61,7 +61,7 @@ def _inputs(path: Path, entry, assume_source: bool):
     from ea_jax.data.texts import read_texts
     from ea_jax.data.vectors import KINDS, read_vectors
     from ea_jax.embeddings import check_embeddings
-    from ea_jax.loading import source_encoder
+    from ea_jax.loading import load_source_encoder
     from ea_jax.registry.fingerprint import check_files
 
     if path.suffix in KINDS:
@@ -70,4 +70,4 @@ def _inputs(path: Path, entry, assume_source: bool):
         check_embeddings(x, entry.d_in, entry.source)
         return x
     texts = read_texts([path])
-    return source_encoder(entry)(texts.text, show_progress=sys.stderr.isatty())
+    return load_source_encoder(entry)(texts.text, show_progress=sys.stderr.isatty())

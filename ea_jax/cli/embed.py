@@ -110,9 +110,9 @@ def _entry(source, target, flavor):
     except UnknownName:
         if find_public_adapter(source, target, flavor) is None:
             raise
-    from ea_jax.loading import entry_for
+    from ea_jax.loading import resolve_entry
 
-    return entry_for(source, target, flavor)
+    return resolve_entry(source, target, flavor)
 
 
 def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, device, log):
@@ -123,14 +123,14 @@ def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, d
     import jax
     import numpy as np
 
-    from ea_jax.loading import load, load_quality, source_encoder
+    from ea_jax.loading import load_adapters, load_quality_part, load_source_encoder
 
     log(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
-    root = entry.path.parent
     names = {"source": entry.source, "target": entry.target, "flavor": entry.flavor}
-    encode = source_encoder(entry)
-    adapt = load(entry.source, entry.target, flavor=entry.flavor, purpose=purpose, root=root)
-    scorer = load_quality(entry.source, entry.target, flavor=entry.flavor, root=root) if quality else None
+    encode = load_source_encoder(entry)
+    adapters = load_adapters(entry, {purpose, "store"} if quality else {purpose})
+    adapt = adapters[purpose]
+    scorer = load_quality_part(entry, adapters["store"]) if quality else None
     log(f"{entry.name} for {purpose}, from {entry.path.parent}")
 
     def run(texts: list[str]) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from ea_jax import loading
 from ea_jax.adapters.adapter import Adapter
 from ea_jax.devices import find_device
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import BadInput
-from ea_jax.loading import entry_for, load, load_quality, source_encoder
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.entry import Entry
 from ea_jax.typing import ArrayIn
@@ -62,12 +62,11 @@ class EmbeddingAdapter:
         """
         if huggingface_token:
             os.environ["HF_TOKEN"] = huggingface_token
-        entry = entry_for(source, target, flavor)
-        names = entry.source, entry.target
+        entry = loading.resolve_entry(source, target, flavor)
         place = jax.sharding.SingleDeviceSharding(find_device(device))
-        encoder = source_encoder(entry) if load_source_encoder else None
-        found: dict[str, Any] = {"flavor": entry.flavor, "sharding": place, "root": entry.path.parent}
-        return cls(entry, load(*names, **found), load_quality(*names, **found), encoder)
+        encoder = loading.load_source_encoder(entry) if load_source_encoder else None
+        adapter = loading.load_adapter(entry, sharding=place)
+        return cls(entry, adapter, loading.load_quality_part(entry, adapter, sharding=place), encoder)
 
     from_pair = from_registry
 

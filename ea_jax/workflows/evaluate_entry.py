@@ -15,7 +15,7 @@ from ea_jax.errors import BadInput
 from ea_jax.evaluation import Report, Trial, evaluate
 from ea_jax.evaluation.dataset import check_vectors
 from ea_jax.evaluation.evaluate import Protocol
-from ea_jax.loading import load, load_encoder, load_quality, source_encoder
+from ea_jax.loading import load_adapters, load_encoder, load_quality_part, load_source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_provenance
 from ea_jax.registry.spaces import find_space
@@ -25,16 +25,14 @@ ASK, MOST = 5, 2000  # where no column says who asks: one row in five, and 2,000
 
 def judge(entry: Entry, trial: Trial, *, protocol: Protocol, seed: int, notes: Sequence[str]) -> Report:
     """Evaluate both purposes of an entry, with its quality part."""
-    where: dict[str, Any] = {"flavor": entry.flavor, "root": entry.path.parent}
-    a, b = entry.source, entry.target
     for name in ("x", "corpus_x"):
         vectors = getattr(trial, name)
         if vectors is not None:
-            space = find_space(a, entry.path.parent)
-            check_vectors(name, vectors, entry.d_in, a, space.unit_norm)
-    store, query = load(a, b, **where), load(a, b, purpose="query", **where)
-    quality = load_quality(a, b, **where)
-    return evaluate(store, trial, query=query, quality=quality, protocol=protocol, seed=seed, notes=notes)
+            space = find_space(entry.source, entry.path.parent)
+            check_vectors(name, vectors, entry.d_in, entry.source, space.unit_norm)
+    adapters = load_adapters(entry)
+    store, quality = adapters["store"], load_quality_part(entry, adapters["store"])
+    return evaluate(store, trial, query=adapters["query"], quality=quality, protocol=protocol, seed=seed, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _split(pairs: Pairs, seed: int, notes: list[str]) -> tuple[Trial, list[str]]
 
 
 def _embedded(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
-    encode = source_encoder(entry) if model == entry.source else load_encoder(model, root=entry.path.parent)
+    encode = load_source_encoder(entry) if model == entry.source else load_encoder(model, root=entry.path.parent)
     return encode(list(texts))
 
 

@@ -21,7 +21,7 @@ from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput, Conflict, FingerprintMismatch, UnknownName
 from ea_jax.fitting import AUTO, Fitted, Foreign, check_family, fit, verdict
-from ea_jax.loading import load, load_encoder, load_quality
+from ea_jax.loading import load_adapter, load_encoder, load_quality_part
 from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.entry import Entry
@@ -179,10 +179,9 @@ def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str
 
 def _prior_quality(entry: Entry, width: int) -> Adapter | Quality:
     """A prior for targets of a width: the entry's quality part, or where targets are cut its leading outputs alone."""
-    names = {"flavor": entry.flavor, "root": entry.path.parent, "dtype": "float32"}
+    adapter = load_adapter(entry, dtype="float32")
     if width == entry.d_out:
-        return load_quality(entry.source, entry.target, **names)
-    adapter = load(entry.source, entry.target, **names)
+        return load_quality_part(entry, adapter)
     cut = {"out": {"kernel": adapter.params["out"]["kernel"][:, :width], "bias": adapter.params["out"]["bias"][:width]}}
     return Adapter(replace(adapter.spec, d_out=width), cut)
 

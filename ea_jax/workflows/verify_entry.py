@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ea_jax.adapters.spec import PURPOSES
-from ea_jax.loading import load, source_encoder
+from ea_jax.loading import load_adapters, load_source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_files
 from ea_jax.registry.spaces import find_space
@@ -46,10 +45,9 @@ def recheck(entry: Entry, pairs: Path, assume_source: bool = False) -> Recheck:
     check_files([pairs], entry.encoder, entry.name, assume_source)
     root = entry.path.parent
     source, target = find_space(entry.source, root), find_space(entry.target, root)
-    encoder = source_encoder(entry) if source.local else None
+    encoder = load_source_encoder(entry) if source.local else None
     test = test_set(pairs, source, target, encoder)
-    adapters = {p: load(source.id, target.id, flavor=entry.flavor, purpose=p, root=root) for p in PURPOSES}
-    outputs = {purpose: np.asarray(adapt(adapt.params, test.x)) for purpose, adapt in adapters.items()}
+    outputs = {p: np.asarray(adapt(adapt.params, test.x)) for p, adapt in load_adapters(entry).items()}
     found = _flat(held_out_metrics(test, outputs))
     if not entry.metrics:
         return Recheck(None, f"it records no figures; on {pairs} they are {_listed(found)}")

@@ -17,7 +17,7 @@ from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
 from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.errors import BadEncoder, BadInput, EncoderNotFound, FingerprintMismatch, UnknownName
-from ea_jax.loading import load_encoder, source_encoder
+from ea_jax.loading import load_encoder, load_source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.index import NAME
 from ea_jax.registry.lookup import entry_name
@@ -348,10 +348,10 @@ def test_the_encoder_of_an_entry_is_loaded_by_its_id(root, plus, monkeypatch):
     other = load_encoder("tb@0,1+tf", root=root)
     windowed = load_encoder("tb", long="window", root=root)
     for encoder in (plus, other, windowed, plus.with_prompt("query")):
-        found = source_encoder(entry(root, encoder.spec.model, encoder.spec.facts()))
+        found = load_source_encoder(entry(root, encoder.spec.model, encoder.spec.facts()))
         assert found.spec.facts() == encoder.spec.facts()
     with pytest.raises(FingerprintMismatch, match=r"weight '1\.0\+0\.7' for '1\.0\+0\.5'"):
-        source_encoder(entry(root, "toy/plus", plus.spec.facts() | {"weight": "1.0+0.5", "fingerprint": "0"}))
+        load_source_encoder(entry(root, "toy/plus", plus.spec.facts() | {"weight": "1.0+0.5", "fingerprint": "0"}))
 
 
 def test_a_composite_space_follows_from_its_members(root):
