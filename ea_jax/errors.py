@@ -70,7 +70,7 @@ class CorruptCheckpoint(Corrupt):
     """Stored parameters differ from the published ones."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_names(name: str, known: Iterable[str]) -> str:
     """A sentence that suggests names: the closest ones, or the first dozen where none is close."""
     known = sorted(set(known))
     if not known:
@@ -82,13 +82,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known[:12])}{more}."
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
     """What was and is of each name whose values differ; of tables, name by name."""
     found = []
     for name in dict.fromkeys([*then, *now]):
         a, b = then.get(name), now.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{within}{name} ")
+            found += describe_differences(a, b, f"{within}{name} ")
         elif a != b:
             found.append(f"{within}{name} was {a} and is {b}")
     return found

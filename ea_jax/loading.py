@@ -23,10 +23,10 @@ from ea_jax.quality.scores import Quality
 from ea_jax.registry.checkpoint import load_params
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_fingerprint
-from ea_jax.registry.lookup import entries
-from ea_jax.registry.routes import hop_entries
-from ea_jax.registry.spaces import find_space, members_of
-from ea_jax.registry.validate import of_purpose, quality_abstract, stored_abstract
+from ea_jax.registry.lookup import list_entries
+from ea_jax.registry.routes import resolve_route
+from ea_jax.registry.spaces import find_space, list_members
+from ea_jax.registry.validate import abstract_stored_params, abstract_stored_quality, select_purpose
 from ea_jax.typing import Params
 
 DTYPES = ("float32", "bfloat16")
@@ -71,7 +71,7 @@ def load(
     _check_purpose(purpose)
     stops = [via] if isinstance(via, str) else list(via or ())
     if stops:
-        *before, last = hop_entries([source, *stops, target], flavor, root)
+        *before, last = resolve_route([source, *stops, target], flavor, root)
     else:
         before, last = [], resolve_entry(source, target, flavor, root)
     chain = [load_adapter(entry, dtype=dtype, sharding=sharding) for entry in before]
@@ -120,9 +120,9 @@ def load_adapters(
     purposes, dtype = list(purposes), _check_dtype(dtype)
     for purpose in purposes:
         _check_purpose(purpose)
-    stored = load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
+    stored = load_params(entry.path / "params", entry.params, abstract_stored_params(entry.spec("store")))
     return {
-        purpose: Adapter(entry.spec(purpose), _place(dequantize(of_purpose(stored, purpose), dtype), sharding))
+        purpose: Adapter(entry.spec(purpose), _place(dequantize(select_purpose(stored, purpose), dtype), sharding))
         for purpose in purposes
     }
 
@@ -141,7 +141,7 @@ def load_quality_part(entry: Entry, adapter: Adapter, *, sharding: jax.sharding.
     """
     if adapter.spec != entry.spec("store"):
         raise BadInput(f"The adapter is not that of {entry.name} for the purpose 'store'. Load it from the same entry.")
-    stored = prepare_quality(load_params(entry.path / "quality", entry.quality, quality_abstract(entry)))
+    stored = prepare_quality(load_params(entry.path / "quality", entry.quality, abstract_stored_quality(entry)))
     return Quality(adapter.spec, {**_place(stored, sharding), "adapter": adapter.params})
 
 
@@ -183,7 +183,7 @@ def load_encoder(
         if dim is not None or folder is not None:
             option = "dim" if dim is not None else "folder"
             raise BadInput(f"{space.alias} is a composite, which takes no {option}. Load it without.")
-        composite = load_composite(space, members_of(space, root), dtype=dtype)
+        composite = load_composite(space, list_members(space, root), dtype=dtype)
         return composite.with_windows(1) if long == "cut" else composite
     else:
         files = find_encoder_folder(space, Path(folder) if folder is not None else None)
@@ -218,13 +218,13 @@ def resolve_entry(source: str, target: str, flavor: str | None = None, root: Roo
         Unavailable: It cannot be downloaded.
     """
     try:
-        (entry,) = hop_entries([source, target], flavor, root)
+        (entry,) = resolve_route([source, target], flavor, root)
         return entry
     except UnknownName:
         listed = find_public_adapter(source, target, flavor) if root is None else None
         if listed is None:
             raise
-        (entry,) = entries(fetch_public_adapter(listed).parent)
+        (entry,) = list_entries(fetch_public_adapter(listed).parent)
         return entry
 
 

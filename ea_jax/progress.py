@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(
+def progress_bar(
     title: str, total: int | None, show: bool, least: int = 0, unit: str = ""
 ) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where it is worth one; the callable is told of every n things done.

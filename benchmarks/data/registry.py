@@ -22,7 +22,7 @@ from benchmarks.machine import write_json
 from ea_jax import load_encoder
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.fitting import Fitted, fit
-from ea_jax.registry.model_card import comparison
+from ea_jax.registry.model_card import summarize_comparison
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.retrieval.search import search
@@ -84,7 +84,7 @@ def make(task: Task, data: Path, build: Path, out: Path) -> None:
         description=described,
     )
     size = sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
-    sentence = comparison({"metrics": metrics, "training": report})
+    sentence = summarize_comparison({"metrics": metrics, "training": report})
     print(f"{entry.name} {time.monotonic() - began:.0f} s, {size / 1e6:.2f} MB. {sentence}", flush=True)
     for test, rows in metrics.items():
         print(

@@ -19,7 +19,7 @@ from benchmarks.data.tasks import TASKS, shipped
 from benchmarks.machine import write_json
 from ea_jax import load
 from ea_jax.registry.locations import BUNDLED
-from ea_jax.registry.routes import FILE, Route, digest, hop_entries, routes
+from ea_jax.registry.routes import FILE, Route, list_routes, params_digest, resolve_route
 from ea_jax.retrieval.held_out import HeldOut, held_out_metrics
 
 SAME = 0.005
@@ -39,7 +39,7 @@ def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, floa
     chain = load(source, target, via=via, flavor=route.flavor, purpose="query", root=root)
     maps = {"route": chain}
     if route.direct is not None:
-        flavors = {r.flavor for r in routes(source, target, 1, root)}
+        flavors = {r.flavor for r in list_routes(source, target, 1, root)}
         flavor = route.flavor if route.flavor in flavors else None
         maps["direct"] = load(source, target, flavor=flavor, purpose="query", root=root)
     return held_out_metrics(test, {name: np.asarray(adapt(adapt.params, test.x)) for name, adapt in maps.items()})
@@ -62,7 +62,7 @@ def told_name(route: Route) -> str:
 def facts(route: Route, figures: Figures, root: Path) -> dict[str, object]:
     """A table of paths.toml."""
     flavor = {"flavor": route.flavor} if route.flavor else {}
-    params = [digest(entry) for entry in hop_entries(route.spaces, route.flavor, root)]
+    params = [params_digest(entry) for entry in resolve_route(route.spaces, route.flavor, root)]
     recall = {test: round(rows["route"]["recall@10"], 4) for test, rows in figures.items()}
     return {"spaces": list(route.spaces), **flavor, "params": params, "recall": recall}
 
@@ -80,7 +80,7 @@ def main(data: Path, build: Path, root: Path = BUNDLED) -> None:
     """Measure what can be measured, route by route, and write both files."""
     paths, told = [], {}
     print("| R@10 in domain / across | route | direct adapter |\n| --- | ---: | ---: |")
-    for route in (route for route in routes(root=root) if route.hops > 1):
+    for route in (route for route in list_routes(root=root) if route.hops > 1):
         sets = test_sets(route.spaces[0], route.spaces[-1], data, build)
         if not sets:
             continue

@@ -35,7 +35,7 @@ from ea_jax.compat.checkpoint import read_checkpoint
 from ea_jax.errors import EaJaxError
 from ea_jax.loading import load, load_quality
 from ea_jax.registry.entry import read_entry
-from ea_jax.registry.index import index_text, listed_of, read_index
+from ea_jax.registry.index import format_index, make_listing, read_index
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.typing import Params, leaf_paths
 
@@ -111,7 +111,7 @@ class Victims:
         self.files = [file for part in parts for file in sorted(part.rglob("*")) if file.is_file()]
         self.seed = write_seed(scratch / "seed")
         self.index = scratch / "index.json"
-        self.index.write_text(index_text([listed_of(read_entry(self.folder), "0" * 64)]))
+        self.index.write_text(format_index([make_listing(read_entry(self.folder), "0" * 64)]))
         self.published, self.imported = self.entry(), self.checkpoint()
 
     def entry(self) -> Params:

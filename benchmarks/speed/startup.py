@@ -28,13 +28,13 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
 
 
 HUNDRED_THOUSAND = """
-from ea_jax.registry.index import INDEX, Listed, index_text
+from ea_jax.registry.index import INDEX, Listing, format_index
 from ea_jax.registry.remotes import Remote, _configure
 remote = Remote("owner/name", "model", "a" * 40)
 remote.cache.mkdir(parents=True)
-row = Listed("", "toy/source", "toy/target", "", "0" * 64, "Random rows.")
+row = Listing("", "toy/source", "toy/target", "", "0" * 64, "Random rows.")
 rows = [row._replace(name=f"toy-a--toy-b--f{i}", flavor=f"f{i}") for i in range(100_000)]
-(remote.cache / INDEX).write_text(index_text(rows))
+(remote.cache / INDEX).write_text(format_index(rows))
 _configure([remote])
 """
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ea_jax.adapters.spec import Spec
 from ea_jax.embeddings import unit
-from ea_jax.errors import BadEntry, nearest
+from ea_jax.errors import BadEntry, suggest_names
 from ea_jax.typing import Params
 
 _dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -155,7 +155,7 @@ def find_family(name: str) -> Family:
         BadEntry: No family has this name; the message suggests the nearest one.
     """
     if name not in FAMILIES:
-        raise BadEntry(f"No adapter family is named {name!r}. {nearest(name, FAMILIES)}")
+        raise BadEntry(f"No adapter family is named {name!r}. {suggest_names(name, FAMILIES)}")
     return FAMILIES[name]
 
 

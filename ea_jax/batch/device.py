@@ -14,7 +14,7 @@ from ea_jax.adapters.adapter import Adapter
 from ea_jax.adapters.spec import Spec
 from ea_jax.embeddings import check_embeddings, unit
 from ea_jax.errors import BadInput
-from ea_jax.progress import progress
+from ea_jax.progress import progress_bar
 from ea_jax.quality.scores import Quality
 from ea_jax.typing import ArrayIn, Params
 
@@ -134,7 +134,7 @@ def map_array(
     check_embeddings(x, adapt.spec.d_in, adapt.spec.source)
     y, at = np.empty((len(x), adapt.spec.d_out), np.float32), 0
     chunks = (x[start : start + ROWS] for start in range(0, len(x), ROWS))
-    with progress("Mapping", len(x), show_progress, least=PROGRESS_FROM, unit="rows") as advance:
+    with progress_bar("Mapping", len(x), show_progress, least=PROGRESS_FROM, unit="rows") as advance:
         for part in map_batches(adapt, chunks):
             y[at : at + len(part)] = part
             at += len(part)
@@ -155,7 +155,7 @@ def map_batches(
         BadInput: A batch is not a two-dimensional array of floats with the source model's width.
     """
     run, waiting = DeviceRunner(adapt), None
-    with progress("Mapping", None, show_progress, unit="rows") as advance:
+    with progress_bar("Mapping", None, show_progress, unit="rows") as advance:
         for batch in batches:
             check_embeddings(batch, adapt.spec.d_in, adapt.spec.source)
             started = run.start(np.asarray(batch, np.float32))

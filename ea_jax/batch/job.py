@@ -33,8 +33,8 @@ from ea_jax.batch.state import (
 )
 from ea_jax.batch.writers import check_format, join_parts
 from ea_jax.errors import BadInput, Conflict
-from ea_jax.io.atomic import lock, whole_file
-from ea_jax.progress import progress
+from ea_jax.io.atomic import hold_lock, write_atomically
+from ea_jax.progress import progress_bar
 
 PART_ROWS = 32_768
 
@@ -135,9 +135,9 @@ def run_job(
         raise BadInput(f"{output.state} cannot be created: {error.strerror}. Choose another output.") from error
     busy: dict[str, float] = {}
     with ExitStack() as stack:
-        stack.enter_context(lock(output.state / "lock", str(output.out), shared=count > 1))
-        stack.enter_context(lock(output.state / f"lock-{index}", str(output.out)))
-        with lock(output.state / "lock-begin", str(output.out), wait=True):
+        stack.enter_context(hold_lock(output.state / "lock", str(output.out), shared=count > 1))
+        stack.enter_context(hold_lock(output.state / f"lock-{index}", str(output.out)))
+        with hold_lock(output.state / "lock-begin", str(output.out), wait=True):
             before = begin_job(output, job.facts, len(inputs.parts), inputs.rows, inputs.stamps)
             _check_unchanged(job, run, before, inputs.stamps)
         missing = [part for part in _share(inputs.parts, index, count) if finished_part(output, part.number) is None]
@@ -145,7 +145,7 @@ def run_job(
             output.manifest.unlink(missing_ok=True)  # if the joined output was removed since
             output.parts.mkdir(exist_ok=True)
             rows = sum(part.cut.stop - part.cut.start for part in missing)
-            with progress("Mapping", rows, show_progress, unit="rows") as advance:
+            with progress_bar("Mapping", rows, show_progress, unit="rows") as advance:
                 busy = work(missing, advance) if work else run_parts(inputs, missing, run, job.schema, output, advance)
         done = [finished_part(output, part.number) for part in inputs.parts]
         totals = Totals()
@@ -157,7 +157,7 @@ def run_job(
                 "the output to start over."
             )
         if all(done):
-            with lock(output.state / "lock-end", str(output.out), wait=True):
+            with hold_lock(output.state / "lock-end", str(output.out), wait=True):
                 _check_unchanged(job, run, inputs.stamps, {str(file): file_stamp(file) for file in inputs.files})
                 _finish(job, totals)
                 _list_rejects(job, rejects)
@@ -208,7 +208,7 @@ def _finish(job: Job, totals: Totals) -> None:
     records = [json.loads(output.record(part.number).read_text()) for part in parts]
     files = [output.part(part.number) for part in parts]
     if output.is_file:
-        with whole_file(output.out, output.state / "tmp" / output.out.name) as stream:
+        with write_atomically(output.out, output.state / "tmp" / output.out.name) as stream:
             join_parts(output.format, files, stream, job.schema)
     listed = [
         {"input": str(part.file), "start": part.cut.start, "stop": part.cut.stop, **record}
@@ -222,7 +222,7 @@ def _finish(job: Job, totals: Totals) -> None:
 def _list_rejects(job: Job, rejects: Path | None) -> None:
     if rejects is None:
         return
-    with whole_file(rejects) as stream:
+    with write_atomically(rejects) as stream:
         for part in job.inputs.parts:
             file = job.output.rejects(part.number)
             if file.is_file():

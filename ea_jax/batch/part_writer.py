@@ -19,7 +19,7 @@ from ea_jax.batch.prefetch import Stopped, get
 from ea_jax.batch.row_digests import combine_digests
 from ea_jax.batch.state import OutputPaths, Totals, write_json
 from ea_jax.batch.writers import Writer, open_writer
-from ea_jax.io.atomic import settle, whole_file
+from ea_jax.io.atomic import move_into_place, write_atomically
 
 
 class MappedBlock(NamedTuple):
@@ -112,9 +112,9 @@ def write_part(
 def commit_part(output: OutputPaths, written: WrittenPart) -> None:
     """Move a part into place, then write the record that it is complete."""
     final = output.part(written.number)
-    settle(output.temporary(written.number), final)
+    move_into_place(output.temporary(written.number), final)
     if written.rejects:
-        with whole_file(output.rejects(written.number)) as lines:
+        with write_atomically(output.rejects(written.number)) as lines:
             lines.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written.rejects).encode())
     record = {"file": final.name, "bytes": written.size, **written.totals._asdict(), "input": written.digest}
     write_json(output.record(written.number), record)

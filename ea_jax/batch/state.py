@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ea_jax.batch.writers import FORMATS
-from ea_jax.errors import BadInput, Conflict, differences
-from ea_jax.io.atomic import is_locked, whole_file
+from ea_jax.errors import BadInput, Conflict, describe_differences
+from ea_jax.io.atomic import is_locked, write_atomically
 
 STATE = "_ea_jax"
 NOT_WRITABLE = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")
@@ -120,7 +120,7 @@ def begin_job(
             folder.mkdir(parents=True, exist_ok=True)
         write_json(file, {"facts": dict(facts), "parts": parts, "rows": rows, "stamps": dict(stamps)})
     job = _read_json(file)
-    changes = differences(job["facts"], json.loads(json.dumps(facts)))
+    changes = describe_differences(job["facts"], json.loads(json.dumps(facts)))
     if changes:
         raise other_job(output, "; ".join(changes))
     return job["stamps"]
@@ -186,7 +186,7 @@ def status(out: Path) -> dict[str, Any]:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file atomically."""
-    with whole_file(file) as stream:
+    with write_atomically(file) as stream:
         stream.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_jax.cli.output import print_columns, told, told_index
+from ea_jax.cli.output import fetch_index_or_warn, print_columns, read_or_warn
 from ea_jax.compat.catalog import PublicAdapter, public_adapters
-from ea_jax.registry.entry import Entry, read_entry, read_head
-from ea_jax.registry.index import Listed
-from ea_jax.registry.locations import roots, user_folder
-from ea_jax.registry.lookup import entry_folders, entry_named
-from ea_jax.registry.remotes import Remote, fetched, remotes
-from ea_jax.registry.routes import MOST_HOPS, Route, routes
+from ea_jax.registry.entry import Entry, read_entry, read_header
+from ea_jax.registry.index import Listing
+from ea_jax.registry.locations import registry_folders, user_folder
+from ea_jax.registry.lookup import find_entry_by_name, list_entry_folders
+from ea_jax.registry.remotes import Remote, cached_entry, list_remotes
+from ea_jax.registry.routes import MOST_HOPS, Route, list_routes
 
 
 def list_adapters(
@@ -34,14 +34,14 @@ def list_adapters(
 
 
 def _list(pro_only: bool, as_json: bool) -> None:
-    folders, public = entry_folders(), [adapter for adapter in public_adapters() if adapter.locked or not pro_only]
-    far = [(r, row) for r in remotes() for row in told_index(r) if "pro" in row.tags or not pro_only]
+    folders, public = list_entry_folders(), [adapter for adapter in public_adapters() if adapter.locked or not pro_only]
+    far = [(r, row) for r in list_remotes() for row in fetch_index_or_warn(r) if "pro" in row.tags or not pro_only]
     if as_json:
-        found = [entry for entry in told(read_entry, folders) if "pro" in entry.tags or not pro_only]
+        found = [entry for entry in read_or_warn(read_entry, folders) if "pro" in entry.tags or not pro_only]
         away = [row._asdict() | {"registry": remote.address} for remote, row in far]
         print(_json([*map(_facts, found), *away, *map(_public_facts, public)]))
         return
-    heads = [head for head in told(read_head, folders) if head and ("pro" in head.tags or not pro_only)]
+    heads = [head for head in read_or_warn(read_header, folders) if head and ("pro" in head.tags or not pro_only)]
     if not heads and not public and not far:
         print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
     rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in heads]
@@ -67,8 +67,8 @@ def info(
 
     Example: ea-jax info minilm--oai-3-small--small
     """
-    here = [root / name for root in roots() if (root / name / "entry.toml").is_file()]
-    far = [(remote, row) for remote in remotes() for row in told_index(remote) if row.name == name]
+    here = [root / name for root in registry_folders() if (root / name / "entry.toml").is_file()]
+    far = [(remote, row) for remote in list_remotes() for row in fetch_index_or_warn(remote) if row.name == name]
     listed = [adapter for adapter in public_adapters() if name in (adapter.repo, adapter.repo.rpartition("/")[2])]
     places = [*(str(folder.parent) for folder in here), *(remote.address for remote, _ in far)]
     if here:
@@ -78,7 +78,7 @@ def info(
     elif listed:
         facts, places = _public_facts(listed[0]), [f"hf:{listed[0].repo}"]
     else:
-        facts = _facts(entry_named(name))  # which is an error
+        facts = _facts(find_entry_by_name(name))  # which is an error
     why = "first in search order" if len(places) > 1 else "the only one of this name"
     facts |= {"found": {"registry": places[0], "hides": places[1:], "why": why}}
     if as_json:
@@ -97,7 +97,8 @@ def paths(
 
     Example: ea-jax paths minilm oai-3-small
     """
-    found = routes(source, target, hops, far=[row for remote in remotes() for row in told_index(remote)])
+    listings = [row for remote in list_remotes() for row in fetch_index_or_warn(remote)]
+    found = list_routes(source, target, hops, far=listings)
     if as_json:
         print(_json([dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]))
         return
@@ -154,16 +155,16 @@ def _facts(entry: Entry) -> dict[str, Any]:
     return facts
 
 
-def _far_facts(remote: Remote, row: Listed) -> dict[str, Any]:
+def _far_facts(remote: Remote, row: Listing) -> dict[str, Any]:
     """Those of an adapter of a registry on the hub: all of them once it was fetched, else what the index says."""
-    there = fetched(remote, row)
+    there = cached_entry(remote, row)
     if there:
         return _facts(read_entry(there))
     return row._asdict() | {"fetched": "not yet; it is when it is first loaded"}
 
 
-def _json(told: Any) -> str:
-    return json.dumps(told, indent=2, default=str)  # a stranger's TOML may hold a date
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, default=str)  # a stranger's TOML may hold a date
 
 
 def _flat(facts: dict[str, Any], prefix: str = ""):

@@ -24,13 +24,16 @@ def drift(
     Example: ea-jax drift minilm--oai-3-small--small new.npy
     """
     from ea_jax.cli.runtime import start_jax
-    from ea_jax.registry.remotes import entry_called
-    from ea_jax.registry.routes import hop_entries
+    from ea_jax.registry.remotes import resolve_entry_by_name
+    from ea_jax.registry.routes import resolve_route
 
     is_file = Path(baseline).suffix != "" and Path(baseline).exists()
     if is_file and not (source and target):
         raise typer.BadParameter("--source and --target are required if BASELINE is a file.")
-    entry = hop_entries([source, target], flavor)[0] if is_file and source and target else entry_called(baseline)
+    if is_file and source and target:
+        (entry,) = resolve_route([source, target], flavor)
+    else:
+        entry = resolve_entry_by_name(baseline)
     start_jax()
     from ea_jax.loading import load_adapter, load_quality_part
     from ea_jax.quality import drift as shift
@@ -62,11 +65,11 @@ def _inputs(path: Path, entry, assume_source: bool):
     from ea_jax.data.vectors import KINDS, read_vectors
     from ea_jax.embeddings import check_embeddings
     from ea_jax.loading import load_source_encoder
-    from ea_jax.registry.fingerprint import check_files
+    from ea_jax.registry.fingerprint import check_source_files
 
     if path.suffix in KINDS:
         x = read_vectors(path)
-        check_files([path], entry.encoder, entry.name, assume_source)
+        check_source_files([path], entry.encoder, entry.name, assume_source)
         check_embeddings(x, entry.d_in, entry.source)
         return x
     texts = read_texts([path])

@@ -85,10 +85,10 @@ def fetch(source: Annotated[str, typer.Argument(help="Model to fetch, by id or a
     Example: ea-jax fetch minilm
     """
     from ea_jax.encoders.locate import check_weights, find_encoder_folder, table_file
-    from ea_jax.registry.spaces import find_space, members_of
+    from ea_jax.registry.spaces import find_space, list_members
 
     space = find_space(source)
-    for part in [member.space for member in members_of(space)] or [space]:
+    for part in [member.space for member in list_members(space)] or [space]:
         folder = find_encoder_folder(part)
         if part.sha256:
             file = table_file(folder, part.table) if part.table else folder / "model.safetensors"
@@ -103,10 +103,10 @@ def _entry(source, target, flavor):
     """Find the entry, without importing JAX if a registry has it."""
     from ea_jax.compat.catalog import find_public_adapter
     from ea_jax.errors import UnknownName
-    from ea_jax.registry.routes import hop_entries
+    from ea_jax.registry.routes import resolve_route
 
     try:
-        return hop_entries([source, target], flavor)[0]
+        return resolve_route([source, target], flavor)[0]
     except UnknownName:
         if find_public_adapter(source, target, flavor) is None:
             raise

@@ -55,9 +55,9 @@ def evaluate(
     Example: ea-jax eval --source minilm --target oai-3-small --pairs pairs.parquet --report report.html
     """
     from ea_jax.cli.runtime import start_jax
-    from ea_jax.registry.routes import hop_entries
+    from ea_jax.registry.routes import resolve_route
 
-    (entry,) = hop_entries([source, target], flavor)
+    (entry,) = resolve_route([source, target], flavor)
     if report is not None and not report.absolute().parent.is_dir():
         raise BadInput(f"{report.parent} is not a folder, so the report cannot be written there. Make it first.")
     start_jax()
@@ -108,9 +108,9 @@ def compare(
         )
     else:
         from ea_jax.cli.runtime import start_jax
-        from ea_jax.registry.remotes import entry_called
+        from ea_jax.registry.remotes import resolve_entry_by_name
 
-        entries = [entry_called(name) for name in (a, b)]
+        entries = [resolve_entry_by_name(name) for name in (a, b)]
         start_jax()
         from ea_jax.workflows.evaluate_entry import Given, judged
 

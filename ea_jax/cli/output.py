@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ea_jax.errors import EaJaxError
-from ea_jax.registry.index import Listed
-from ea_jax.registry.remotes import Remote, index
+from ea_jax.registry.index import Listing
+from ea_jax.registry.remotes import Remote, fetch_index
 
 
-def told(read: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
+def read_or_warn(read: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
     """What is read of each thing; one that is broken is a sentence on stderr, and leaves the others."""
     for thing in things:
         try:
@@ -18,9 +18,9 @@ def told(read: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
             print(f"ea-jax: {error}", file=sys.stderr)
 
 
-def told_index(remote: Remote) -> list[Listed]:
+def fetch_index_or_warn(remote: Remote) -> list[Listing]:
     """What a registry on the hub holds; where its index cannot be read, nothing, and a sentence on stderr."""
-    return next(told(index, [remote]), [])
+    return next(read_or_warn(fetch_index, [remote]), [])
 
 
 def print_columns(rows: list[tuple[str, ...]]) -> None:

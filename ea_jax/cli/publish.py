@@ -10,11 +10,11 @@ import typer
 
 from ea_jax.cli.options import AssumeSource
 from ea_jax.errors import BadEntry, BadInput, Conflict, EaJaxError
-from ea_jax.io.atomic import restore_folders, swap_folder
+from ea_jax.io.atomic import recover_folders, replace_folder
 from ea_jax.registry.entry import read_entry
 from ea_jax.registry.locations import user_folder
-from ea_jax.registry.lookup import entry_folders, entry_name, entry_named
-from ea_jax.registry.remotes import fetched, find_listed
+from ea_jax.registry.lookup import entry_name, find_entry_by_name, list_entry_folders
+from ea_jax.registry.remotes import cached_entry, find_listing_by_name
 
 
 def add(
@@ -28,11 +28,11 @@ def add(
     Example: ea-jax add my-registry/minilm--oai-3-small--mine
     """
     _start()
-    from ea_jax.registry.publish import refuse_links
+    from ea_jax.registry.publish import reject_links
     from ea_jax.registry.validate import check_entry
     from ea_jax.workflows.verify_entry import recheck
 
-    refuse_links(folder)
+    reject_links(folder)
     root = user_folder("data") / "registry"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
@@ -45,10 +45,10 @@ def add(
                 raise BadEntry(f"{folder} was not added: {found.told}")
             print(f"ea-jax: {found.told}", file=sys.stderr)
         there = root / entry_name(entry)
-        restore_folders(root)
+        recover_folders(root)
         if there.exists() and not replace:
             raise Conflict(f"{there} is there already. `--replace` puts this one in its place.")
-        swap_folder(copy, there)
+        replace_folder(copy, there)
     print(there)
 
 
@@ -67,7 +67,7 @@ def check(
     """
     if pairs is not None and not names:
         raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
-    folders = [_folder(name) for name in names] if names else entry_folders()
+    folders = [_folder(name) for name in names] if names else list_entry_folders()
     _start()
     from ea_jax.registry.validate import check_entry
     from ea_jax.workflows.verify_entry import recheck
@@ -99,11 +99,11 @@ def publish(
     _start()
     from ea_jax.registry import publish as publishing
     from ea_jax.registry.index import INDEX
-    from ea_jax.registry.remotes import parsed
+    from ea_jax.registry.remotes import parse_address
 
     if dry_run:
-        parsed(address)
-        for path, file in publishing.plan(folder).files.items():
+        parse_address(address)
+        for path, file in publishing.plan_upload(folder).files.items():
             print(f"{file.stat().st_size:>12,}  {path}")
         print(f"{'changed':>12}  {INDEX}")
         return
@@ -115,11 +115,11 @@ COMMANDS = {add: "add", check: "check", publish: "publish"}
 
 def _folder(name: str) -> Path:
     """The folder of an adapter, on the hub too, as far as it was fetched."""
-    here = {folder.name: folder for folder in entry_folders()}
-    found = None if name in here else find_listed(name)
+    here = {folder.name: folder for folder in list_entry_folders()}
+    found = None if name in here else find_listing_by_name(name)
     if found is None:
-        return here.get(name) or entry_named(name).path
-    there = fetched(*found)
+        return here.get(name) or find_entry_by_name(name).path
+    there = cached_entry(*found)
     if there is None:
         raise BadInput(f"{name} is at {found[0].address} and was not fetched yet. Load it once, then check it.")
     return there

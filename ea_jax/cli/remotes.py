@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.output import print_columns, told_index
-from ea_jax.registry.locations import roots
-from ea_jax.registry.lookup import entries
-from ea_jax.registry.spaces import spaces
+from ea_jax.cli.output import fetch_index_or_warn, print_columns
+from ea_jax.registry.locations import registry_folders
+from ea_jax.registry.lookup import list_entries
+from ea_jax.registry.spaces import list_spaces
 
 
 class Action(StrEnum):
@@ -26,20 +26,20 @@ def registry(
 
     Example: ea-jax registry add hf:owner/name
     """
-    from ea_jax.registry.remotes import add_remote, remotes, remove_remote
+    from ea_jax.registry.remotes import add_remote, list_remotes, remove_remote
 
     if action:
         if not address:
             raise typer.BadParameter("say which: hf:owner/name.")
         print((add_remote if action is Action.add else remove_remote)(address).address)
         return
-    for folder in roots():
-        print(f"{folder}  ({len(entries(folder))} adapters)")
-    for remote in remotes():
-        print(f"{remote.address}  ({len(told_index(remote))} adapters)")
+    for folder in registry_folders():
+        print(f"{folder}  ({len(list_entries(folder))} adapters)")
+    for remote in list_remotes():
+        print(f"{remote.address}  ({len(fetch_index_or_warn(remote))} adapters)")
     print()
     rows = [("id", "aliases", "width", "runs here")]
-    rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in spaces()]
+    rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in list_spaces()]
     print_columns(rows)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ea_jax.io.toml import build, read_toml
+from ea_jax.io.toml import parse_record, read_toml
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.spaces import find_space
 
@@ -29,7 +29,7 @@ class PublicAdapter:
 def public_adapters() -> list[PublicAdapter]:
     """Public adapters of embedding-adapters."""
     path = BUNDLED / "embedding_adapters.toml"
-    return [build(PublicAdapter, facts, path) for facts in read_toml(path)["adapter"]]
+    return [parse_record(PublicAdapter, facts, path) for facts in read_toml(path)["adapter"]]
 
 
 def find_public_adapter(source: str, target: str, flavor: str | None) -> PublicAdapter | None:

@@ -8,8 +8,8 @@ from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.quality.schema import imported_sizes
 from ea_jax.registry.locations import user_folder
-from ea_jax.registry.lookup import entries
-from ea_jax.registry.model_card import front_matter
+from ea_jax.registry.lookup import list_entries
+from ea_jax.registry.model_card import format_front_matter
 from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import write_entry
 
@@ -58,7 +58,7 @@ def import_adapter(where: str, out: Path, flavor: str = "imported") -> Path:
     }
     name = f"{source.alias}--{target.alias}--{flavor}"
     sizes = imported_sizes(found.quality)
-    card = front_matter(name, (source, target), {}) + _card(found, source, target, flavor)
+    card = format_front_matter(name, (source, target), {}) + _card(found, source, target, flavor)
     return write_entry(out, name, facts, found.params, found.quality, sizes, card)
 
 
@@ -74,7 +74,7 @@ def fetch_public_adapter(listed: PublicAdapter) -> Path:
             "here. `ea-jax list` shows what is free; `ea-jax fit` makes an adapter of the pair from your own vectors."
         )
     root = user_folder("cache") / "embedding-adapters" / listed.repo.replace("/", "--")
-    there = [entry.path for entry in entries(root)] if root.is_dir() else []
+    there = [entry.path for entry in list_entries(root)] if root.is_dir() else []
     return there[0] if there else import_adapter(listed.repo, root, listed.flavor)
 
 

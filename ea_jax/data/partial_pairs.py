@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from ea_jax.data.texts import Texts
 from ea_jax.errors import BadInput, Conflict
-from ea_jax.io.atomic import whole_file
+from ea_jax.io.atomic import write_atomically
 
 JOB = "job.parquet"
 PART = re.compile(r"(\d{9,})-(\d{9,})\.npy")
@@ -175,5 +175,5 @@ def _metadata(job: Job) -> dict[str, str]:
 
 def _write(file: Path, write: Callable[[IO[bytes]], object], final: Path | None = None) -> None:
     """Write a file atomically."""
-    with whole_file(final or file, file.with_name(f"{file.name}.tmp")) as stream:
+    with write_atomically(final or file, file.with_name(f"{file.name}.tmp")) as stream:
         write(stream)

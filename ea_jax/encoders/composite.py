@@ -83,7 +83,7 @@ def load_composite(space: Space, members: Sequence[Member], *, dtype: str = "flo
 
     Args:
         space: The composite.
-        members: What it consists of, as `members_of` gives them.
+        members: What it consists of, as `list_members` gives them.
         dtype: What kernels are stored and multiplied in.
 
     Raises:

@@ -17,7 +17,7 @@ from ea_jax.embeddings import unit
 from ea_jax.encoders.batching import Tokens, Windows, batches, one_batch
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput
-from ea_jax.progress import progress
+from ea_jax.progress import progress_bar
 from ea_jax.typing import ArrayIn, Params
 
 CHUNK = 4096
@@ -157,7 +157,7 @@ class Encoder:
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
         total, source, seen = (len(texts) if isinstance(texts, Sequence) else None), iter(texts), 0
-        with progress("Embedding", total, show_progress, least=BAR) as advance:
+        with progress_bar("Embedding", total, show_progress, least=BAR) as advance:
             waiting: Finish | None = None
             while chunk := list(islice(source, CHUNK)):
                 tokenized = self.tokenize(chunk, prompt=prompt, max_length=max_length, start=seen)
@@ -217,7 +217,7 @@ class Encoder:
         self, tokenized: Tokenized, batch_size: int | None = None, show_progress: bool = False
     ) -> Float[np.ndarray, "n d"]:
         """Embed tokenized texts, in the order given."""
-        with progress("Embedding", len(tokenized.ids), show_progress, least=BAR) as advance:
+        with progress_bar("Embedding", len(tokenized.ids), show_progress, least=BAR) as advance:
             return self._start(tokenized, batch_size)(advance)
 
     def _start(self, tokenized: Tokenized, batch_size: int | None) -> Finish:

@@ -19,7 +19,7 @@ from ea_jax.encoders.files import read_json, read_tokenizer, read_weights, weigh
 from ea_jax.encoders.locate import check_weights, table_file
 from ea_jax.encoders.modules_json import read_modules
 from ea_jax.encoders.spec import EncoderSpec
-from ea_jax.errors import BadEncoder, BadInput, nearest
+from ea_jax.errors import BadEncoder, BadInput, suggest_names
 from ea_jax.registry.spaces import Space
 
 STATIC_TOKENS = 1 << 17
@@ -107,7 +107,7 @@ def _transformer(folder: Path, model: Path) -> Model:
     config = read_json(model / "config.json")
     kind = config.get("model_type", "none")
     if kind not in FAMILIES:
-        raise BadEncoder(f"{folder}: model_type {kind!r} is not supported. {nearest(kind, FAMILIES)}")
+        raise BadEncoder(f"{folder}: model_type {kind!r} is not supported. {suggest_names(kind, FAMILIES)}")
     family = FAMILIES[kind]
     sizes = family.config(config)
     limits = read_json(model / "sentence_bert_config.json", optional=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ea_jax.encoders.architectures.pooling import POOLINGS
 from ea_jax.encoders.files import read_json, weight_files
-from ea_jax.errors import BadEncoder, nearest
+from ea_jax.errors import BadEncoder, suggest_names
 
 ACTS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
 SUPPORTED = ("Transformer", "StaticEmbedding", "Pooling", "Dense", "Dropout", "Normalize")
@@ -53,7 +53,7 @@ def read_modules(folder: Path) -> Chain:
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     for kind in kinds:
         if kind not in SUPPORTED:
-            raise BadEncoder(f"{folder}/modules.json has a module {kind}. {nearest(kind, SUPPORTED)}")
+            raise BadEncoder(f"{folder}/modules.json has a module {kind}. {suggest_names(kind, SUPPORTED)}")
     order = [SUPPORTED.index(kind) for kind in kinds if kind != "Dropout"]
     static = kinds[0] == "StaticEmbedding"
     if order != sorted(order) or kinds[0] not in SUPPORTED[:2] or kinds.count("Normalize") > 1:
@@ -85,7 +85,7 @@ def _pooling(path: Path) -> tuple[str, ...]:
     modes = [OLD.get(mode, mode) for mode in modes]
     for mode in modes or ["none"]:
         if mode not in POOLINGS:
-            raise BadEncoder(f"{path}/config.json pools by {mode!r}. {nearest(mode, POOLINGS)}")
+            raise BadEncoder(f"{path}/config.json pools by {mode!r}. {suggest_names(mode, POOLINGS)}")
     return tuple(mode for mode in POOLINGS if mode in modes)
 
 
@@ -93,5 +93,5 @@ def _head(path: Path) -> Head:
     config = read_json(path / "config.json")
     act = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     if act not in ACTS:
-        raise BadEncoder(f"{path}/config.json has the activation {act}. {nearest(act, ACTS)}")
+        raise BadEncoder(f"{path}/config.json has the activation {act}. {suggest_names(act, ACTS)}")
     return Head(config["out_features"], config.get("bias", True), ACTS[act], weight_files(path)[0])

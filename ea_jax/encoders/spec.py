@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ea_jax.errors import UnknownName, nearest
+from ea_jax.errors import UnknownName, suggest_names
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class EncoderSpec:
         if name is None and self.members:
             return joined_prefix(member.prefix(None) for member in self.members)
         if name is not None and name not in prompts:
-            raise UnknownName(f"{self.model} has no prompt named {name!r}. {nearest(name, prompts)}")
+            raise UnknownName(f"{self.model} has no prompt named {name!r}. {suggest_names(name, prompts)}")
         return prompts[name] if name is not None else ""
 
 

@@ -11,7 +11,7 @@ from ea_jax.errors import Conflict
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
     """Write to a temporary file, put it on the disk, and only then into place.
 
     Args:
@@ -21,10 +21,10 @@ def whole_file(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]
     temporary = temporary or path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as stream:
         yield stream
-    settle(temporary, path)
+    move_into_place(temporary, path)
 
 
-def settle(temporary: Path, path: Path) -> None:
+def move_into_place(temporary: Path, path: Path) -> None:
     """Put a file that is written on the disk, and then into place.
 
     Its pages leave the system's cache, since whoever writes much would push all else out of there.
@@ -41,7 +41,7 @@ def settle(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, what: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, what: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold a file's lock, which the system releases when the process ends, however it does.
 
     Args:
@@ -65,16 +65,16 @@ def lock(path: Path, what: str, shared: bool = False, wait: bool = False) -> Ite
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock."""
     try:
-        with lock(path, ""):
+        with hold_lock(path, ""):
             return False
     except Conflict:
         return True
 
 
-def swap_folder(new: Path, there: Path) -> None:
+def replace_folder(new: Path, there: Path) -> None:
     """Put a whole folder in the place of another, on the same file system. A kill in between loses neither.
 
-    The old folder waits beside it as `.<name>.old`, from where `restore_folders` takes it back if need be.
+    The old folder waits beside it as `.<name>.old`, from where `recover_folders` takes it back if need be.
     """
     with _folder_lock(there.parent):
         _restore(there)
@@ -85,7 +85,7 @@ def swap_folder(new: Path, there: Path) -> None:
         shutil.rmtree(_aside(there), ignore_errors=True)
 
 
-def restore_folders(root: Path) -> None:
+def recover_folders(root: Path) -> None:
     """Finish the swaps in a folder that were cut off, if it may be written and no process is at one."""
     if any(root.glob(".*.old")):
         with suppress(OSError), _folder_lock(root, wait=False):

@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
         raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
 
 
-def build(kind: type, facts: dict[str, Any], where: Path) -> Any:
+def parse_record(kind: type, facts: dict[str, Any], where: Path) -> Any:
     """A dataclass from the keys of a file, each of which must be there, be known and be of its type.
 
     Raises:

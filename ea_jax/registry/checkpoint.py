@@ -28,7 +28,7 @@ LARGEST_RATIO = 100  # of values in memory to bytes on the disk; weights hardly 
 TINY = 1 << 20  # bytes, of checkpoints too small to have a ratio
 
 
-class Stored(NamedTuple):
+class ArrayHeader(NamedTuple):
     """An array as its `.zarray` tells of it."""
 
     shape: tuple[int, ...]
@@ -125,7 +125,7 @@ def _check_files(path: Path, wanted: Mapping[str, Any]) -> None:
         raise CorruptCheckpoint(f"{path / strange[0]} is a file that entry.toml does not name. Remove it. {AGAIN}")
 
 
-def _stored(file: Path) -> Stored:
+def _stored(file: Path) -> ArrayHeader:
     """Facts of an array that `save_params` wrote: in one piece, in C order, compressed by zstd.
 
     Raises:
@@ -140,10 +140,10 @@ def _stored(file: Path) -> Stored:
     whole = all(type(size) is int and size > 0 for size in shape)
     if not whole or how != (2, "C", None, "zstd", shape):
         raise CorruptCheckpoint(f"{file} tells of an array that ea_jax has not written so. {AGAIN}")
-    return Stored(shape, dtype)
+    return ArrayHeader(shape, dtype)
 
 
-def _check_leaves(path: Path, found: Mapping[str, Stored], wanted: Mapping[str, Any]) -> None:
+def _check_leaves(path: Path, found: Mapping[str, ArrayHeader], wanted: Mapping[str, Any]) -> None:
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     told = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
     for name in sorted(wanted.keys() & found.keys()):
@@ -156,14 +156,14 @@ def _check_leaves(path: Path, found: Mapping[str, Stored], wanted: Mapping[str, 
         raise CorruptCheckpoint(f"{path} does not fit entry.toml: {'; '.join(told)}. {AGAIN}")
 
 
-def _check_claims(path: Path, stored: Mapping[str, Stored], files: Mapping[str, Any]) -> None:
+def _check_claims(path: Path, stored: Mapping[str, ArrayHeader], files: Mapping[str, Any]) -> None:
     """Refuse arrays that would fill the memory: claimed larger than their files can be."""
     claimed, there = sum(array.bytes for array in stored.values()), sum(record["bytes"] for record in files.values())
     if claimed > LARGEST_RATIO * there + TINY:
         raise CorruptCheckpoint(f"{path} claims {claimed:,} bytes of values in files of {there:,}. Do not use it.")
 
 
-def _values(folder: Path, array: Stored) -> np.ndarray:
+def _values(folder: Path, array: ArrayHeader) -> np.ndarray:
     """The values of an array, which are checked by their digest afterwards; not a byte more than it claims is made."""
     piece = (folder / ".".join("0" for _ in array.shape or (1,))).read_bytes()
     values = pa.decompress(piece, decompressed_size=array.bytes, codec="zstd", asbytes=True)

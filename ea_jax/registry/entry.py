@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from ea_jax.adapters.spec import Purpose, Spec
 from ea_jax.errors import BadEntry
-from ea_jax.io.toml import build, read_text, read_toml
+from ea_jax.io.toml import parse_record, read_text, read_toml
 
 SCHEMA = 1
 DEEPEST = 1000  # blocks of a network
 
 
-class Head(NamedTuple):
+class EntryHeader(NamedTuple):
     """What an adapter is found by.
 
     Attributes:
@@ -92,7 +92,7 @@ class Entry:
         )
 
 
-def read_head(folder: Path, mention: Sequence[str] = ()) -> Head | None:
+def read_header(folder: Path, mention: Sequence[str] = ()) -> EntryHeader | None:
     """What an entry says before its first table, which is a tenth of the time of `read_entry`.
 
     Args:
@@ -110,11 +110,11 @@ def read_head(folder: Path, mention: Sequence[str] = ()) -> Head | None:
         facts = tomllib.loads(text.partition("\n[")[0])
         source, target, flavor, tags = (facts[key] for key in ("source", "target", "flavor", "tags"))
         if all(isinstance(told, str) for told in (source, target, flavor, *tags)):
-            return Head(folder, source, target, flavor, tuple(tags))
+            return EntryHeader(folder, source, target, flavor, tuple(tags))
     except (ValueError, KeyError, TypeError):  # an unusual file, or a broken one
         pass
     entry = read_entry(folder)
-    return Head(folder, entry.source, entry.target, entry.flavor, entry.tags)
+    return EntryHeader(folder, entry.source, entry.target, entry.flavor, entry.tags)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -127,7 +127,7 @@ def read_entry(folder: Path) -> Entry:
     facts = read_toml(path)
     if (schema := facts.pop("schema", SCHEMA)) != SCHEMA:
         raise BadEntry(f"{path} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
-    entry = build(Entry, {**facts, "path": folder}, path)
+    entry = parse_record(Entry, {**facts, "path": folder}, path)
     if not isinstance(entry.encoder.get("fingerprint"), str) or not all(map(_is_record, (entry.params, entry.quality))):
         raise BadEntry(f"{path} does not name each file with bytes and sha256, or no fingerprint. Fetch it again.")
     sizes = (entry.d_in, entry.d_out, *entry.sizes.values())

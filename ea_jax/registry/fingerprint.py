@@ -15,7 +15,7 @@ def check_fingerprint(entry: Entry, facts: Mapping[str, Any]) -> None:
     Raises:
         FingerprintMismatch: It was fitted on another; the message names the facts that differ.
     """
-    if not same_encoder(entry.encoder, facts):
+    if not is_same_encoder(entry.encoder, facts):
         raise FingerprintMismatch(
             f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, facts)}. "
             "Use the encoder that it names, or fit an adapter on yours."
@@ -45,7 +45,7 @@ def check_source(
     Raises:
         FingerprintMismatch: They differ; the message spells out both, field by field.
     """
-    if facts is None or same_encoder(wanted, facts):
+    if facts is None or is_same_encoder(wanted, facts):
         return {}
     if assume_source:
         return {"assumed_source": dict(facts)}
@@ -55,7 +55,9 @@ def check_source(
     )
 
 
-def check_files(files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool) -> dict[str, Any]:
+def check_source_files(
+    files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool
+) -> dict[str, Any]:
     """`check_source` of the column x of each file that says what made it."""
     found: dict[str, Any] = {}
     for file in files:
@@ -63,7 +65,7 @@ def check_files(files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, 
     return found
 
 
-def same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def is_same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether the facts are of this encoder; of this model, where one side knows no more than a name."""
     known = "fingerprint" if wanted.get("fingerprint") and facts.get("fingerprint") else "model"
     return facts.get(known) == wanted.get(known)

@@ -15,7 +15,7 @@ SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@,+-]*")
 
 
-class Listed(NamedTuple):
+class Listing(NamedTuple):
     """An adapter of a registry on the hub, as its index tells of it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Listed(NamedTuple):
 NEEDED = ("name", "source", "target", "flavor", "sha256")
 
 
-def read_index(file: Path) -> list[Listed]:
+def read_index(file: Path) -> list[Listing]:
     """The adapters that an index file names.
 
     Raises:
@@ -51,7 +51,7 @@ def read_index(file: Path) -> list[Listed]:
         schema, rows = facts["schema"], facts["adapters"]
         if schema != SCHEMA:
             raise BadEntry(f"{file} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
-        if unknown := set(chain.from_iterable(rows)) - set(Listed._fields):
+        if unknown := set(chain.from_iterable(rows)) - set(Listing._fields):
             raise BadEntry(f"{file} has the unknown keys {', '.join(sorted(unknown))}. Upgrade ea_jax.")
         columns = [[row[key] for row in rows] for key in NEEDED] + [[row.get("description", "") for row in rows]]
         tags = [tuple(row.get("tags", ())) for row in rows]
@@ -63,15 +63,15 @@ def read_index(file: Path) -> list[Listed]:
         raise BadEntry(f"{file} is no index of adapters: {error}. `ea-jax publish` writes one.") from error
     if len(set(columns[0])) < len(columns[0]) or not all(map(NAME.fullmatch, columns[0])):
         raise BadEntry(f"{file} names an adapter twice, or by what is no name. Tell the registry's makers.")
-    return list(map(Listed, *columns, tags))
+    return list(map(Listing, *columns, tags))
 
 
-def listed_of(entry: Entry, sha256: str) -> Listed:
+def make_listing(entry: Entry, sha256: str) -> Listing:
     """The line of an entry in an index."""
-    return Listed(entry.name, entry.source, entry.target, entry.flavor, sha256, entry.description, entry.tags)
+    return Listing(entry.name, entry.source, entry.target, entry.flavor, sha256, entry.description, entry.tags)
 
 
-def index_text(found: Sequence[Listed]) -> str:
+def format_index(found: Sequence[Listing]) -> str:
     """An index file's content."""
     rows = [listed._asdict() for listed in sorted(found, key=lambda listed: listed.name)]
     return json.dumps({"schema": SCHEMA, "adapters": rows}, indent=1) + "\n"

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent
 BUNDLED = PACKAGE / "_registry" if (PACKAGE / "_registry").is_dir() else PACKAGE.parent / "registry"
 
 
-def roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
+def registry_folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
     """Registry folders in search order: `root` alone if given, else those of $EA_JAX_REGISTRY, the user's, the bundled.
 
     Raises:

@@ -5,27 +5,25 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from ea_jax.errors import BadEntry, UnknownName, nearest
-from ea_jax.io.atomic import restore_folders
-from ea_jax.registry.entry import Entry, read_entry, read_head
-from ea_jax.registry.locations import roots
-from ea_jax.registry.spaces import Space as Space
-from ea_jax.registry.spaces import find_space as find_space
-from ea_jax.registry.spaces import spaces as spaces
+from ea_jax.errors import BadEntry, UnknownName, suggest_names
+from ea_jax.io.atomic import recover_folders
+from ea_jax.registry.entry import Entry, read_entry, read_header
+from ea_jax.registry.locations import registry_folders
+from ea_jax.registry.spaces import find_space
 
 SMALL, LARGE = "small", "large"
 
 
-def entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
+def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
     """Every adapter of the registries; of two with one name, the one in the earlier registry."""
-    return [read_entry(folder) for folder in entry_folders(root)]
+    return [read_entry(folder) for folder in list_entry_folders(root)]
 
 
-def entry_folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
+def list_entry_folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
     """The folders of `entries`, of broken ones too."""
     found: dict[str, Path] = {}
-    for folder in roots(root):
-        restore_folders(folder)
+    for folder in registry_folders(root):
+        recover_folders(folder)
         for path in sorted(folder.glob("*/entry.toml")):
             found.setdefault(path.parent.name, path.parent)
     return list(found.values())
@@ -53,8 +51,8 @@ def find_entry(
         UnknownName: A space, the pair or the flavor is not there; or several are, none is small, and none was named.
     """
     a, b = find_space(source, root), find_space(target, root)
-    folders = entry_folders(root)
-    near = [head for folder in folders if (head := read_head(folder, (a.id, b.id)))]
+    folders = list_entry_folders(root)
+    near = [head for folder in folders if (head := read_header(folder, (a.id, b.id)))]
     pair: dict[str, Path] = {}
     for head in near:
         if (head.source, head.target) == (a.id, b.id):
@@ -62,16 +60,16 @@ def find_entry(
             if first != head.folder and first.parent == head.folder.parent:
                 raise BadEntry(f"{first} and {head.folder} are both {a.alias} to {b.alias}, flavor {head.flavor!r}.")
     if not pair:
-        known = [head for folder in folders if (head := read_head(folder))]
+        known = [head for folder in folders if (head := read_header(folder))]
         routes = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
         raise UnknownName(
-            f"No adapter goes from {a.alias} to {b.alias}. {nearest(f'{a.alias} to {b.alias}', routes)} "
+            f"No adapter goes from {a.alias} to {b.alias}. {suggest_names(f'{a.alias} to {b.alias}', routes)} "
             "`ea-jax fit` makes one from pairs."
         )
-    return read_entry(pair[picked(pair, flavor, f"{a.alias} to {b.alias}")])
+    return read_entry(pair[choose_flavor(pair, flavor, f"{a.alias} to {b.alias}")])
 
 
-def picked(flavors: Collection[str], flavor: str | None, of: str) -> str:
+def choose_flavor(flavors: Collection[str], flavor: str | None, of: str) -> str:
     """The flavor wanted of those there are: without a name the small one, or the only one.
 
     Where there is no large one, the small one takes its place: adapters of 0.1.0 came in both, and examples of
@@ -85,17 +83,17 @@ def picked(flavors: Collection[str], flavor: str | None, of: str) -> str:
     if flavor is None and len(flavors) > 1:
         raise UnknownName(f"{of} has several flavors: name one of {', '.join(sorted(flavors))}.")
     if flavor is not None and flavor not in flavors:
-        raise UnknownName(f"{of} has no flavor {flavor!r}. {nearest(flavor, flavors)}")
+        raise UnknownName(f"{of} has no flavor {flavor!r}. {suggest_names(flavor, flavors)}")
     return flavor or next(iter(flavors))
 
 
-def entry_named(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
+def find_entry_by_name(name: str, root: str | os.PathLike[str] | None = None) -> Entry:
     """The adapter of a folder name, as `ea-jax list` shows it.
 
     Raises:
         UnknownName: No adapter has the name.
     """
-    known = {folder.name: folder for folder in entry_folders(root)}
+    known = {folder.name: folder for folder in list_entry_folders(root)}
     if name not in known:
-        raise UnknownName(f"No adapter is named {name!r}. {nearest(name, known)} `ea-jax list` shows them.")
+        raise UnknownName(f"No adapter is named {name!r}. {suggest_names(name, known)} `ea-jax list` shows them.")
     return read_entry(known[name])

@@ -14,7 +14,7 @@ ROWS = {
 }
 
 
-def metrics_table(metrics: dict[str, Any], rows: dict[str, str]) -> str:
+def format_metrics(metrics: dict[str, Any], rows: dict[str, str]) -> str:
     """Figures as a Markdown table: one row a map, one group of columns a test set."""
     names = list(metrics)
     head = ["", *(f"{name} cosine | {name} R@1 / 5 / 10" for name in names)]
@@ -36,7 +36,9 @@ def _cells(figures: dict[str, float]) -> str:
     return f"{cosine} | " + " / ".join(f"{figures[f'recall@{k}']:.3f}" for k in (1, 5, 10))
 
 
-def front_matter(name: str, between: Sequence[Space], metrics: Mapping[str, Any], licence: str | None = None) -> str:
+def format_front_matter(
+    name: str, between: Sequence[Space], metrics: Mapping[str, Any], licence: str | None = None
+) -> str:
     """Front matter of a model card, in the form that the Hugging Face hub reads to show the figures.
 
     Args:
@@ -72,7 +74,7 @@ def front_matter(name: str, between: Sequence[Space], metrics: Mapping[str, Any]
     return f"---\n{facts.to_yaml()}\n---\n"
 
 
-def comparison(facts: dict[str, Any]) -> str:
+def summarize_comparison(facts: dict[str, Any]) -> str:
     """A sentence: does the adapter beat keeping the source model, on the last test set or on the fit's held-out pairs?
 
     Test sets of held-out sources come last in an entry, and say more than those of sources that were fitted on.
@@ -94,7 +96,7 @@ def comparison(facts: dict[str, Any]) -> str:
     )
 
 
-def _card(facts: dict[str, Any], source: str, target: str) -> str:
+def format_card(facts: dict[str, Any], source: str, target: str) -> str:
     training = facts["training"]
     measured = (
         f"""## Measured
@@ -102,7 +104,7 @@ def _card(facts: dict[str, Any], source: str, target: str) -> str:
 Mean cosine to the native vector, and the share of queries whose true neighbor is among the first 1, 5 and 10, each
 query searching a corpus of native {target} vectors. No query, nor a near-duplicate of one, was fitted on.
 
-{metrics_table(facts["metrics"], ROWS)}
+{format_metrics(facts["metrics"], ROWS)}
 
 """
         if facts["metrics"]
@@ -116,7 +118,7 @@ query searching a corpus of native {target} vectors. No query, nor a near-duplic
 {find_family(facts["family"]).describe(facts["sizes"])} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
 to the space of `{facts["target"]}` (width {facts["d_out"]}), for two purposes: `store` is faithful, `query` ranks best.
 
-{comparison(facts)}
+{summarize_comparison(facts)}
 
 ```python
 from ea_jax import load

@@ -8,9 +8,9 @@ from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.registry.entry import Entry, read_entry
-from ea_jax.registry.index import INDEX, Listed, index_text, listed_of, read_index
+from ea_jax.registry.index import INDEX, Listing, format_index, make_listing, read_index
 from ea_jax.registry.lookup import entry_name
-from ea_jax.registry.remotes import files_of, parsed
+from ea_jax.registry.remotes import checkpoint_files, parse_address
 from ea_jax.registry.validate import check_entry
 
 CARD = "README.md"
@@ -20,10 +20,10 @@ class Upload(NamedTuple):
     """What goes to the hub: files by their path there, and the line of the index."""
 
     files: dict[str, Path]
-    listed: Listed
+    listed: Listing
 
 
-def plan(folder: Path) -> Upload:
+def plan_upload(folder: Path) -> Upload:
     """What `publish` would upload. The hub is not asked.
 
     Raises:
@@ -31,7 +31,7 @@ def plan(folder: Path) -> Upload:
     """
     entry = read_entry(folder)
     name = entry_name(entry)
-    refuse_links(folder)
+    reject_links(folder)
     check_entry(entry)
     return Upload({f"{name}/{file}": folder / file for file in _files(entry)}, _line(entry, name))
 
@@ -51,10 +51,10 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
         BadInput: The address is of another form, or the hub refuses; nothing is uploaded in part.
         BadEntry, CorruptCheckpoint: The adapter is not whole.
     """
-    repo, kind, revision = parsed(address)
+    repo, kind, revision = parse_address(address)
     if revision:
         raise BadInput(f"{address} names a revision; what is published goes to the main branch. Leave @{revision} out.")
-    upload = plan(folder)
+    upload = plan_upload(folder)
     from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 
     api = HfApi()
@@ -66,7 +66,7 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
         known = (
             read_index(Path(hf_hub_download(repo, INDEX, repo_type=kind, revision=head.sha))) if INDEX in there else []
         )
-        index = index_text([row for row in known if row.name != upload.listed.name] + [upload.listed])
+        index = format_index([row for row in known if row.name != upload.listed.name] + [upload.listed])
         added = [CommitOperationAdd(path, file) for path, file in upload.files.items()]
         added.append(CommitOperationAdd(INDEX, index.encode()))
         if CARD not in there:
@@ -76,7 +76,7 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
     return done.commit_url
 
 
-def refuse_links(folder: Path) -> None:
+def reject_links(folder: Path) -> None:
     """Raise BadEntry where a folder is or holds a link."""
     links = [path for path in [folder, *folder.rglob("*")] if path.is_symlink()]
     if links:
@@ -86,8 +86,8 @@ def refuse_links(folder: Path) -> None:
 def _files(entry: Entry) -> list[str]:
     if not (entry.path / "card.md").is_file():
         raise BadEntry(f"{entry.path} has no card.md, which tells people what it is. Write one, then publish.")
-    return ["entry.toml", "card.md", *files_of(entry)]
+    return ["entry.toml", "card.md", *checkpoint_files(entry)]
 
 
-def _line(entry: Entry, name: str) -> Listed:
-    return listed_of(entry, file_sha256(entry.path / "entry.toml"))._replace(name=name)
+def _line(entry: Entry, name: str) -> Listing:
+    return make_listing(entry, file_sha256(entry.path / "entry.toml"))._replace(name=name)

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ea_jax.errors import BadEntry, BadInput, UnknownName, nearest
+from ea_jax.errors import BadEntry, BadInput, UnknownName, suggest_names
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import explain_hub_errors
-from ea_jax.io.toml import build, read_toml
+from ea_jax.io.toml import parse_record, read_toml
 from ea_jax.registry.entry import Entry, read_entry
-from ea_jax.registry.index import INDEX, Listed, read_index
+from ea_jax.registry.index import INDEX, Listing, read_index
 from ea_jax.registry.locations import user_folder
-from ea_jax.registry.lookup import entry_named, picked
+from ea_jax.registry.lookup import choose_flavor, find_entry_by_name
 from ea_jax.registry.spaces import find_space
 
 ADDRESS = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -50,21 +50,23 @@ class Remote:
         return user_folder("cache") / "registries" / folder / self.commit
 
 
-def config_file() -> Path:
+def config_path() -> Path:
     """The file that names the registries on the hub."""
     from platformdirs import user_config_path
 
     return user_config_path("ea_jax") / "registries.toml"
 
 
-def remotes() -> list[Remote]:
+def list_remotes() -> list[Remote]:
     """Registries on the hub, in the order in which they were added.
 
     Raises:
         BadEntry: The configuration file is not what it should be.
     """
-    path = config_file()
-    found = [build(Remote, facts, path) for facts in read_toml(path).get("registry", [])] if path.is_file() else []
+    path = config_path()
+    found = (
+        [parse_record(Remote, facts, path) for facts in read_toml(path).get("registry", [])] if path.is_file() else []
+    )
     for remote in found:
         if not re.fullmatch(r"[0-9a-f]{40}", remote.commit) or not ADDRESS.fullmatch(f"hf:{remote.repo}"):
             raise BadEntry(f"{path}: {remote.repo!r} at {remote.commit!r} is no repository at a commit. Add it again.")
@@ -81,7 +83,7 @@ def add_remote(address: str) -> Remote:
         BadInput: The address is not of this form, or the repository cannot be fetched.
         BadEntry: Its index is not what it should be.
     """
-    repo, kind, revision = parsed(address)
+    repo, kind, revision = parse_address(address)
     from huggingface_hub import HfApi
 
     with explain_hub_errors(repo):
@@ -89,8 +91,8 @@ def add_remote(address: str) -> Remote:
     if commit is None:
         raise BadInput(f"{repo} has no commit yet. `ea-jax publish` puts an adapter there.")
     remote = Remote(repo, kind, commit)
-    index(remote)
-    _configure([remote if (r.repo, r.kind) == (repo, kind) else r for r in remotes()], remote)
+    fetch_index(remote)
+    _configure([remote if (r.repo, r.kind) == (repo, kind) else r for r in list_remotes()], remote)
     return remote
 
 
@@ -100,17 +102,17 @@ def remove_remote(address: str) -> Remote:
     Raises:
         UnknownName: It is not in the file.
     """
-    repo, kind, _ = parsed(address)
-    known = remotes()
+    repo, kind, _ = parse_address(address)
+    known = list_remotes()
     gone = [remote for remote in known if (remote.repo, remote.kind) == (repo, kind)]
     if not gone:
-        told = nearest(address, [remote.address.partition("@")[0] for remote in known])
+        told = suggest_names(address, [remote.address.partition("@")[0] for remote in known])
         raise UnknownName(f"No registry {address} was added. {told}")
     _configure([remote for remote in known if remote not in gone])
     return gone[0]
 
 
-def parsed(address: str) -> tuple[str, str, str | None]:
+def parse_address(address: str) -> tuple[str, str, str | None]:
     """Repository, kind and revision of an address.
 
     Raises:
@@ -122,7 +124,7 @@ def parsed(address: str) -> tuple[str, str, str | None]:
     return found[2], "dataset" if found[1] else "model", found[3]
 
 
-def index(remote: Remote) -> list[Listed]:
+def fetch_index(remote: Remote) -> list[Listing]:
     """What a registry on the hub holds; its index is fetched once.
 
     Raises:
@@ -139,33 +141,33 @@ def index(remote: Remote) -> list[Listed]:
     return read_index(file)
 
 
-def files_of(entry: Entry) -> dict[str, Mapping[str, Any]]:
+def checkpoint_files(entry: Entry) -> dict[str, Mapping[str, Any]]:
     """Of each file of both checkpoints, by its path in the entry's folder, `bytes` and `sha256`."""
     parts = {"params": entry.params, "quality": entry.quality}
     return {f"{part}/{name}": facts for part, of in parts.items() for name, facts in of["files"].items()}
 
 
-def find_remote(source: str, target: str, flavor: str | None) -> tuple[Remote, Listed] | None:
+def find_listing(source: str, target: str, flavor: str | None) -> tuple[Remote, Listing] | None:
     """The adapter between two spaces in the first registry on the hub that has it; without a flavor, the small one.
 
     Raises:
         UnknownName: That registry has several, none is small, and none was named.
     """
     a, b = find_space(source).id, find_space(target).id
-    for remote in remotes():
-        pair = {row.flavor: row for row in index(remote) if (row.source, row.target) == (a, b)}
+    for remote in list_remotes():
+        pair = {row.flavor: row for row in fetch_index(remote) if (row.source, row.target) == (a, b)}
         if flavor in pair or (flavor is None and pair):
-            return remote, pair[picked(pair, flavor, f"{source} to {target} at {remote.address}")]
+            return remote, pair[choose_flavor(pair, flavor, f"{source} to {target} at {remote.address}")]
     return None
 
 
-def find_listed(name: str) -> tuple[Remote, Listed] | None:
+def find_listing_by_name(name: str) -> tuple[Remote, Listing] | None:
     """The adapter of a name in the first registry on the hub that has it."""
-    found = ((remote, row) for remote in remotes() for row in index(remote) if row.name == name)
+    found = ((remote, row) for remote in list_remotes() for row in fetch_index(remote) if row.name == name)
     return next(found, None)
 
 
-def entry_called(name: str) -> Entry:
+def resolve_entry_by_name(name: str) -> Entry:
     """The adapter of a name as `ea-jax list` shows it, fetched where it is on the hub.
 
     Raises:
@@ -173,21 +175,21 @@ def entry_called(name: str) -> Entry:
         BadInput: It cannot be fetched.
     """
     try:
-        return entry_named(name)
+        return find_entry_by_name(name)
     except UnknownName:
-        found = find_listed(name)
+        found = find_listing_by_name(name)
         if found is None:
             raise
-        return fetch_remote(*found)
+        return fetch_entry(*found)
 
 
-def fetched(remote: Remote, listed: Listed) -> Path | None:
+def cached_entry(remote: Remote, listed: Listing) -> Path | None:
     """The folder of an adapter that was fetched; None before."""
     there = remote.cache / listed.name
     return there if there.is_dir() else None
 
 
-def fetch_remote(remote: Remote, listed: Listed) -> Entry:
+def fetch_entry(remote: Remote, listed: Listing) -> Entry:
     """An adapter of a registry on the hub: fetched once, hashed, and only then moved into the cache.
 
     Two processes may fetch at once; what was fetched in part is gone on with the next time.
@@ -196,7 +198,7 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
         BadInput: It cannot be fetched.
         BadEntry: It is not what the index says.
     """
-    if here := fetched(remote, listed):
+    if here := cached_entry(remote, listed):
         return read_entry(here)
     there = remote.cache / listed.name
     there.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +208,7 @@ def fetch_remote(remote: Remote, listed: Listed) -> Entry:
         entry = read_entry(new)
         if (entry.source, entry.target, entry.flavor) != (listed.source, listed.target, listed.flavor):
             raise BadEntry(f"{listed.name} of {remote.address} is another adapter than its index says.")
-        _put(remote, new, {path: facts["sha256"] for path, facts in files_of(entry).items()})
+        _put(remote, new, {path: facts["sha256"] for path, facts in checkpoint_files(entry).items()})
         try:
             new.rename(there)
         except OSError as error:
@@ -247,7 +249,7 @@ def _downloaded(remote: Remote, names: Sequence[str]) -> list[Path]:
 def _configure(known: Sequence[Remote], new: Remote | None = None) -> None:
     import tomli_w
 
-    file = config_file()
+    file = config_path()
     file.parent.mkdir(parents=True, exist_ok=True)
     known = [*known, *([new] if new and new not in known else [])]
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:

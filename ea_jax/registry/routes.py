@@ -7,13 +7,13 @@ from itertools import pairwise
 from statistics import fmean
 
 from ea_jax.errors import UnknownName
-from ea_jax.io.toml import build, read_toml
+from ea_jax.io.toml import parse_record, read_toml
 from ea_jax.registry.entry import Entry
-from ea_jax.registry.index import Listed
-from ea_jax.registry.locations import roots
-from ea_jax.registry.lookup import SMALL, entries, find_entry
-from ea_jax.registry.remotes import fetch_remote, find_remote
-from ea_jax.registry.spaces import find_space, spaces
+from ea_jax.registry.index import Listing
+from ea_jax.registry.locations import registry_folders
+from ea_jax.registry.lookup import SMALL, find_entry, list_entries
+from ea_jax.registry.remotes import fetch_entry, find_listing
+from ea_jax.registry.spaces import find_space, list_spaces
 
 FILE = "paths.toml"
 LARGE = "large"
@@ -21,7 +21,7 @@ MOST_HOPS = 2
 DIGITS = 16
 
 Root = str | os.PathLike[str] | None
-Pair = dict[str, Entry | Listed]  # adapters between two spaces, by flavor
+Pair = dict[str, Entry | Listing]  # adapters between two spaces, by flavor
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRoute:
     """A table of `paths.toml`.
 
     Attributes:
@@ -70,12 +70,12 @@ class Measured:
     flavor: str = ""
 
 
-def routes(
+def list_routes(
     source: str | None = None,
     target: str | None = None,
     hops: int = MOST_HOPS,
     root: Root = None,
-    far: Sequence[Listed] = (),
+    far: Sequence[Listing] = (),
 ) -> list[Route]:
     """Every route of at most so many hops, two at the most; by its ends, then the shortest and the best first.
 
@@ -94,7 +94,7 @@ def routes(
         BadEntry: A file of the registries is not what it should be.
     """
     start, end = (find_space(name, root).id if name else None for name in (source, target))
-    names = {space.id: space.alias for space in spaces(root)}
+    names = {space.id: space.alias for space in list_spaces(root)}
     pairs = _pairs(root, far)
     found = [_direct(entry, names) for pair in pairs.values() for entry in pair.values()]
     if hops > 1:
@@ -104,7 +104,7 @@ def routes(
     return sorted(kept, key=_order)
 
 
-def hop_entries(spaces: Sequence[str], flavor: str | None = None, root: Root = None) -> list[Entry]:
+def resolve_route(spaces: Sequence[str], flavor: str | None = None, root: Root = None) -> list[Entry]:
     """The adapters from each space to the next: of the flavor where the pair has it, else each pair's default.
 
     Raises:
@@ -114,7 +114,7 @@ def hop_entries(spaces: Sequence[str], flavor: str | None = None, root: Root = N
     legs = list(pairwise(find_space(name, root).id for name in spaces))
     pairs = _pairs(root) if len(legs) > 1 else {}
     far = len(legs) > 1 and root is None and flavor is not None
-    has = [flavor in pairs.get(leg, ()) or bool(far and find_remote(*leg, flavor)) for leg in legs]
+    has = [flavor in pairs.get(leg, ()) or bool(far and find_listing(*leg, flavor)) for leg in legs]
     try:
         asked = [flavor if here or not any(has) else None for here in has]
         return [_leg(*leg, which, root) for leg, which in zip(legs, asked, strict=True)]
@@ -122,14 +122,14 @@ def hop_entries(spaces: Sequence[str], flavor: str | None = None, root: Root = N
         raise UnknownName(f"{error}{_advice(*legs[0], root) if len(legs) == 1 else ''}") from None
 
 
-def digest(entry: Entry | Listed) -> str:
+def params_digest(entry: Entry | Listing) -> str:
     """What `paths.toml` knows the parameters of an adapter by; empty where they are still on the hub."""
     return entry.params["sha256"][:DIGITS] if isinstance(entry, Entry) else ""
 
 
-def _pairs(root: Root, far: Sequence[Listed] = ()) -> dict[tuple[str, str], Pair]:
+def _pairs(root: Root, far: Sequence[Listing] = ()) -> dict[tuple[str, str], Pair]:
     pairs: dict[tuple[str, str], Pair] = {}
-    for entry in [*entries(root), *far]:
+    for entry in [*list_entries(root), *far]:
         pairs.setdefault((entry.source, entry.target), {}).setdefault(entry.flavor, entry)
     return pairs
 
@@ -139,34 +139,34 @@ def _leg(source: str, target: str, flavor: str | None, root: Root) -> Entry:
     try:
         return find_entry(source, target, flavor, root)
     except UnknownName:
-        remote = find_remote(source, target, flavor) if root is None else None
+        remote = find_listing(source, target, flavor) if root is None else None
         if remote is None:
             raise
-        return fetch_remote(*remote)
+        return fetch_entry(*remote)
 
 
-def _measured(root: Root) -> dict[tuple[str, ...], Measured]:
+def _measured(root: Root) -> dict[tuple[str, ...], MeasuredRoute]:
     """Recall of routes by the digests of their adapters."""
-    files = [folder / FILE for folder in roots(root)]
+    files = [folder / FILE for folder in registry_folders(root)]
     tables = [(file, facts) for file in files if file.exists() for facts in read_toml(file).get("path", [])]
-    found = [build(Measured, facts, file) for file, facts in tables]
+    found = [parse_record(MeasuredRoute, facts, file) for file, facts in tables]
     return {measured.params: measured for measured in reversed(found)}
 
 
-def _direct(entry: Entry | Listed, names: Mapping[str, str]) -> Route:
+def _direct(entry: Entry | Listing, names: Mapping[str, str]) -> Route:
     ends = (names.get(entry.source, entry.source), names.get(entry.target, entry.target))
     return Route(ends, entry.flavor, _recall(entry))
 
 
-def _recall(entry: Entry | Listed) -> dict[str, float]:
-    if isinstance(entry, Listed):
+def _recall(entry: Entry | Listing) -> dict[str, float]:
+    if isinstance(entry, Listing):
         return {}
     told = {test: rows.get("query", {}).get("recall@10") for test, rows in entry.metrics.items()}
     return {test: recall for test, recall in told.items() if recall is not None}
 
 
 def _detours(
-    pairs: Mapping[tuple[str, str], Pair], measured: Mapping[tuple[str, ...], Measured], names: Mapping[str, str]
+    pairs: Mapping[tuple[str, str], Pair], measured: Mapping[tuple[str, ...], MeasuredRoute], names: Mapping[str, str]
 ) -> list[Route]:
     """Two hops in one flavor for every three spaces."""
     found = []
@@ -176,14 +176,14 @@ def _detours(
             if chosen is None:
                 continue
             flavor, entries = chosen
-            known = measured.get(tuple(map(digest, entries)))
+            known = measured.get(tuple(map(params_digest, entries)))
             direct = _pick(pairs.get((start, end), {}), flavor)
             spaces = tuple(names.get(space, space) for space in (start, via, end))
             found.append(Route(spaces, flavor, known.recall if known else {}, _recall(direct) if direct else None))
     return found
 
 
-def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | Listed]] | None:
+def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | Listing]] | None:
     """The flavor in which two hops are listed, and the adapters that `load` would take for it."""
     for flavor in (LARGE, SMALL, *sorted(first.keys() & second.keys()), None):
         hops = [entry for pair in (first, second) if (entry := _pick(pair, flavor))]
@@ -192,7 +192,7 @@ def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | Listed]
     return None
 
 
-def _pick(pair: Pair, flavor: str | None) -> Entry | Listed | None:
+def _pick(pair: Pair, flavor: str | None) -> Entry | Listing | None:
     """The adapter of a flavor, or the pair's default: the small one, or the only one."""
     only = next(iter(pair.values())) if len(pair) == 1 else None
     return pair.get(flavor or "") or pair.get(SMALL) or only
@@ -208,7 +208,7 @@ def _mean(route: Route) -> float:
 
 def _advice(source: str, target: str, root: Root) -> str:
     """What to do where no adapter goes from a space to another: the best route of two hops, if it was measured."""
-    found = routes(source, target, root=root)
+    found = list_routes(source, target, root=root)
     if not found or found[0].hops == 1:
         return ""
     best = found[0]

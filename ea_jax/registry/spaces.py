@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ea_jax.errors import BadInput, UnknownName, nearest
-from ea_jax.io.toml import build, read_toml
-from ea_jax.registry.locations import roots
+from ea_jax.errors import BadInput, UnknownName, suggest_names
+from ea_jax.io.toml import parse_record, read_toml
+from ea_jax.registry.locations import registry_folders
 
 LAYERS = re.compile(r"[0-9]{1,4}(,[0-9]{1,4})*")
 EXAMPLE = "Write it like minilm@0,3,6+wordllama."
@@ -63,10 +63,10 @@ class Member(NamedTuple):
         return model + ("@" + ",".join(map(str, self.layers)) if self.layers else "")
 
 
-def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
+def list_spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
     """Every known space: those of `root` first, then those of all registries."""
     known: dict[str, Space] = {}
-    for folder in dict.fromkeys([*roots(root), *roots()]):
+    for folder in dict.fromkeys([*registry_folders(root), *registry_folders()]):
         path = folder / "spaces.toml"
         for space in _spaces(path, path.stat().st_mtime_ns) if path.exists() else ():
             known.setdefault(space.id, space)
@@ -76,7 +76,7 @@ def spaces(root: str | os.PathLike[str] | None = None) -> list[Space]:
 @lru_cache(8)
 def _spaces(path: Path, changed: int) -> tuple[Space, ...]:
     """Spaces of a file, parsed once for as long as it is not changed."""
-    return tuple(build(Space, facts, path) for facts in read_toml(path).get("space", []))
+    return tuple(parse_record(Space, facts, path) for facts in read_toml(path).get("space", []))
 
 
 def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
@@ -88,7 +88,7 @@ def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
         UnknownName: No space has the name, or that of a member; the message lists the nearest.
         BadInput: It is written like a composite and cannot be one.
     """
-    known = spaces(root)
+    known = list_spaces(root)
     space = _named(name, known)
     if space is None and re.search("[+@]", name):
         space = _composite(name, known)
@@ -97,9 +97,9 @@ def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
     return space
 
 
-def members_of(space: Space, root: str | os.PathLike[str] | None = None) -> tuple[Member, ...]:
+def list_members(space: Space, root: str | os.PathLike[str] | None = None) -> tuple[Member, ...]:
     """The members of a composite space; none of another. Errors are those of `find_space`."""
-    return _members(space.composite, spaces(root)) if space.composite else ()
+    return _members(space.composite, list_spaces(root)) if space.composite else ()
 
 
 def _named(name: str, known: Sequence[Space]) -> Space | None:
@@ -110,7 +110,7 @@ def _named(name: str, known: Sequence[Space]) -> Space | None:
 
 
 def _near(name: str, known: Sequence[Space]) -> str:
-    return nearest(name, [name for space in known for name in (space.id, *space.aliases)])
+    return suggest_names(name, [name for space in known for name in (space.id, *space.aliases)])
 
 
 def _composite(expression: str, known: Sequence[Space]) -> Space:
@@ -148,7 +148,7 @@ def _member(part: str, expression: str, known: Sequence[Space]) -> Member:
     if space.composite:
         raise BadInput(f"{expression!r} has the composite {space.alias} as a member. Write out {space.composite}.")
     if not space.local:
-        local = nearest(name, [space.alias for space in known if space.local and not space.composite])
+        local = suggest_names(name, [space.alias for space in known if space.local and not space.composite])
         raise BadInput(f"{space.id} has no encoder that runs here, and so cannot be in {expression!r}. {local}")
     if layers and space.table:
         raise BadInput(f"{expression!r} asks for layers of {space.alias}, a static token table. Leave out @{text}.")

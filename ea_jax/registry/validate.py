@@ -18,11 +18,11 @@ def check_entry(entry: Entry) -> None:
     Raises:
         BadEntry, CorruptCheckpoint: It is not whole.
     """
-    load_params(entry.path / "params", entry.params, stored_abstract(entry.spec("store")))
-    load_params(entry.path / "quality", entry.quality, quality_abstract(entry))
+    load_params(entry.path / "params", entry.params, abstract_stored_params(entry.spec("store")))
+    load_params(entry.path / "quality", entry.quality, abstract_stored_quality(entry))
 
 
-def stored_abstract(spec: Spec) -> Params:
+def abstract_stored_params(spec: Spec) -> Params:
     """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose.
 
     An imported network is stored as it is, and serves both purposes alike.
@@ -37,12 +37,12 @@ def stored_abstract(spec: Spec) -> Params:
     return params | codes | {"out": {purpose: {"kernel": grid, "bias": bias} for purpose in PURPOSES}}
 
 
-def of_purpose(stored: Params, purpose: Purpose) -> Params:
+def select_purpose(stored: Params, purpose: Purpose) -> Params:
     """The parameters of one purpose, out of what an entry stores."""
     return stored | {"out": stored["out"][purpose]} if "out" in stored else stored
 
 
-def quality_abstract(entry: Entry) -> Params:
+def abstract_stored_quality(entry: Entry) -> Params:
     """Shapes of the quality part that an entry stores.
 
     Raises:

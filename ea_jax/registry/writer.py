@@ -6,7 +6,7 @@ from typing import Any
 
 import tomli_w
 
-from ea_jax.io.atomic import swap_folder
+from ea_jax.io.atomic import replace_folder
 from ea_jax.registry.checkpoint import save_params
 from ea_jax.registry.spaces import Space
 from ea_jax.typing import Params
@@ -42,5 +42,5 @@ def write_entry(
         }
         (new / "entry.toml").write_text(tomli_w.dumps(facts | stored), encoding="utf-8")
         (new / "card.md").write_text(card, encoding="utf-8")
-        swap_folder(new, entry)
+        replace_folder(new, entry)
     return entry

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from ea_jax.data.partial_pairs import Job, begin_parts, check_parts, done_rows, finish, parts_folder, save_part
 from ea_jax.data.texts import Texts
 from ea_jax.errors import BadInput, Conflict
-from ea_jax.progress import progress
+from ea_jax.progress import progress_bar
 from ea_jax.providers.openai_compatible import Endpoint, base_address, open_client
 from ea_jax.registry.spaces import Space, find_space
 
@@ -155,7 +155,7 @@ def _ask_all(
         return len(rows), answer.tokens
 
     total, counted = sum(map(len, asked)), 0
-    with progress("Asking", total, show_progress, least=BAR) as advance, ThreadPoolExecutor(workers) as pool:
+    with progress_bar("Asking", total, show_progress, least=BAR) as advance, ThreadPoolExecutor(workers) as pool:
         try:
             futures = [pool.submit(ask, rows) for rows in asked]
             for future in as_completed(futures):

@@ -25,9 +25,9 @@ from ea_jax.loading import load_adapter, load_encoder, load_quality_part
 from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.entry import Entry
-from ea_jax.registry.fingerprint import check_files, check_source, same_encoder
-from ea_jax.registry.lookup import entry_named, find_entry
-from ea_jax.registry.model_card import _card, front_matter
+from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder
+from ea_jax.registry.lookup import find_entry, find_entry_by_name
+from ea_jax.registry.model_card import format_card, format_front_matter
 from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import entry_folder, write_entry
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_metrics
@@ -102,7 +102,7 @@ def fit_entry(
             )
         encoder = encoder.with_prompt(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
-    assumed = check_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
+    assumed = check_source_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
     no_prior = family not in (None, "linear") and prior == AUTO_PRIOR
     start = None if no_prior else find_prior(source, target, facts, prior, flavor)
     test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
@@ -165,9 +165,9 @@ def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str
             entry = find_entry(source.id, target.id)
         except UnknownName:
             return None
-        fits = entry.family == "linear" and entry.flavor != flavor and same_encoder(entry.encoder, facts)
+        fits = entry.family == "linear" and entry.flavor != flavor and is_same_encoder(entry.encoder, facts)
         return entry if fits else None
-    entry = entry_named(name)
+    entry = find_entry_by_name(name)
     if (entry.source, entry.target, entry.family) != (source.id, target.id, "linear"):
         raise BadInput(
             f"{name} is a {entry.family} adapter from {entry.source} to {entry.target}; a prior is a linear one from "
@@ -334,7 +334,8 @@ def save_entry(
         "metrics": metrics,
     }
     name = entry_folder(source, target, flavor)
-    card = front_matter(name, (source, target), metrics, "apache-2.0") + _card(facts, source.alias, target.alias)
+    card = format_front_matter(name, (source, target), metrics, "apache-2.0")
+    card += format_card(facts, source.alias, target.alias)
     return write_entry(
         root, name, facts, fitted.params, fitted.quality_params, quality_sizes(fitted.quality_params), card
     )

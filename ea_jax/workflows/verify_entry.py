@@ -7,7 +7,7 @@ import numpy as np
 
 from ea_jax.loading import load_adapters, load_source_encoder
 from ea_jax.registry.entry import Entry
-from ea_jax.registry.fingerprint import check_files
+from ea_jax.registry.fingerprint import check_source_files
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.workflows.fit_entry import test_set
@@ -42,7 +42,7 @@ def recheck(entry: Entry, pairs: Path, assume_source: bool = False) -> Recheck:
         BadInput: The pairs are not what they should be, or of other models.
         FingerprintMismatch: Their source vectors, or the encoder that embeds their texts, are not those of the fit.
     """
-    check_files([pairs], entry.encoder, entry.name, assume_source)
+    check_source_files([pairs], entry.encoder, entry.name, assume_source)
     root = entry.path.parent
     source, target = find_space(entry.source, root), find_space(entry.target, root)
     encoder = load_source_encoder(entry) if source.local else None

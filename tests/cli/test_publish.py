@@ -13,12 +13,12 @@ import tomli_w
 
 from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.errors import CorruptCheckpoint
-from ea_jax.io.atomic import swap_folder
+from ea_jax.io.atomic import replace_folder
 from ea_jax.loading import load
 from ea_jax.registry.checkpoint import load_params, save_params
 from ea_jax.registry.entry import read_entry
-from ea_jax.registry.lookup import entries
-from ea_jax.registry.validate import stored_abstract
+from ea_jax.registry.lookup import list_entries
+from ea_jax.registry.validate import abstract_stored_params
 from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.workflows.fit_entry import held_out
 from tests.conftest import TOY_SPACES, toy_pairs
@@ -75,7 +75,9 @@ def not_finite(folder: Path) -> None:
     """A parameter that is no number, with hashes that say it belongs there."""
     facts = tomllib.loads((folder / "entry.toml").read_text())
     entry = read_entry(folder)
-    params = jax.tree.map(np.array, load_params(folder / "params", entry.params, stored_abstract(entry.spec("store"))))
+    params = jax.tree.map(
+        np.array, load_params(folder / "params", entry.params, abstract_stored_params(entry.spec("store")))
+    )
     params["out"]["store"]["bias"][0] = np.nan
     (folder / "entry.toml").write_text(tomli_w.dumps(facts | {"params": save_params(folder / "params", params)}))
 
@@ -196,7 +198,7 @@ def test_a_kill_in_the_middle_of_a_swap_loses_nothing(ea, own, folder, monkeypat
     monkeypatch.undo()
     assert [move.name for move in moves] == [".toy-a--toy-b--small.old", there.name]
     assert not there.exists()
-    assert [entry.description for entry in entries(own)] == ["Random rows."]
-    swap_folder(Path(shutil.copytree(folder, own / ".new")), there)
-    assert [entry.description for entry in entries(own)] == ["Newer rows."]
+    assert [entry.description for entry in list_entries(own)] == ["Random rows."]
+    replace_folder(Path(shutil.copytree(folder, own / ".new")), there)
+    assert [entry.description for entry in list_entries(own)] == ["Newer rows."]
     assert [path.name for path in own.iterdir()] == [there.name]

@@ -21,7 +21,7 @@ from ea_jax.loading import load_encoder, load_source_encoder
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.index import NAME
 from ea_jax.registry.lookup import entry_name
-from ea_jax.registry.spaces import find_space, members_of
+from ea_jax.registry.spaces import find_space, list_members
 from tests.encoders.test_architectures import (
     FAMILIES,
     LETTERS,
@@ -360,10 +360,10 @@ def test_a_composite_space_follows_from_its_members(root):
     assert find_space(space.id) == find_space("MiniLM@0,02,6+WordLlama") == space
     named = [find_space(name) for name in ("minilm-plus", "ea_jax/minilm-plus", "minilm@0,3,6+wordllama")]
     assert {found.alias for found in named} == {"minilm-plus"}
-    assert named[0].width == sum(member.width for member in members_of(named[0])) == 1408
+    assert named[0].width == sum(member.width for member in list_members(named[0])) == 1408
     assert (find_space("minilm+wordllama").width, find_space("minilm@6").width) == (640, 384)
     assert find_space("minilm+mpnet@12,0+e5-base").width == 384 + 2 * 768 + 768
-    assert members_of(find_space("minilm")) == ()
+    assert list_members(find_space("minilm")) == ()
     assert find_space("tf@1", root).width == 36
 
 

@@ -17,7 +17,7 @@ from ea_jax.evaluation.calibration import auroc, spearman
 from ea_jax.evaluation.compare import compared
 from ea_jax.evaluation.ranking import correlations, judged
 from ea_jax.loading import load_quality
-from ea_jax.registry.model_card import ROWS, metrics_table
+from ea_jax.registry.model_card import ROWS, format_metrics
 from ea_jax.retrieval.held_out import HeldOut, held_out_metrics
 from ea_jax.retrieval.search import search
 from tests.conftest import toy_pairs, unit_rows
@@ -246,7 +246,7 @@ def test_a_card_and_a_readme_table_show_the_figures_of_evaluate(report, adapt, t
             assert figures[row][f"recall@{k}"] == round(report.conditions[condition][f"recall@{k}"].value, 4)
     assert figures["store"]["cosine"] == round(report.cosine["mean"].value, 4)
     shown = " / ".join(f"{report.conditions['adapter'][f'recall@{k}'].value:.3f}" for k in (1, 5, 10))
-    assert f"| {report.cosine['mean'].value:.3f} | {shown} |" in metrics_table({"mine": figures}, ROWS)
+    assert f"| {report.cosine['mean'].value:.3f} | {shown} |" in format_metrics({"mine": figures}, ROWS)
 
 
 def test_the_table_is_printed_and_a_report_compares_with_itself(report):

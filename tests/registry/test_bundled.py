@@ -15,13 +15,13 @@ from ea_jax.data.pairs import Pairs
 from ea_jax.loading import load, load_quality
 from ea_jax.registry.fingerprint import check_fingerprint
 from ea_jax.registry.locations import BUNDLED
-from ea_jax.registry.lookup import entries
-from ea_jax.registry.model_card import ROWS, metrics_table
+from ea_jax.registry.lookup import list_entries
+from ea_jax.registry.model_card import ROWS, format_metrics
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.workflows.fit_entry import held_out
 
-ENTRIES = entries(BUNDLED)
+ENTRIES = list_entries(BUNDLED)
 
 ORDINARY = [
     "Where can I get a hamburger near me?",
@@ -71,7 +71,7 @@ def test_every_bundled_adapter_is_whole_and_unit_norm(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_the_card_shows_the_figures_of_the_entry(entry):
-    assert metrics_table(dict(entry.metrics), ROWS) in (entry.path / "card.md").read_text()
+    assert format_metrics(dict(entry.metrics), ROWS) in (entry.path / "card.md").read_text()
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)

@@ -14,7 +14,7 @@ from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.registry.entry import read_entry
-from ea_jax.registry.fingerprint import check_files, check_provenance
+from ea_jax.registry.fingerprint import check_provenance, check_source_files
 from ea_jax.registry.lookup import find_entry
 from tests.conftest import toy_pairs
 
@@ -75,7 +75,7 @@ def test_vectors_that_an_adapter_made_are_of_its_target(toy_root, tmp_path):
     file = write(tmp_path / "mapped.parquet", {"ea_jax": json.dumps(facts)})
     assert encoder_facts(file) == {"model": "toy/target"}
     with pytest.raises(FingerprintMismatch, match="model 'toy/target' for 'toy/source'"):
-        check_files([file], find_entry("toy-a", "toy-b", None, toy_root).encoder, "it", False)
+        check_source_files([file], find_entry("toy-a", "toy-b", None, toy_root).encoder, "it", False)
 
 
 def test_drift_stops_at_another_encoders_vectors(ea, known, tmp_path):

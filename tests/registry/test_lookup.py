@@ -5,7 +5,8 @@ import pytest
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName
 from ea_jax.loading import load, load_quality
-from ea_jax.registry import lookup as registry
+from ea_jax.registry.lookup import find_entry
+from ea_jax.registry.spaces import find_space, list_spaces
 from tests.conftest import TOY_SPACES, write_toy_registry
 
 
@@ -16,11 +17,11 @@ def two_flavors(tmp_path_factory):
 
 def test_aliases_and_full_ids_name_the_same_space_in_any_case():
     names = ["minilm", "MiniLM", "all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2"]
-    assert len({registry.find_space(name).id for name in names}) == 1
+    assert len({find_space(name).id for name in names}) == 1
 
 
 def test_no_name_stands_for_two_spaces():
-    names = [name.lower() for space in registry.spaces() for name in (space.id, *space.aliases)]
+    names = [name.lower() for space in list_spaces() for name in (space.id, *space.aliases)]
     assert len(names) == len(set(names))
 
 
@@ -43,9 +44,9 @@ def test_an_unknown_or_unclear_name_gets_the_nearest_ones(two_flavors, source, t
 
 
 def test_a_flavor_is_found_by_name_and_may_be_left_out_where_it_is_alone(two_flavors, toy_root):
-    assert registry.find_entry("toy-a", "toy-b", "large", two_flavors).name == "toy-a--toy-b--large"
-    assert registry.find_entry("toy-a", "toy-b", None, two_flavors).name == "toy-a--toy-b--small"
-    assert registry.find_entry("toy-a", "toy-b", None, toy_root).flavor == "small"
+    assert find_entry("toy-a", "toy-b", "large", two_flavors).name == "toy-a--toy-b--large"
+    assert find_entry("toy-a", "toy-b", None, two_flavors).name == "toy-a--toy-b--small"
+    assert find_entry("toy-a", "toy-b", None, toy_root).flavor == "small"
 
 
 def test_an_unknown_purpose_is_refused(toy_root):
@@ -57,7 +58,7 @@ def test_the_environment_adds_registries_before_the_bundled_one(toy_root, monkey
     monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
     assert load("toy-a", "toy-b").spec.d_out == 12
     assert load_quality("toy-a", "toy-b").spec.d_in == 8
-    assert registry.find_space("minilm").width == 384
+    assert find_space("minilm").width == 384
 
 
 def test_a_registry_that_is_not_there_is_an_error(tmp_path):
@@ -89,11 +90,11 @@ def test_a_broken_entry_says_which_key_is_wrong(toy_root, tmp_path, old, new, to
 def test_a_broken_space_says_which_key_is_wrong(tmp_path):
     (tmp_path / "spaces.toml").write_text(TOY_SPACES.replace("width = 8", 'width = "8"'))
     with pytest.raises(BadEntry, match=r"spaces.toml has the wrong type for width"):
-        registry.find_space("toy-a", tmp_path)
+        find_space("toy-a", tmp_path)
 
 
 def test_every_bundled_space_has_a_positive_width_and_an_alias():
-    for space in registry.spaces():
+    for space in list_spaces():
         assert space.width > 0
         assert space.alias != space.id
 

@@ -14,7 +14,7 @@ import pytest
 from ea_jax.errors import BadEntry, BadInput
 from ea_jax.registry.index import read_index
 from ea_jax.registry.locations import BUNDLED
-from ea_jax.registry.remotes import parsed
+from ea_jax.registry.remotes import parse_address
 from tests.conftest import TOY_SPACES, write_toy_registry
 from tests.support.hub import StandIn, hub
 
@@ -22,7 +22,7 @@ NAME = "toy-a--toy-b--small"
 REPO = "owner/adapters"
 LOAD = "import ea_jax; print(ea_jax.load('toy-a', 'toy-b').spec.d_out)"
 # Fetching needs no JAX.
-FIND = "from ea_jax.registry.routes import hop_entries; print(hop_entries(['toy-a', 'toy-b'])[0].d_out)"
+FIND = "from ea_jax.registry.routes import resolve_route; print(resolve_route(['toy-a', 'toy-b'])[0].d_out)"
 
 
 class Served(NamedTuple):
@@ -259,8 +259,8 @@ def test_a_chain_fetches_what_is_on_the_hub(added, tmp_path):
     text = (there / "entry.toml").read_text()
     text = text.replace('source = "toy/source"', 'source = "toy/third"').replace('"toy/target"', '"toy/source"')
     (there / "entry.toml").write_text(text)
-    code = "from ea_jax.registry.routes import hop_entries; "
-    code += "print(*(e.name for e in hop_entries(['toy-c', 'toy-a', 'toy-b'], 'small')))"
+    code = "from ea_jax.registry.routes import resolve_route; "
+    code += "print(*(e.name for e in resolve_route(['toy-c', 'toy-a', 'toy-b'], 'small')))"
     found = run(python=code)
     assert found.stdout == f"toy-c--toy-a--small {NAME}\n", found.stderr
     assert "toy-c -> toy-a -> toy-b" in run("paths", "toy-c", "toy-b").stdout
@@ -280,7 +280,7 @@ def test_what_the_hub_refuses_is_one_sentence(served, folder):
 @pytest.mark.parametrize("address", ["owner/name", "hf:name", "hf:a/b/c", "hf:../x/y", "https://x/y"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(BadInput, match="write hf:owner/name"):
-        parsed(address)
+        parse_address(address)
 
 
 ROW = {"name": "a--b--c", "source": "a", "target": "b", "flavor": "c", "sha256": "0"}

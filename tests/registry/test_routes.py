@@ -10,8 +10,8 @@ from ea_jax.errors import BadEntry, UnknownName
 from ea_jax.fitting import fit
 from ea_jax.loading import load
 from ea_jax.registry.locations import BUNDLED
-from ea_jax.registry.lookup import entries, find_entry
-from ea_jax.registry.routes import FILE, Measured, _measured, digest, hop_entries, routes
+from ea_jax.registry.lookup import find_entry, list_entries
+from ea_jax.registry.routes import FILE, MeasuredRoute, _measured, list_routes, params_digest, resolve_route
 from ea_jax.registry.spaces import find_space
 from ea_jax.workflows.fit_entry import save_entry
 from tests.conftest import TOY_SPACES, toy_pairs
@@ -62,7 +62,7 @@ def write_three_spaces(root: Path, direct: bool = False) -> Path:
 
 def write_paths(root: Path, recall: dict[str, float], **changes) -> None:
     """Say that the detour from a to c was measured, with the adapters that are there."""
-    params = [digest(entry) for entry in hop_entries(DETOUR, "large", root)]
+    params = [params_digest(entry) for entry in resolve_route(DETOUR, "large", root)]
     facts = {"spaces": list(DETOUR), "flavor": "large", "params": params, "recall": recall} | changes
     (root / FILE).write_text(tomli_w.dumps({"path": [facts]}))
 
@@ -89,7 +89,7 @@ def apart(root):
 
 
 def test_one_hop_is_listed_in_each_flavor_and_two_in_the_large_one(root):
-    found = [(route.spaces, route.flavor) for route in routes(root=root)]
+    found = [(route.spaces, route.flavor) for route in list_routes(root=root)]
     assert found == [
         (("toy-a", "toy-b"), "small"),
         (("toy-a", "toy-c", "toy-b"), "small"),
@@ -102,28 +102,28 @@ def test_one_hop_is_listed_in_each_flavor_and_two_in_the_large_one(root):
 
 
 def test_ends_and_hops_narrow_the_list(root):
-    assert {route.spaces for route in routes("TOY/source", "toy-c", root=root)} == {("toy-a", "toy-c"), DETOUR}
-    assert {route.spaces[-1] for route in routes(target="toy-b", root=root)} == {"toy-b"}
-    assert {route.hops for route in routes(root=root, hops=1)} == {1}
-    assert routes("toy-c", "toy-a", root=root) == []
+    assert {route.spaces for route in list_routes("TOY/source", "toy-c", root=root)} == {("toy-a", "toy-c"), DETOUR}
+    assert {route.spaces[-1] for route in list_routes(target="toy-b", root=root)} == {"toy-b"}
+    assert {route.hops for route in list_routes(root=root, hops=1)} == {1}
+    assert list_routes("toy-c", "toy-a", root=root) == []
     with pytest.raises(UnknownName, match="Did you mean toy-c"):
-        routes("toy-cc", root=root)
+        list_routes("toy-cc", root=root)
 
 
 def test_figures_of_one_hop_are_the_entrys_and_those_of_two_are_measured(root):
-    direct, detour = routes("toy-a", "toy-c", root=root)
+    direct, detour = list_routes("toy-a", "toy-c", root=root)
     assert direct.recall == {"in-domain": 0.9}
     assert (direct.direct, direct.cost) == (None, {})
     assert (detour.recall, detour.direct, detour.cost) == ({}, {"in-domain": 0.9}, {})
     write_paths(root, {"in-domain": 0.7512, "elsewhere": 0.3})
-    detour = routes("toy-a", "toy-c", root=root)[1]
+    detour = list_routes("toy-a", "toy-c", root=root)[1]
     assert detour.recall == {"in-domain": 0.7512, "elsewhere": 0.3}
     assert detour.cost == {"in-domain": -0.1488}
 
 
 def test_figures_of_other_parameters_are_not_shown(root):
     write_paths(root, {"in-domain": 0.75}, params=["0" * 16, "1" * 16])
-    assert routes("toy-a", "toy-c", root=root)[1].recall == {}
+    assert list_routes("toy-a", "toy-c", root=root)[1].recall == {}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_figures_of_other_parameters_are_not_shown(root):
 def test_a_broken_file_of_figures_says_what_is_wrong(root, text, told):
     (root / FILE).write_text(text)
     with pytest.raises(BadEntry, match=told):
-        routes(root=root)
+        list_routes(root=root)
 
 
 def test_without_a_direct_adapter_the_error_names_the_best_measured_detour(apart):
@@ -159,8 +159,8 @@ def test_a_flavor_that_is_not_there_is_no_reason_for_a_detour(root):
 
 def test_hops_of_other_flavors_only_go_by_each_pairs_default(root):
     names = [find_entry("toy-a", "toy-b", root=root).name, find_entry("toy-b", "toy-c", root=root).name]
-    assert [entry.name for entry in hop_entries(DETOUR, None, root)] == names
-    assert [entry.flavor for entry in hop_entries(DETOUR, "large", root)] == ["small", "large"]
+    assert [entry.name for entry in resolve_route(DETOUR, None, root)] == names
+    assert [entry.flavor for entry in resolve_route(DETOUR, "large", root)] == ["small", "large"]
 
 
 def test_the_command_shows_figures_cost_and_what_is_missing(ea, apart, monkeypatch):
@@ -196,14 +196,14 @@ def test_the_command_shows_the_cost_of_a_detour(ea, root, monkeypatch):
 
 
 def test_listing_routes_imports_nothing_heavy():
-    code = "import sys; from ea_jax.registry.routes import routes; routes(); "
+    code = "import sys; from ea_jax.registry.routes import list_routes; list_routes(); "
     code += "print({'jax', 'numpy', 'flax'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
 
 def test_every_bundled_figure_is_of_adapters_that_ship():
-    known = {digest(entry) for entry in entries(BUNDLED)}
+    known = {params_digest(entry) for entry in list_entries(BUNDLED)}
     for params, measured in _measured(BUNDLED).items():
-        assert isinstance(measured, Measured)
+        assert isinstance(measured, MeasuredRoute)
         assert known >= set(params), f"{measured.spaces}: python -m benchmarks.retrieval.routes measures it again"

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ea_jax.errors import BadInput
 from ea_jax.fitting.training.batches import batches
 from ea_jax.fitting.training.losses import Terms
-from ea_jax.progress import progress
+from ea_jax.progress import progress_bar
 from ea_jax.retrieval.metrics import rank_of, reciprocal_rank, top_hit
 from ea_jax.typing import ArrayIn, Params
 
@@ -132,7 +132,7 @@ def train(
     score = _scorer(module, held)
     state, best, scores = _start(training, params), (0, params), [(0, score(params, 0))]
     draws = batches(x, y, training.batch, seed=seed, rows=rows)
-    with progress("Training", training.steps, show_progress) as advance:
+    with progress_bar("Training", training.steps, show_progress) as advance:
         for step in range(1, training.steps + 1):
             state = _step(module, training, state, *next(draws))
             advance(1)
