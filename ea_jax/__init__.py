@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ea_jax.batch import map_batches as map_batches
     from ea_jax.encoders.encoder import Encoder as Encoder
     from ea_jax.errors import EaJaxError as EaJaxError
+    from ea_jax.evaluation import EvaluationSet as EvaluationSet
     from ea_jax.evaluation import Report as Report
-    from ea_jax.evaluation import Trial as Trial
     from ea_jax.evaluation import evaluate as evaluate
     from ea_jax.fitting import fit as fit
     from ea_jax.integrations.embedding_adapters import EmbeddingAdapter as EmbeddingAdapter
@@ -30,11 +30,11 @@ _HOME = {
     "EaJaxError": "errors",
     "EmbeddingAdapter": "integrations.embedding_adapters",
     "Encoder": "encoders.encoder",
+    "EvaluationSet": "evaluation",
     "Quality": "quality.scores",
     "Report": "evaluation",
     "Scores": "quality.scores",
     "Spec": "adapters.spec",
-    "Trial": "evaluation",
     "compose": "adapters.adapter",
     "evaluate": "evaluation",
     "fit": "fitting",
@@ -46,7 +46,8 @@ _HOME = {
     "map_batches": "batch",
     "threshold_for": "quality.threshold",
 }
-__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "Quality", "Report", "Scores", "Spec", "Trial"]
+__all__ = ["Adapter", "EaJaxError", "EmbeddingAdapter", "Encoder", "EvaluationSet"]
+__all__ += ["Quality", "Report", "Scores", "Spec"]
 __all__ += ["compose", "evaluate", "fit", "interpret_quality", "load", "load_encoder", "load_quality"]
 __all__ += ["map_array", "map_batches", "threshold_for"]
 

@@ -1,56 +1,71 @@
-"""How good is an adapter on your data, and is another better? `ea-jax eval` and `ea-jax compare`."""
+"""Evaluate adapters on your own data: `ea-jax eval` and `ea-jax compare`."""
 
 import json
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ea_jax.cli.options import AssumeSource
+from ea_jax.cli.output import print_columns
 from ea_jax.errors import BadInput
 
-Pairs = Annotated[list[Path] | None, typer.Option("--pairs", help="Pairs: y, and x or text; group, query.")]
-Texts = Annotated[list[Path] | None, typer.Option("--texts", help="Texts, where both models run here.")]
-Queries = Annotated[Path | None, typer.Option("--queries", help="Of queries: x or text, y, group, id.")]
-Corpus = Annotated[Path | None, typer.Option("--corpus", help="Of the corpus: y or text, x, id.")]
-Qrels = Annotated[Path | None, typer.Option("--qrels", help="Judgments of ids: query, row, grade.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of all sampling.")]
+if TYPE_CHECKING:
+    from ea_jax.evaluation import Report
+    from ea_jax.evaluation.compare import Comparison
+    from ea_jax.workflows.evaluate_entry import EvaluationFiles
+
+Pairs = Annotated[
+    list[Path] | None,
+    typer.Option("--pairs", help="Pairs: columns y, and x or text; optionally group and query (true for queries)."),
+]
+Texts = Annotated[list[Path] | None, typer.Option("--texts", help="Texts, if both models run locally.")]
+Queries = Annotated[
+    Path | None, typer.Option("--queries", help="Queries: columns x or text; optionally y, group and id.")
+]
+Corpus = Annotated[Path | None, typer.Option("--corpus", help="Corpus: columns y or text; optionally x and id.")]
+Qrels = Annotated[
+    Path | None, typer.Option("--qrels", help="Relevance judgments (TREC or BEIR): query id, corpus id, grade.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random sampling.")]
+PIPE_WIDTH = 10_000  # columns: output that is not shown on a terminal is never wrapped
 
 
 class ProtocolName(StrEnum):
-    """What counts as found."""
+    """What counts as a hit."""
 
     agreement = "agreement"
     qa = "qa"
 
 
 Protocol = Annotated[
-    ProtocolName, typer.Option("--protocol", help="agreement with the target model, or answers found.")
+    ProtocolName, typer.Option("--protocol", help="Measure agreement with the target model, or answers to questions.")
 ]
 
 
 def evaluate(
-    source: Annotated[str, typer.Option(help="Model that made the column x, or that embeds the texts.")],
+    source: Annotated[str, typer.Option(help="Model of the column x, or that embeds the texts.")],
     target: Annotated[str, typer.Option(help="Model of the column y.")],
     pairs: Pairs = None,
     texts: Texts = None,
     queries: Queries = None,
     corpus: Corpus = None,
     qrels: Qrels = None,
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, where there are several.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Flavor of the adapter, if there are several.")] = None,
     protocol: Protocol = ProtocolName.agreement,
     assume_source: AssumeSource = False,
     as_json: AsJson = False,
-    report: Annotated[Path | None, typer.Option(help="Write a page with charts, too.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a web page with charts to this file.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Judge an adapter on your own data, beside keeping the source model, with intervals.
+    """Evaluate an adapter on your own data, next to keeping the source model, with 95 % intervals.
 
-    agreement: is the corpus row that the target model ranks first among the first k? qa: is an answer among them, over
-    all questions, and over those with confidence? Without --qrels, corpus row i answers query i.
+    agreement: how often is the corpus row that the target model ranks first in the top k? qa: how often is an answer,
+    over all questions and over those with high confidence? Without --qrels, corpus row i answers query i.
 
     Example: ea-jax eval --source minilm --target oai-3-small --pairs pairs.parquet --report report.html
     """
@@ -59,26 +74,24 @@ def evaluate(
 
     (entry,) = resolve_route([source, target], flavor)
     if report is not None and not report.absolute().parent.is_dir():
-        raise BadInput(f"{report.parent} is not a folder, so the report cannot be written there. Make it first.")
+        raise BadInput(f"{report} cannot be written: {report.parent} is not a folder. Make it first.")
     start_jax()
-    from ea_jax.workflows.evaluate_entry import Given, judged
+    from ea_jax.workflows.evaluate_entry import evaluate_files
 
-    given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
-    made = judged(entry, given, protocol=protocol.value, seed=seed)
+    files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source)
+    result = evaluate_files(entry, files, protocol=protocol.value, seed=seed)
     if report is not None:
-        made.save_html(report)
+        result.save_html(report)
         print(f"ea-jax: {report} written", file=sys.stderr)
     if as_json:
-        print(made.to_json())
-        return
-    from rich.console import Console
-
-    Console().print(made.table())
+        print(result.to_json())
+    else:
+        _print_report(result)
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A name, as `ea-jax list` shows it; or JSON that `eval --json` printed.")],
-    b: Annotated[str, typer.Argument(help="Likewise, over the same queries.")],
+    a: Annotated[str, typer.Argument(help="Name of an adapter, as `ea-jax list` shows it, or JSON of `eval --json`.")],
+    b: Annotated[str, typer.Argument(help="The same for B, over the same queries.")],
     pairs: Pairs = None,
     texts: Texts = None,
     queries: Queries = None,
@@ -89,22 +102,22 @@ def compare(
     as_json: AsJson = False,
     seed: Seed = 0,
 ) -> None:
-    """Is B better than A, over the same queries? A paired bootstrap says by how much, and how surely.
+    """Test whether adapter B is better than A over the same queries, with a paired bootstrap.
 
-    Named adapters are judged on files, which are those of `ea-jax eval`. Each figure has its own p value, for which it
-    does not count how many figures there are.
+    Named adapters are evaluated on files, as with `ea-jax eval`. The p values are not corrected for the number of
+    metrics.
 
     Example: ea-jax compare minilm--oai-3-small--small minilm--oai-3-small--large --pairs pairs.parquet
     """
-    from ea_jax.evaluation.compare import compared, read_report
-    from ea_jax.evaluation.report import plain
+    from ea_jax.evaluation.compare import compare_reports, read_report
+    from ea_jax.evaluation.results import to_plain
 
     if Path(a).suffix == Path(b).suffix == ".json":
-        told = compared(read_report(Path(a)), read_report(Path(b)), seed)
+        comparisons = compare_reports(read_report(Path(a)), read_report(Path(b)), seed)
     elif not (pairs or texts or queries or corpus):
         raise BadInput(
-            "Named adapters are compared on --pairs, --texts, or --queries and --corpus; reports have to be .json "
-            "files, both of them."
+            "Named adapters are compared on --pairs, --texts, or --queries and --corpus. To compare reports, give two "
+            ".json files."
         )
     else:
         from ea_jax.cli.runtime import start_jax
@@ -112,29 +125,56 @@ def compare(
 
         entries = [resolve_entry_by_name(name) for name in (a, b)]
         start_jax()
-        from ea_jax.workflows.evaluate_entry import Given, judged
+        from ea_jax.workflows.evaluate_entry import evaluate_files
 
-        given = Given(pairs or (), texts or (), queries, corpus, qrels, assume_source)
-        first, second = (judged(e, given, protocol=protocol.value, seed=seed).as_dict() for e in entries)
-        told = compared(first, second, seed)
+        files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source)
+        reports = [evaluate_files(entry, files, protocol=protocol.value, seed=seed) for entry in entries]
+        comparisons = compare_reports(*reports, seed)
     if as_json:
-        print(json.dumps(plain(told), allow_nan=False))
-        return
+        print(json.dumps(to_plain(comparisons), allow_nan=False))
+    else:
+        _print_comparisons(comparisons)
+
+
+def _evaluation_files(
+    pairs: list[Path] | None,
+    texts: list[Path] | None,
+    queries: Path | None,
+    corpus: Path | None,
+    qrels: Path | None,
+    assume_source: bool,
+) -> "EvaluationFiles":
+    from ea_jax.workflows.evaluate_entry import EvaluationFiles
+
+    try:
+        return EvaluationFiles(pairs or (), texts or (), queries, corpus, qrels, assume_source)
+    except BadInput as error:
+        raise BadInput(f"{error} The options are --pairs, --texts, --queries, --corpus and --qrels.") from error
+
+
+def _print_report(report: "Report") -> None:
     from rich.console import Console
 
-    Console().print(_differences(told))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPE_WIDTH)
+    console.print(report.table())
 
 
-def _differences(told: dict[str, Any]) -> Any:
-    """The comparison as a table for a rich console."""
-    from rich.table import Table
-
-    table = Table("figure", "A", "B", "B - A", "95 % interval", "p", "verdict")
-    for name, d in told.items():
-        interval = f"{d['low']:+.4f} to {d['high']:+.4f}"
-        cells = (f"{d['a']:.4f}", f"{d['b']:.4f}", f"{d['value']:+.4f}", interval, f"{d['p_value']:.3f}", d["verdict"])
-        table.add_row(name, *cells)
-    return table
+def _print_comparisons(comparisons: Mapping[str, "Comparison"]) -> None:
+    rows = [
+        (
+            name,
+            f"{c.a:.4f}",
+            f"{c.b:.4f}",
+            f"{c.value:+.4f}",
+            f"{c.low:+.4f} to {c.high:+.4f}",
+            f"{c.p_value:.3f}",
+            c.verdict,
+        )
+        for name, c in comparisons.items()
+    ]
+    print_columns([("metric", "A", "B", "B - A", "95 % interval", "p", "verdict"), *rows])
 
 
 COMMANDS = {evaluate: "eval", compare: "compare"}

@@ -30,7 +30,7 @@ def add(
     _start()
     from ea_jax.registry.publish import reject_links
     from ea_jax.registry.validate import check_entry
-    from ea_jax.workflows.verify_entry import recheck
+    from ea_jax.workflows.verify_entry import verify_metrics
 
     reject_links(folder)
     root = user_folder("data") / "registry"
@@ -40,10 +40,10 @@ def add(
         entry = read_entry(copy)
         check_entry(entry)
         if pairs is not None:
-            found = recheck(entry, pairs, assume_source)
-            if found.agrees is False:
-                raise BadEntry(f"{folder} was not added: {found.told}")
-            print(f"ea-jax: {found.told}", file=sys.stderr)
+            verification = verify_metrics(entry, pairs, assume_source)
+            if verification.matches is False:
+                raise BadEntry(f"{folder} was not added: {verification.message}")
+            print(f"ea-jax: {verification.message}", file=sys.stderr)
         there = root / entry_name(entry)
         recover_folders(root)
         if there.exists() and not replace:
@@ -70,15 +70,15 @@ def check(
     folders = [_folder(name) for name in names] if names else list_entry_folders()
     _start()
     from ea_jax.registry.validate import check_entry
-    from ea_jax.workflows.verify_entry import recheck
+    from ea_jax.workflows.verify_entry import verify_metrics
 
     failed = 0
     for folder in folders:
         try:
             check_entry(entry := read_entry(folder))
-            measured = recheck(entry, pairs, assume_source) if pairs is not None else None
-            failed += measured is not None and measured.agrees is False
-            print(f"{folder.name}: whole" + (f"; {measured.told}" if measured else ""))
+            verification = verify_metrics(entry, pairs, assume_source) if pairs is not None else None
+            failed += verification is not None and verification.matches is False
+            print(f"{folder.name}: whole" + (f"; {verification.message}" if verification else ""))
         except (EaJaxError, OSError) as error:
             failed += 1
             print(f"{folder.name}: {error}")

@@ -1,4 +1,4 @@
-"""Queries, corpora and judgments in files."""
+"""Read evaluation files: queries, corpora and relevance judgments."""
 
 import math
 from collections import Counter
@@ -12,82 +12,88 @@ from pyarrow import parquet
 from ea_jax.data.vectors import read_vectors
 from ea_jax.errors import BadInput
 
-VECTORS, WORDS = ("x", "y"), ("text", "group", "id")
-HEADS = ("query-id", "query_id", "qid")
+VECTOR_COLUMNS, STRING_COLUMNS = ("x", "y"), ("text", "group", "id")
+BEIR_HEADERS = ("query-id", "query_id", "qid")
 
 
-def read_side(path: Path, alone: str) -> dict[str, Any]:
-    """The columns x, y, text, group and id of a parquet file, as far as it has them.
+def read_columns(path: Path, vectors: str) -> dict[str, Any]:
+    """Read those of the columns x, y, text, group and id that a file of queries or of a corpus has.
 
     Args:
-        path: A parquet file, or a `.npy` file of one column.
-        alone: Which column a `.npy` file holds.
+        path: A parquet file, or a `.npy` file of vectors.
+        vectors: Name for the vectors of a `.npy` file, x or y.
 
     Raises:
-        BadInput: The file is of another kind, unreadable or of no rows; a value is null; an id comes again.
+        BadInput: The file is unreadable, empty, of another format or without any of x, y and text; a value is null;
+            or an id occurs twice.
     """
     if path.suffix == ".npy":
-        return {alone: read_vectors(path)}
+        return {vectors: read_vectors(path)}
     if path.suffix != ".parquet" or not path.is_file():
-        raise BadInput(f"{path} is no file of vectors: .npy or .parquet is.")
+        raise BadInput(f"{path} is not a .parquet or .npy file.")
     try:
-        table = parquet.read_table(path, columns=[n for n in WORDS if n in parquet.read_schema(path).names])
         names = parquet.read_schema(path).names
+        table = parquet.read_table(path, columns=[name for name in STRING_COLUMNS if name in names])
     except (OSError, pa.ArrowException) as error:
         raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
-    if not table.num_rows or not {*VECTORS, "text"} & {*names}:
+    if not table.num_rows or not {*VECTOR_COLUMNS, "text"} & {*names}:
         raise BadInput(f"{path} has {table.num_rows} rows and the columns {', '.join(names)}; it needs x, y or text.")
-    found: dict[str, Any] = {name: read_vectors(path, name) for name in VECTORS if name in names}
+    columns: dict[str, Any] = {name: read_vectors(path, name) for name in VECTOR_COLUMNS if name in names}
     for name in table.schema.names:
-        found[name] = _words(path, name, table.column(name).to_pylist())
-    again = [name for name, count in Counter(found.get("id", [])).items() if count > 1]
-    if again:
-        raise BadInput(f"{path}: the id {again[0]!r} comes more than once. Give each row an id of its own.")
-    return found
+        columns[name] = _as_strings(path, name, table.column(name).to_pylist())
+    repeated = [name for name, count in Counter(columns.get("id", [])).items() if count > 1]
+    if repeated:
+        raise BadInput(f"{path}: the id {repeated[0]!r} occurs more than once. Give each row its own id.")
+    return columns
 
 
-def _words(path: Path, name: str, values: list[Any]) -> list[str]:
+def _as_strings(path: Path, name: str, values: list[Any]) -> list[str]:
     if None in values:
-        raise BadInput(
-            f"{path}, column {name}, row {values.index(None)}: the value is null. Mend the row or leave it out."
-        )
+        row = values.index(None)
+        raise BadInput(f"{path}, column {name}, row {row}: the value is null. Correct the row or leave it out.")
     return [str(value) for value in values]
 
 
 def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dict[int, dict[int, float]]:
-    """Judgments of a TREC file (query 0 row grade) or a BEIR one (query, row, grade, with a header).
+    """Read relevance judgments in TREC format (query 0 row grade) or BEIR format (query row grade, with a header).
 
     Args:
-        path: The file; columns are separated by white space or tabs.
+        path: A text file whose columns are separated by spaces or tabs.
         queries: Ids of the queries, in order.
         corpus: Ids of the corpus rows, in order.
 
+    Returns:
+        Query number -> corpus row number -> grade.
+
     Raises:
-        BadInput: The file is unreadable or says nothing is relevant; a line is of another form, names an id that is not
-            there, or contradicts an earlier one.
+        BadInput: The file is unreadable or has no grade above 0; or a line is malformed, has an unknown id or
+            contradicts an earlier line.
     """
-    places = ({name: i for i, name in enumerate(ids)} for ids in (queries, corpus))
-    (query_at, row_at), found = places, {}
-    for number, line in enumerate(_lines(path), 1):
+    query_rows, corpus_rows = ({name: row for row, name in enumerate(ids)} for ids in (queries, corpus))
+    judgments: dict[int, dict[int, float]] = {}
+    for number, line in enumerate(_read_lines(path), 1):
         cells = line.split()
-        if not cells or (number == 1 and cells[0] in HEADS):
+        if not cells or (number == 1 and cells[0] in BEIR_HEADERS):
             continue
-        told = _judgment(cells)
-        if told is None:
-            raise BadInput(f"{path}, line {number}: it is not `query row grade`, nor `query 0 row grade`.")
-        query, row, grade = told
-        for name, known, what in ((query, query_at, "queries"), (row, row_at, "corpus")):
-            if name not in known:
-                raise BadInput(f"{path}, line {number}: the id {name!r} is not among the {what}. Is it another file's?")
-        if found.setdefault(query_at[query], {}).setdefault(row_at[row], grade) != grade:
-            raise BadInput(f"{path}, line {number}: {row!r} has another grade for {query!r} above. Keep one.")
-    if not any(grade > 0 for grades in found.values() for grade in grades.values()):
-        raise BadInput(f"{path} holds no judgments above 0. Each line is `query row grade`.")
-    return found
+        judgment = _parse_judgment(cells)
+        if judgment is None:
+            raise BadInput(f"{path}, line {number}: expected `query row grade` or `query 0 row grade`.")
+        query, row, grade = judgment
+        for name, rows, kind in ((query, query_rows, "queries"), (row, corpus_rows, "corpus")):
+            if name not in rows:
+                raise BadInput(
+                    f"{path}, line {number}: the id {name!r} is not among the {kind}. "
+                    "Do the judgments belong to another file?"
+                )
+        if judgments.setdefault(query_rows[query], {}).setdefault(corpus_rows[row], grade) != grade:
+            raise BadInput(f"{path}, line {number}: {row!r} has another grade for {query!r} above. Keep one of them.")
+    if not any(grade > 0 for grades in judgments.values() for grade in grades.values()):
+        raise BadInput(f"{path} has no judgments with a grade above 0. Each line is `query row grade`.")
+    return judgments
 
 
-def _judgment(cells: list[str]) -> tuple[str, str, float] | None:
-    """Query, row and grade of a line; None where it is of another form."""
+def _parse_judgment(cells: list[str]) -> tuple[str, str, float] | None:
+    """Query id, corpus id and grade of a line; None if it is malformed."""
     try:
         grade = float(cells[-1])
     except ValueError:
@@ -95,7 +101,7 @@ def _judgment(cells: list[str]) -> tuple[str, str, float] | None:
     return (cells[0], cells[-2], grade) if len(cells) in (3, 4) and math.isfinite(grade) else None
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,14 +1,14 @@
-"""Is the confidence a good forecast of what is found?"""
+"""How well the quality scores predict the results: calibration, routing by confidence, and thresholds."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
-from ea_jax.evaluation.bootstrap import Figure, mean_of, statistic_of
-from ea_jax.evaluation.ranking import Values, correlations
+from ea_jax.evaluation.bootstrap import estimate_mean, estimate_statistic
+from ea_jax.evaluation.ranking import correlations
+from ea_jax.evaluation.results import Estimates, ReliabilityBin, RoutingPoint, ThresholdRow, Values
 from ea_jax.quality.scores import Scores
 from ea_jax.retrieval.metrics import KS
 
@@ -19,122 +19,141 @@ Column = Float[np.ndarray, " n"]
 
 
 def spearman(a: Column, b: Column) -> float:
-    """Rank correlation; 0 with a constant."""
+    """Compute Spearman's rank correlation; 0 if one side is constant."""
     return float(correlations(a[None], b[None])[0])
 
 
-def auroc(score: Column, positive: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, ties by half; nan where there is only one kind."""
+def auroc(score: Column, positive: Column | Bool[np.ndarray, " n"]) -> float:
+    """Compute the probability that a positive scores above a negative (ties: half); NaN if one class is empty."""
     positive = positive > 0
     n, m = positive.sum(), (~positive).sum()
     return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
-def calibration_error(said: Column, came: Column) -> float:
-    """Mean gap of what was said and what came, over ten bins of equally many. Source: Naeini et al. 2015."""
-    return float(sum(len(b) * abs(said[b].mean() - came[b].mean()) for b in _bins(said)) / len(said))
+def calibration_error(confidence: Column, outcome: Column) -> float:
+    """Compute the expected calibration error over ten bins of equal size; smaller is better.
+
+    Source: Naeini et al. 2015.
+    """
+    gaps = (len(rows) * abs(confidence[rows].mean() - outcome[rows].mean()) for rows in _bins(confidence))
+    return float(sum(gaps) / len(confidence))
 
 
-def risk_area(score: Column, good: Column) -> float:
-    """Area under the risk-coverage curve; smaller is better. Source: Geifman et al. 2019."""
-    missed = np.cumsum(1 - good[np.argsort(-score, kind="stable")])
-    return float(np.mean(missed / np.arange(1, len(good) + 1)))
+def risk_coverage_area(confidence: Column, outcome: Column) -> float:
+    """Compute the area under the risk-coverage curve; smaller is better. Source: Geifman et al. 2019."""
+    errors = np.cumsum(1 - outcome[np.argsort(-confidence, kind="stable")])
+    return float(np.mean(errors / np.arange(1, len(outcome) + 1)))
 
 
-def worst_auroc(forecast: Column, cosine: Column) -> float:
-    """How surely a low forecast finds the worst tenth of cosines (AUROC)."""
-    return auroc(-forecast, (cosine <= np.quantile(cosine, WORST)).astype(float))
+def worst_tenth_auroc(expected_cosine: Column, cosine: Column) -> float:
+    """Compute how well a low expected cosine detects the lowest tenth of cosines (AUROC); larger is better."""
+    return auroc(-expected_cosine, cosine <= np.quantile(cosine, WORST))
 
 
 def coverage(lower: Column, cosine: Column) -> float:
-    """Share of cosines above what was said to be exceeded; it ought to be .9."""
+    """Compute the share of cosines that reach their predicted lower bound; .9 is ideal."""
     return float((cosine >= lower).mean())
 
 
 STATISTICS: dict[str, tuple[Callable[[Column, Column], float], tuple[str, str]]] = {
-    "ece": (calibration_error, ("confidence", "found")),
-    "aurc": (risk_area, ("confidence", "found")),
+    "ece": (calibration_error, ("confidence", "outcome")),
+    "aurc": (risk_coverage_area, ("confidence", "outcome")),
     "spearman": (spearman, ("expected_cosine", "cosine")),
-    "auroc_worst_tenth": (worst_auroc, ("expected_cosine", "cosine")),
+    "auroc_worst_tenth": (worst_tenth_auroc, ("expected_cosine", "cosine")),
     "coverage": (coverage, ("expected_cosine_lower", "cosine")),
 }
 
 
-def forecasts(scores: Scores, found: Column, cosine: Column | None) -> dict[str, Column]:
-    """What was said of each query, and what came; nan where an adapter forecasts no cosine, or there are no answers."""
-    told = {name: np.asarray(getattr(scores, name), np.float64) for name, _ in (s[1] for s in STATISTICS.values())}
-    return told | {"found": found} | ({} if cosine is None else {"cosine": cosine})
+def forecast_columns(scores: Scores, outcome: Column, cosine: Column | None) -> dict[str, Column]:
+    """Collect the predictions and the observations that `STATISTICS` compare.
+
+    Predictions are NaN if an adapter does not make them; outcomes are NaN for queries without relevant rows.
+    """
+    names = ("confidence", "expected_cosine", "expected_cosine_lower")
+    columns = {name: np.asarray(getattr(scores, name), np.float64) for name in names} | {"outcome": outcome}
+    return columns if cosine is None else columns | {"cosine": cosine}
 
 
-def columns_of(statistic: str, told: Mapping[str, Column]) -> tuple[Column, Column] | None:
-    """What a statistic is of, over the queries that have both sides; None where none has."""
-    said, came = (told.get(name) for name in STATISTICS[statistic][1])
-    if said is None or came is None:
+def statistic_columns(statistic: str, forecast: Values) -> tuple[Column, Column] | None:
+    """Return the prediction and observation of a statistic for the queries that have both; None if none has."""
+    predicted, observed = (forecast.get(name) for name in STATISTICS[statistic][1])
+    if predicted is None or observed is None:
         return None
-    there = np.isfinite(said) & np.isfinite(came)
-    return (said[there], came[there]) if there.any() else None
+    finite = np.isfinite(predicted) & np.isfinite(observed)
+    return (predicted[finite], observed[finite]) if finite.any() else None
 
 
-def confidence_figures(told: Mapping[str, Column], seed: int) -> dict[str, Figure]:
-    """Figures of the quality part that there are forecasts for."""
-    columns = {name: columns_of(name, told) for name in STATISTICS}
-    return {name: statistic_of(STATISTICS[name][0], *c, seed=seed) for name, c in columns.items() if c is not None}
+def quality_metrics(forecast: Values, seed: int) -> Estimates:
+    """Estimate the statistics of the quality scores, leaving out those without data."""
+    columns = {name: statistic_columns(name, forecast) for name in STATISTICS}
+    return {name: estimate_statistic(STATISTICS[name][0], *c, seed=seed) for name, c in columns.items() if c}
 
 
-def reliability(said: Column, found: Column, seed: int) -> list[dict[str, Any]]:
-    """By tenth of the confidence: what was said, and what came."""
-    there = np.isfinite(found)
-    said, found = said[there], found[there]
+def reliability_diagram(confidence: Column, outcome: Column, seed: int) -> list[ReliabilityBin]:
+    """Compare the mean confidence with the mean outcome, by tenth of the confidence."""
+    finite = np.isfinite(outcome)
+    confidence, outcome = confidence[finite], outcome[finite]
     return [
-        {"said": float(said[b].mean()), "queries": len(b), "recall@10": mean_of(found[b], seed)} for b in _bins(said)
+        ReliabilityBin(float(confidence[rows].mean()), len(rows), estimate_mean(outcome[rows], seed))
+        for rows in _bins(confidence)
     ]
 
 
-def routing(said: Column, found: Column, native: Column, seed: int) -> list[dict[str, Any]]:
-    """Recall by the share kept with the adapter; the others are asked natively.
+def routing_curve(confidence: Column, outcome: Column, native: Column, seed: int) -> list[RoutingPoint]:
+    """Estimate the score if the adapter serves a share of the queries and the target model the others.
 
-    Kept are those of most confidence (`recall@10`), any (`random`, its expectation), or those that lose least, as if it
-    were known (`oracle`): nothing that orders queries does better.
+    Args:
+        confidence: Confidence of each query.
+        outcome: Score of each adapted query; NaN to leave the query out.
+        native: Score of each native query.
+        seed: Seed of the bootstrap.
     """
-    there = np.isfinite(found)
-    said, found, native = said[there], found[there], native[there]
-    orders = {"recall@10": np.argsort(-said, kind="stable"), "oracle": np.argsort(native - found, kind="stable")}
+    finite = np.isfinite(outcome)
+    confidence, outcome, native = confidence[finite], outcome[finite], native[finite]
+    by_confidence, by_loss = np.argsort(-confidence, kind="stable"), np.argsort(native - outcome, kind="stable")
+    query = np.arange(len(confidence))
     points = []
     for share in SHARES:
-        told = {"kept": share, "random": mean_of(share * found + (1 - share) * native, seed)}
-        for name, order in orders.items():
-            kept = np.isin(np.arange(len(said)), order[: round(share * len(said))])
-            told[name] = mean_of(np.where(kept, found, native), seed)
-        points.append(told)
+        score, oracle = (
+            estimate_mean(np.where(np.isin(query, order[: round(share * len(query))]), outcome, native), seed)
+            for order in (by_confidence, by_loss)
+        )
+        random = estimate_mean(share * outcome + (1 - share) * native, seed)
+        points.append(RoutingPoint(share, score, random, oracle))
     return points
 
 
-def threshold_table(said: Column, conditions: Mapping[str, Values], kind: str, seed: int) -> list[dict[str, Any]]:
-    """What each condition finds of the queries at or above a confidence; the first row is unfiltered.
+def threshold_table(confidence: Column, conditions: Mapping[str, Values], metric: str, seed: int) -> list[ThresholdRow]:
+    """Estimate the metric at each k, for the queries at or above each confidence threshold.
 
-    `of_native` is the share of what native queries find that the adapter finds too, a ratio of means.
+    Args:
+        confidence: Confidence of each query.
+        conditions: Condition -> metrics of each query; `adapter` is required.
+        metric: Name without its k: `recall` or `success`.
+        seed: Seed of the bootstrap.
     """
     rows = []
-    for least in THRESHOLDS:
-        kept = said >= least
+    for threshold in THRESHOLDS:
+        selected = confidence >= threshold
         figures = {
-            name: {f"{kind}@{k}": mean_of(values[f"{kind}@{k}"][kept], seed) for k in KS}
+            name: {f"{metric}@{k}": estimate_mean(values[f"{metric}@{k}"][selected], seed) for k in KS}
             for name, values in conditions.items()
         }
-        row = {"confidence": least, "queries": int(kept.sum()), "kept": mean_of(kept.astype(float), seed)}
-        if "native" in conditions and kept.any():
-            ours, theirs = (conditions[name][f"{kind}@10"][kept] for name in ("adapter", "native"))
-            there = np.isfinite(ours)
-            if there.any():
-                row["of_native"] = statistic_of(_ratio, ours[there], theirs[there], seed=seed)
-        rows.append(row | {"figures": figures})
+        of_native = None
+        if "native" in conditions:
+            adapter, native = (conditions[name][f"{metric}@10"][selected] for name in ("adapter", "native"))
+            finite = np.isfinite(adapter)
+            if finite.any():
+                of_native = estimate_statistic(_ratio_of_means, adapter[finite], native[finite], seed=seed)
+        share = estimate_mean(selected.astype(float), seed)
+        rows.append(ThresholdRow(threshold, int(selected.sum()), share, of_native, figures))
     return rows
 
 
-def _ratio(ours: Column, theirs: Column) -> float:
-    return float(ours.mean() / theirs.mean()) if theirs.any() else float("nan")
+def _ratio_of_means(numerator: Column, denominator: Column) -> float:
+    return float(numerator.mean() / denominator.mean()) if denominator.any() else float("nan")
 
 
-def _bins(said: Column) -> list[np.ndarray]:
-    order = np.argsort(said, kind="stable")
-    return [rows for rows in np.array_split(order, BINS) if len(rows)]
+def _bins(values: Column) -> Sequence[np.ndarray]:
+    """Row numbers of ten bins of equal size, in order of the values."""
+    return [rows for rows in np.array_split(np.argsort(values, kind="stable"), BINS) if len(rows)]

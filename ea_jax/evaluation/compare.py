@@ -1,80 +1,124 @@
-"""Two reports over the same queries: which adapter is better, and how surely?"""
+"""Compare two reports on the same evaluation set: which adapter is better, and is the difference significant?"""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from ea_jax.errors import BadInput
-from ea_jax.evaluation.bootstrap import Difference, difference, statistic_difference
-from ea_jax.evaluation.calibration import STATISTICS, columns_of
+from ea_jax.evaluation.bootstrap import Difference, mean_difference, statistic_difference
+from ea_jax.evaluation.calibration import STATISTICS, statistic_columns
+from ea_jax.evaluation.results import DataFacts, ProtocolFacts, Results, Values
 
-SURE = 0.05
-DIRECTION = {"ece": -1, "aurc": -1, "coverage": 0}  # smaller is better, or neither is; elsewhere larger is
-NO_FIGURE = "equal@10"  # how a hit was counted
+SIGNIFICANCE = 0.05
+DIRECTION = {"ece": -1, "aurc": -1, "coverage": 0}  # smaller is better, or neither is; for other metrics larger is
+SKIPPED = "equal@10"  # describes how hits were counted, not how good they are
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A report as `--json` printed it.
+class SavedResults(NamedTuple):
+    """The parts of a saved report that a comparison needs; `Results` describes them."""
+
+    protocol: ProtocolFacts
+    data: DataFacts
+    per_query: Mapping[str, Values]
+
+
+class Comparison(NamedTuple):
+    """A metric of two adapters.
+
+    Attributes:
+        a: Value of A.
+        b: Value of B.
+        value: B minus A.
+        low: Lower end of the 95 % interval of the difference.
+        high: Upper end of that interval.
+        p_value: Two-sided p value of no difference, not corrected for the number of metrics.
+        verdict: Which one is better, in words.
+    """
+
+    a: float
+    b: float
+    value: float
+    low: float
+    high: float
+    p_value: float
+    verdict: str
+
+
+def read_report(path: Path) -> SavedResults:
+    """Read a report from a JSON file that `Report.to_json` made.
 
     Raises:
-        BadInput: It is none.
+        BadInput: The file is not such a report, or one of an earlier version.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read as a report: {error}.") from error
-    if not isinstance(told, dict) or not {"per_query", "data", "protocol"} <= told.keys():
-        raise BadInput(f"{path} is no report; `ea-jax eval --json` prints one.")
-    return told
+    try:
+        per_query = {
+            name: {metric: np.asarray(column, np.float64) for metric, column in columns.items()}
+            for name, columns in report["per_query"].items()
+        }
+        results = SavedResults(ProtocolFacts(**report["protocol"]), DataFacts(**report["data"]), per_query)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is not a report. Write one with `ea-jax eval --json`.") from error
+    if per_query.get("forecast") and "outcome" not in per_query["forecast"]:
+        raise BadInput(f"{path} is a report of an earlier version of ea_jax. Evaluate the adapter again.")
+    return results
 
 
-def compared(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """By figure: that of A and of B, B less A with its interval and p value (paired bootstrap), and a verdict.
+def compare_reports(a: Results | SavedResults, b: Results | SavedResults, seed: int = 0) -> dict[str, Comparison]:
+    """Compare each metric that both reports have, with a paired bootstrap over the queries.
 
-    Figures are those of the adapter's conditions, `condition/figure`, `vectors/cosine`, and those of the confidence,
-    `confidence/figure`, as far as both reports have them.
+    Returns:
+        Comparisons by `condition/metric`, `vectors/cosine` and `confidence/metric`.
 
     Raises:
-        BadInput: The reports are not over the same queries, corpus and judgments, or not of the same protocol.
+        BadInput: The reports differ in their evaluation set or protocol.
     """
     for name in ("data", "protocol"):
-        if a[name] != b[name]:
+        of_a, of_b = (getattr(report, name)._asdict() for report in (a, b))
+        if of_a != of_b:
             raise BadInput(
-                f"The reports differ in their {name}: {a[name]} and {b[name]}. Judge both on the same trial."
+                f"The reports differ in their {name}: {of_a} and {of_b}. "
+                "Evaluate both adapters on the same files, with the same protocol and seed."
             )
-    first, second = ({name: _values(columns) for name, columns in side["per_query"].items()} for side in (a, b))
-    figures = [*_means(first, second, seed), *_forecasts(first, second, seed)]
-    return {name: _told(name.partition("/")[2], of_a, of_b, away) for name, of_a, of_b, away in figures}
+    metrics = [*_compare_means(a.per_query, b.per_query, seed), *_compare_quality(a.per_query, b.per_query, seed)]
+    return {
+        name: Comparison(of_a, of_b, *difference, _verdict(name.partition("/")[2], difference))
+        for name, of_a, of_b, difference in metrics
+    }
 
 
-def _values(columns: Mapping[str, list[float | None]]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(column, np.float64) for name, column in columns.items()}
-
-
-def _means(a, b, seed: int) -> Iterator[tuple[str, float, float, Difference]]:
-    """Figures that are means over queries."""
+def _compare_means(
+    a: Mapping[str, Values], b: Mapping[str, Values], seed: int
+) -> Iterator[tuple[str, float, float, Difference]]:
+    """Compare metrics that are means over queries."""
     for condition in (name for name in a if name in b and name != "forecast"):
-        for figure, p in a[condition].items():
-            q = b[condition].get(figure)
-            if q is not None and figure != NO_FIGURE and np.isfinite(p).any():
-                yield f"{condition}/{figure}", float(np.nanmean(p)), float(np.nanmean(q)), difference(p, q, seed)
+        for metric, p in a[condition].items():
+            q = b[condition].get(metric)
+            if q is not None and metric != SKIPPED and np.isfinite(p).any():
+                yield f"{condition}/{metric}", float(np.nanmean(p)), float(np.nanmean(q)), mean_difference(p, q, seed)
 
 
-def _forecasts(a, b, seed: int) -> Iterator[tuple[str, float, float, Difference]]:
-    """Figures of the confidence, which are statistics of all queries at once."""
+def _compare_quality(
+    a: Mapping[str, Values], b: Mapping[str, Values], seed: int
+) -> Iterator[tuple[str, float, float, Difference]]:
+    """Compare metrics of the quality scores, which are statistics of all queries at once."""
     for name, (statistic, _) in STATISTICS.items():
-        p, q = (columns_of(name, side.get("forecast", {})) for side in (a, b))
+        p, q = (statistic_columns(name, per_query.get("forecast", {})) for per_query in (a, b))
         if p is not None and q is not None:
             yield f"confidence/{name}", statistic(*p), statistic(*q), statistic_difference(statistic, p, q, seed)
 
 
-def _told(figure: str, a: float, b: float, found: Difference) -> dict[str, Any]:
-    verdict = "no clear difference"
-    if found.p_value < SURE:
-        larger, direction = found.value > 0, DIRECTION.get(figure, 1)
-        better = ("B" if larger == (direction > 0) else "A") + " is better"
-        verdict = better if direction else f"{'B' if larger else 'A'} is larger"
-    return {"a": a, "b": b, **found._asdict(), "verdict": verdict}
+def _verdict(metric: str, difference: Difference) -> str:
+    if not difference.p_value < SIGNIFICANCE:
+        return "no clear difference"
+    larger, smaller = ("B", "A") if difference.value > 0 else ("A", "B")
+    direction = DIRECTION.get(metric, 1)
+    if direction == 0:
+        return f"{larger} is larger"
+    return f"{larger if direction > 0 else smaller} is better"

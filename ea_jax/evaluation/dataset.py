@@ -1,4 +1,4 @@
-"""A trial: queries, a corpus, and what is right to find."""
+"""Evaluation sets: queries, a corpus, and relevance judgments."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,25 @@ from jaxtyping import Float
 from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput
 
-LEAST_CORPUS = 10
+MIN_CORPUS = 10
+LENGTH_TOLERANCE = 0.01
 Qrels = Mapping[int, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Queries and a corpus, each with the vectors that there are.
+class EvaluationSet:
+    """Queries and a corpus in the source space, the target space or both.
 
     Attributes:
         x: Source embeddings of the queries.
         corpus_y: Native target embeddings of the corpus.
-        y: Native target embeddings of the queries. Without them there have to be judgments.
-        corpus_x: Source embeddings of the corpus. Without them, keeping the source model is not judged.
-        text: Of the queries.
-        corpus_text: Of the corpus.
-        group: Of the queries.
-        relevant: By query number, the grades of corpus rows; 0 is not relevant.
+        y: Native target embeddings of the queries. Optional if `relevant` is given.
+        corpus_x: Source embeddings of the corpus. Without them, the report cannot tell how well keeping the source
+            model would do.
+        text: Texts of the queries.
+        corpus_text: Texts of the corpus rows.
+        group: Group of each query, such as its document or customer; the report shows the scores of each.
+        relevant: Relevance judgments: query number -> corpus row -> grade. Rows with grade 0 are not relevant.
     """
 
     x: Float[np.ndarray, "n d_in"]
@@ -39,49 +41,61 @@ class Trial:
     relevant: Qrels | None = None
 
 
-def digest_of(trial: Trial) -> str:
-    """Of what is asked and right: equal for trials of the same target vectors and judgments, in the same order."""
-    told = hashlib.sha256()
-    for side in (trial.y, trial.corpus_y):
-        told.update(b"none" if side is None else np.ascontiguousarray(side, np.float32).data)
-    relevant = {query: sorted(grades.items()) for query, grades in (trial.relevant or {}).items()}
-    told.update(repr(sorted(relevant.items())).encode())
-    return told.hexdigest()[:16]
+def content_digest(evaluation_set: EvaluationSet) -> str:
+    """Hash the target vectors and the judgments, so that two reports on the same set are recognized."""
+    digest = hashlib.sha256()
+    for vectors in (evaluation_set.y, evaluation_set.corpus_y):
+        digest.update(b"none" if vectors is None else np.ascontiguousarray(vectors, np.float32).data)
+    relevant = {query: sorted(grades.items()) for query, grades in (evaluation_set.relevant or {}).items()}
+    digest.update(repr(sorted(relevant.items())).encode())
+    return digest.hexdigest()[:16]
 
 
-def check_trial(trial: Trial, spec: Spec) -> None:
-    """Raise BadInput unless the sides are row-aligned, of the adapter's widths and lengths, and there are enough."""
-    n, m = len(trial.x), len(trial.corpus_y)
-    if not n or m < LEAST_CORPUS:
-        raise BadInput(f"There are {n} queries and a corpus of {m} rows; it takes at least 1 and {LEAST_CORPUS}.")
-    for name, rows in {"y": n, "text": n, "group": n, "corpus_x": m, "corpus_text": m}.items():
-        side = getattr(trial, name)
-        if side is not None and len(side) != rows:
-            beside = "x" if rows == n and not name.startswith("corpus") else "corpus_y"
-            raise BadInput(f"{name} has {len(side)} rows, but {beside} has {rows}; both sides must be row-aligned.")
-    if trial.y is None and not trial.relevant:
-        raise BadInput("There are neither native vectors of the queries (y) nor judgments; give one of them.")
+def check_evaluation_set(evaluation_set: EvaluationSet, spec: Spec) -> None:
+    """Check the sizes, row alignment, vectors and judgments of an evaluation set.
+
+    Raises:
+        BadInput: There are too few rows; columns are not row-aligned; vectors are not those of the adapter's models;
+            judgments refer to rows out of range; or there are neither judgments nor native vectors of the queries.
+    """
+    n, m = len(evaluation_set.x), len(evaluation_set.corpus_y)
+    if not n or m < MIN_CORPUS:
+        raise BadInput(f"There are {n} queries and a corpus of {m} rows; at least 1 and {MIN_CORPUS} are needed.")
+    for reference, rows, names in (("x", n, ("y", "text", "group")), ("corpus_y", m, ("corpus_x", "corpus_text"))):
+        for name in names:
+            column = getattr(evaluation_set, name)
+            if column is not None and len(column) != rows:
+                raise BadInput(f"{name} has {len(column)} rows, but {reference} has {rows}; they must be row-aligned.")
+    if evaluation_set.y is None and not evaluation_set.relevant:
+        raise BadInput("There are neither native vectors of the queries (y) nor judgments (relevant); give one.")
     vectors = {"x": (spec.d_in, spec.source, False), "corpus_x": (spec.d_in, spec.source, False)}
     vectors |= dict.fromkeys(("y", "corpus_y"), (spec.d_out, spec.target, spec.unit_norm))
     for name, (width, model, unit_norm) in vectors.items():
-        if getattr(trial, name) is not None:
-            check_vectors(name, getattr(trial, name), width, model, unit_norm)
-    for query, grades in (trial.relevant or {}).items():
+        if getattr(evaluation_set, name) is not None:
+            check_vectors(name, getattr(evaluation_set, name), width, model, unit_norm)
+    for query, grades in (evaluation_set.relevant or {}).items():
         if not 0 <= query < n or any(not 0 <= row < m for row in grades):
-            raise BadInput(f"Judgments of query {query} name a row that is not there ({n} queries, {m} corpus rows).")
+            raise BadInput(
+                f"The judgments of query {query} are out of range: there are {n} queries and {m} corpus rows, "
+                "numbered from 0."
+            )
 
 
-def check_vectors(where: str, vectors: Float[np.ndarray, "n d"], width: int, model: str, unit_norm: bool) -> None:
-    """Raise BadInput, naming the row, unless vectors are finite, of a model's width, and of length one where it has."""
+def check_vectors(name: str, vectors: Float[np.ndarray, "n d"], width: int, model: str, unit_norm: bool) -> None:
+    """Check that vectors are finite, have the width of a model and, if `unit_norm`, unit length.
+
+    Raises:
+        BadInput: They are not; the message starts with `name` and gives the row.
+    """
     if vectors.shape[1] != width:
-        raise BadInput(f"{where} has width {vectors.shape[1]}, but {model} has width {width}. Is it another model's?")
+        raise BadInput(f"{name} has width {vectors.shape[1]}, but {model} has width {width}. Is it of another model?")
     length = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(length).all():
-        raise BadInput(f"{where}, row {int((~np.isfinite(length)).argmax())}: the vector is not finite. Leave it out.")
-    off = np.abs(length - 1) > 0.01
-    if unit_norm and off.any():
-        row = int(off.argmax())
+        raise BadInput(f"{name}, row {int((~np.isfinite(length)).argmax())}: the vector is not finite. Leave it out.")
+    wrong = np.abs(length - 1) > LENGTH_TOLERANCE
+    if unit_norm and wrong.any():
+        row = int(wrong.argmax())
         raise BadInput(
-            f"{where}, row {row}: the vector has length {length[row]:.3f}, but those of {model} have length one. "
-            "Divide each by its length, if they are its vectors."
+            f"{name}, row {row}: the vector has length {length[row]:.3f}, but vectors of {model} have length 1. "
+            "If that model made them, divide each by its length."
         )

@@ -1,44 +1,53 @@
-"""`evaluate`: an adapter on a trial, beside what one would have without it."""
+"""`evaluate`: compare an adapter with the alternatives on an evaluation set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ea_jax.adapters.adapter import Adapter
 from ea_jax.errors import BadInput
-from ea_jax.evaluation import calibration as judging
-from ea_jax.evaluation.bootstrap import Figure, difference, mean_of, quantiles_of
-from ea_jax.evaluation.dataset import Trial, check_trial, digest_of
-from ea_jax.evaluation.examples import neighbours, projection
-from ea_jax.evaluation.ranking import Values, figures_of, truth_of
+from ea_jax.evaluation.bootstrap import estimate_mean, estimate_quantiles, mean_difference
+from ea_jax.evaluation.calibration import (
+    forecast_columns,
+    quality_metrics,
+    reliability_diagram,
+    routing_curve,
+    threshold_table,
+)
+from ea_jax.evaluation.dataset import EvaluationSet, check_evaluation_set, content_digest
+from ea_jax.evaluation.examples import pick_examples, project
+from ea_jax.evaluation.ranking import find_ground_truth, rank
 from ea_jax.evaluation.report import Report
-from ea_jax.evaluation.slices import slices_of
+from ea_jax.evaluation.results import AdapterFacts, CosineDistribution, DataFacts, Estimates, ProtocolFacts, Values
+from ea_jax.evaluation.slices import score_slices
 from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.metrics import cosines, first_equal
 from ea_jax.retrieval.search import search
 
 Protocol = Literal["agreement", "qa"]
-BINS, NARROW = 30, 1e-3
+Vectors = Float[np.ndarray, "_ _"]
+HISTOGRAM_BINS, MIN_HISTOGRAM_WIDTH = 30, 1e-3
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-OURS = ("adapter", "adapter_store", "adapter_to_adapter")
+ADAPTER_CONDITIONS = ("adapter", "adapter_store", "adapter_to_adapter")
 MEASURES = {
     "agreement": (
-        "For each query, the native top hit is the corpus row that the target model itself ranks first. recall@k is "
-        "the share of queries whose native top hit is among the first k. It measures agreement with the target model, "
-        "not whether what is found is useful."
+        "The true neighbor of a query is the corpus row that the target model itself ranks first. recall@k is the "
+        "share of queries whose true neighbor is in the top k. It measures agreement with the target model, not "
+        "whether the results are useful."
     ),
     "qa": (
-        "Each query is a question, and its judged corpus rows are its answers. found@k is the share of questions with "
-        "an answer among the first k, over all questions and over those whose confidence reaches a threshold. Native "
-        "and source rows are over the same questions."
+        "Each query is a question, and the corpus rows that are relevant to it are its answers. success@k is the share "
+        "of questions with an answer in the top k, over all questions and over those whose confidence reaches a "
+        "threshold. Native and source rows are over the same questions."
     ),
 }
 
 
 def evaluate(
     store: Adapter,
-    trial: Trial,
+    evaluation_set: EvaluationSet,
     *,
     query: Adapter | None = None,
     quality: Quality | None = None,
@@ -46,162 +55,169 @@ def evaluate(
     seed: int = 0,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Judge an adapter on queries and a corpus.
+    """Evaluate an adapter on queries and a corpus.
 
     Args:
-        store: The adapter for vectors that are kept (`purpose="store"`).
-        trial: Queries, corpus, and judgments where there are any.
+        store: The adapter for stored vectors (`purpose="store"`).
+        evaluation_set: Queries, corpus and, optionally, relevance judgments.
         query: The adapter for queries (`purpose="query"`); `store` if None.
-        quality: Its quality part; without it, confidence is not judged.
-        protocol: `agreement` with the target model, or `qa`, the answers of the judgments.
-        seed: Of all sampling.
-        notes: Sentences on how the trial was made, for the report.
+        quality: The quality part of the adapter; if None, the report has no sections on confidence.
+        protocol: `agreement` with the target model, or `qa`, which needs relevance judgments.
+        seed: Seed of all random sampling.
+        notes: Sentences to add to the report, such as how the evaluation set was made.
 
     Returns:
-        A report, each of whose figures has an interval.
+        A report in which every metric has a 95 % interval.
 
     Raises:
-        BadInput: The trial is not what the adapter and the protocol take.
+        BadInput: The evaluation set does not fit the adapter, or lacks data that the protocol needs.
     """
     if protocol not in MEASURES:
         raise BadInput(f"protocol is {protocol!r}; it must be one of {', '.join(MEASURES)}.")
-    if (protocol == "qa" and not trial.relevant) or (protocol == "agreement" and trial.y is None):
-        lacks = "judgments (which corpus rows answer a query)" if protocol == "qa" else "native vectors of the queries"
-        raise BadInput(f"The protocol {protocol} needs {lacks}. Give them, or choose the other protocol.")
-    check_trial(trial, store.spec)
+    if (protocol == "qa" and not evaluation_set.relevant) or (protocol == "agreement" and evaluation_set.y is None):
+        missing = "judgments (which rows answer a query)" if protocol == "qa" else "native vectors of the queries"
+        raise BadInput(f"The protocol {protocol} needs {missing}. Give them, or choose the other protocol.")
+    check_evaluation_set(evaluation_set, store.spec)
     query = query or store
-    x, y, corpus = (None if v is None else np.asarray(v, np.float32) for v in (trial.x, trial.y, trial.corpus_y))
-    assert x is not None
-    assert corpus is not None
-    asked, stored = (np.asarray(a(a.params, x)) for a in (query, store))
-    adapted = (
-        None if trial.corpus_x is None else np.asarray(store(store.params, np.asarray(trial.corpus_x, np.float32)))
-    )
-    same = first_equal(corpus)
-    truth = truth_of(y, corpus, same, trial.relevant, seed)
-    values, rows = {}, {}
-    for name, (queries, against) in _conditions(trial, x, y, corpus, asked, stored, adapted).items():
-        values[name], rows[name] = figures_of(queries, against, truth)
-    kind = "found" if protocol == "qa" else "recall"
+    x, corpus = np.asarray(evaluation_set.x, np.float32), np.asarray(evaluation_set.corpus_y, np.float32)
+    y, corpus_x = _as_float32(evaluation_set.y), _as_float32(evaluation_set.corpus_x)
+    queried, stored = (np.asarray(adapter(adapter.params, x)) for adapter in (query, store))
+    adapted_corpus = None if corpus_x is None else np.asarray(store(store.params, corpus_x))
+    distinct = first_equal(corpus)
+    truth = find_ground_truth(y, corpus, distinct, evaluation_set.relevant, seed)
+    conditions = _conditions(x, y, corpus_x, corpus, queried, stored, adapted_corpus)
+    rankings = {name: rank(*vectors, truth) for name, vectors in conditions.items()}
+    values = {name: ranking.metrics for name, ranking in rankings.items()}
+    metric = "success" if protocol == "qa" else "recall"
+    score = values["adapter"][f"{metric}@10"]
     cosine = None if y is None else cosines(stored, y)
-    found = values["adapter"][f"{kind}@10"]
-    told: dict[str, Any] = {"measure": f"{kind}@10"}
-    said, forecast = None, {}
-    if quality is not None:
-        forecast = judging.forecasts(quality(quality.params, x), found, cosine)
-        said = forecast["confidence"]
-        told |= _judged(said, found, values, kind, seed) | {"confidence": judging.confidence_figures(forecast, seed)}
-    duplicates = int((same != np.arange(len(same))).sum())
-    if duplicates:
-        notes = [
-            *notes,
-            f"{duplicates:,} corpus rows have the native vector of an earlier row; finding either counts as a hit.",
-        ]
+    forecast = {} if quality is None else forecast_columns(quality(quality.params, x), score, cosine)
+    equal_rows = int((distinct != np.arange(len(distinct))).sum())
+    if equal_rows:
+        note = f"{equal_rows:,} corpus rows have the same native vector as an earlier row; either counts as a hit."
+        notes = [*notes, note]
     return Report(
-        adapter={"source": store.spec.source, "target": store.spec.target, "family": store.spec.family},
-        protocol={"name": protocol, "measures": MEASURES[protocol]},
-        data={
-            "queries": len(x),
-            "corpus": len(corpus),
-            "equal_rows": duplicates,
-            "seed": seed,
-            "digest": digest_of(trial),
-        },
+        adapter=AdapterFacts(store.spec.source, store.spec.target, store.spec.family),
+        protocol=ProtocolFacts(protocol, MEASURES[protocol]),
+        data=DataFacts(len(x), len(corpus), equal_rows, seed, content_digest(evaluation_set)),
         notes=tuple(notes),
-        verdict=_verdict(values, kind, protocol),
-        cosine=_distribution(cosine, seed),
-        conditions={n: {m: mean_of(v, seed) for m, v in columns.items()} for n, columns in values.items()},
-        mixed=_mixed(y, asked, corpus, adapted, truth.native, seed),
-        slices=slices_of(trial, found, cosine, said, seed),
-        neighbours=neighbours(trial, rows, truth, seed),
-        projection=projection(y, stored, seed),
+        verdict=_verdict(values, metric, protocol),
+        cosine=None if cosine is None else _distribution(cosine, seed),
+        conditions={name: _estimate_means(metrics, seed) for name, metrics in values.items()},
+        mixed=_mixed_index(y, queried, corpus, adapted_corpus, truth.neighbors, seed),
+        slices=score_slices(evaluation_set, score, cosine, forecast.get("confidence"), seed),
+        neighbors=pick_examples(evaluation_set, {name: r.rows for name, r in rankings.items()}, truth, seed),
+        projection=project(y, stored, seed),
         per_query={
-            **{name: {m: v.tolist() for m, v in values[name].items()} for name in OURS if name in values},
-            "forecast": {name: column.tolist() for name, column in forecast.items()},
-            "vectors": {} if cosine is None else {"cosine": cosine.tolist()},
+            **{name: values[name] for name in ADAPTER_CONDITIONS if name in values},
+            "forecast": forecast,
+            "vectors": {} if cosine is None else {"cosine": cosine},
         },
-        **told,
+        measure=f"{metric}@10",
+        **(_confidence_sections(forecast, values, metric, seed) if forecast else {}),
     )
 
 
-def _judged(said, found, values: dict[str, Values], kind: str, seed: int) -> dict[str, Any]:
-    """What follows from the confidence of each query."""
-    ceiling = values["native"][f"{kind}@10"] if "native" in values else np.ones(len(said))
-    beside = {name: values[name] for name in ("adapter", "native", "keep_source") if name in values}
+def _as_float32(vectors: Vectors | None) -> Vectors | None:
+    return None if vectors is None else np.asarray(vectors, np.float32)
+
+
+def _estimate_means(values: Values, seed: int) -> Estimates:
+    return {metric: estimate_mean(column, seed) for metric, column in values.items()}
+
+
+def _confidence_sections(forecast: Values, values: Mapping[str, Values], metric: str, seed: int) -> dict[str, Any]:
+    """The sections of a report that need a confidence for each query."""
+    confidence, outcome = forecast["confidence"], forecast["outcome"]
+    native = values["native"][f"{metric}@10"] if "native" in values else np.ones(len(confidence))
+    compared = {name: values[name] for name in ("adapter", "native", "keep_source") if name in values}
     return {
-        "reliability": judging.reliability(said, found, seed),
-        "routing": judging.routing(said, found, ceiling, seed),
-        "thresholds": judging.threshold_table(said, beside, kind, seed),
+        "confidence": quality_metrics(forecast, seed),
+        "reliability": reliability_diagram(confidence, outcome, seed),
+        "routing": routing_curve(confidence, outcome, native, seed),
+        "thresholds": threshold_table(confidence, compared, metric, seed),
     }
 
 
-def _conditions(trial: Trial, x, y, corpus, asked, stored, adapted) -> dict[str, tuple[Any, Any]]:
-    """By name, who asks and what is searched."""
-    found = {"adapter": (asked, corpus), "adapter_store": (stored, corpus)}
-    if adapted is not None:
-        found["adapter_to_adapter"] = (stored, adapted)
+def _conditions(
+    x: Vectors,
+    y: Vectors | None,
+    corpus_x: Vectors | None,
+    corpus: Vectors,
+    queried: Vectors,
+    stored: Vectors,
+    adapted_corpus: Vectors | None,
+) -> dict[str, tuple[Vectors, Vectors]]:
+    """Condition -> query vectors and the corpus that they search."""
+    conditions = {"adapter": (queried, corpus), "adapter_store": (stored, corpus)}
+    if adapted_corpus is not None:
+        conditions["adapter_to_adapter"] = (stored, adapted_corpus)
     if y is not None:
-        found["native"] = (y, corpus)
-    if trial.corpus_x is not None:
-        found["keep_source"] = (x, np.asarray(trial.corpus_x, np.float32))
+        conditions["native"] = (y, corpus)
+    if corpus_x is not None:
+        conditions["keep_source"] = (x, corpus_x)
     if x.shape[1] == corpus.shape[1]:
-        found["naive_swap"] = (x, corpus)
-    found["mean_vector"] = (np.repeat(corpus.mean(axis=0, keepdims=True), len(x), axis=0), corpus)
-    return found
+        conditions["naive_swap"] = (x, corpus)
+    conditions["mean_vector"] = (np.repeat(corpus.mean(axis=0, keepdims=True), len(x), axis=0), corpus)
+    return conditions
 
 
-def _distribution(cosine, seed: int) -> dict[str, Any] | None:
-    """Cosine of `store` outputs to native vectors."""
-    if cosine is None:
-        return None
-    counts, edges = np.histogram(cosine, BINS, (cosine.min(), max(cosine.max(), cosine.min() + NARROW)))
-    quantiles = dict(zip(map(str, QUANTILES), quantiles_of(cosine, QUANTILES, seed), strict=True))
-    return {
-        "mean": mean_of(cosine, seed),
-        "quantiles": quantiles,
-        "counts": counts.tolist(),
-        "edges": [float(e) for e in edges],
-    }
+def _distribution(cosine: Float[np.ndarray, " n"], seed: int) -> CosineDistribution:
+    limits = (cosine.min(), max(cosine.max(), cosine.min() + MIN_HISTOGRAM_WIDTH))
+    counts, edges = np.histogram(cosine, HISTOGRAM_BINS, limits)
+    quantiles = dict(zip(map(str, QUANTILES), estimate_quantiles(cosine, QUANTILES, seed), strict=True))
+    return CosineDistribution(estimate_mean(cosine, seed), quantiles, counts, edges)
 
 
-def _mixed(y, asked, corpus, adapted, native, seed: int) -> dict[str, dict[str, Figure]] | None:
-    """One index, half of whose rows are native and half adapted, drawn at random: which half is found?
+def _mixed_index(
+    y: Vectors | None,
+    queried: Vectors,
+    corpus: Vectors,
+    adapted_corpus: Vectors | None,
+    neighbors: Int[np.ndarray, "n k"] | None,
+    seed: int,
+) -> dict[str, Estimates] | None:
+    """Search an index of which a random half of the rows is adapted and the other half native.
 
-    `adapted_share` of the first ten is .5 where neither kind crowds the other out.
+    Returns:
+        For native and for adapted queries: `adapted_share`, the fraction of adapted rows in the top ten (.5 if neither
+        kind displaces the other), and `recall@10` of all queries and by the kind of the true neighbor.
     """
-    if adapted is None or y is None or native is None:
+    if adapted_corpus is None or y is None or neighbors is None:
         return None
-    swapped = np.zeros(len(corpus), bool)
-    swapped[np.random.default_rng([seed, 2]).permutation(len(corpus))[: len(corpus) // 2]] = True
-    index, told = np.where(swapped[:, None], adapted, corpus), {}
-    for name, queries in {"native queries": y, "adapted queries": asked}.items():
+    is_adapted = np.zeros(len(corpus), bool)
+    is_adapted[np.random.default_rng([seed, 2]).permutation(len(corpus))[: len(corpus) // 2]] = True
+    index = np.where(is_adapted[:, None], adapted_corpus, corpus)
+    neighbor_is_adapted = is_adapted[neighbors[:, 0]]
+    results = {}
+    for name, queries in {"native queries": y, "adapted queries": queried}.items():
         rows = search(queries, index, 10).row
-        hit, top = (rows == native[:, :1]).any(axis=1).astype(float), swapped[native[:, 0]]
-        told[name] = {
-            "adapted_share": mean_of(swapped[rows].mean(axis=1), seed),
-            "recall@10": mean_of(hit, seed),
-            "recall@10_of_native_rows": mean_of(hit[~top], seed),
-            "recall@10_of_adapted_rows": mean_of(hit[top], seed),
+        hit = (rows == neighbors[:, :1]).any(axis=1).astype(float)
+        results[name] = {
+            "adapted_share": estimate_mean(is_adapted[rows].mean(axis=1), seed),
+            "recall@10": estimate_mean(hit, seed),
+            "recall@10_of_native_rows": estimate_mean(hit[~neighbor_is_adapted], seed),
+            "recall@10_of_adapted_rows": estimate_mean(hit[neighbor_is_adapted], seed),
         }
-    return told
+    return results
 
 
-def _verdict(values: dict[str, Values], kind: str, protocol: str) -> str:
-    """One sentence: what the adapter finds, and whether keeping the source model would serve better."""
-    ours = values["adapter"][f"{kind}@10"]
-    figure = mean_of(ours)
-    what = "an answer" if protocol == "qa" else "the native top hit"
-    said = f"The adapter finds {what} among its first ten for {figure.value:.1%} of queries"
-    said += f" ({figure.low:.1%} to {figure.high:.1%})"
+def _verdict(values: Mapping[str, Values], metric: str, protocol: str) -> str:
+    """State the score of the adapter, and whether keeping the source model would be better."""
+    adapter = values["adapter"][f"{metric}@10"]
+    estimate = estimate_mean(adapter)
+    target = "an answer" if protocol == "qa" else "the true neighbor"
+    sentence = f"The adapter returns {target} in its top ten for {estimate.value:.1%} of queries"
+    sentence += f" ({estimate.low:.1%} to {estimate.high:.1%})"
     if protocol == "qa" and "native" in values:
-        said += f", the target model itself for {mean_of(values['native'][f'{kind}@10']).value:.1%}"
+        sentence += f", the target model itself for {estimate_mean(values['native'][f'{metric}@10']).value:.1%}"
     if "keep_source" not in values:
-        return said + "; keeping the source model was not judged, for there are no source vectors of the corpus."
-    kept = values["keep_source"][f"{kind}@10"]
-    away = difference(kept, ours)
-    versus = f"keeping the source model on both sides, which finds {mean_of(kept).value:.1%}"
-    if away.low > 0:
-        return f"{said}: better than {versus}."
-    if away.high < 0:
-        return f"{said}: worse than {versus}; use the adapter only where you cannot embed the corpus again."
-    return f"{said}: no clear difference from {versus}."
+        return f"{sentence}; keeping the source model was not evaluated: the corpus has no source vectors."
+    keep_source = values["keep_source"][f"{metric}@10"]
+    difference = mean_difference(keep_source, adapter)
+    alternative = f"keeping the source model for queries and corpus ({estimate_mean(keep_source).value:.1%})"
+    if difference.low > 0:
+        return f"{sentence}: better than {alternative}."
+    if difference.high < 0:
+        return f"{sentence}: worse than {alternative}. Use the adapter only if you cannot re-embed the corpus."
+    return f"{sentence}: no clear difference from {alternative}."

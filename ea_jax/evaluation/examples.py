@@ -1,51 +1,66 @@
-"""What there is to look at: neighbours side by side, and both clouds in two dimensions."""
+"""Example queries with their results, and a projection of the query vectors to two dimensions."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from ea_jax.evaluation.dataset import Trial
-from ea_jax.evaluation.ranking import Truth
+from ea_jax.evaluation.dataset import EvaluationSet
+from ea_jax.evaluation.ranking import GroundTruth
+from ea_jax.evaluation.results import Example, Neighbor, Projection
 
-QUERIES, NEIGHBOURS, POINTS, SHOWN = 8, 5, 400, 160
+EXAMPLES, RESULTS = 8, 5
+MAX_POINTS = 400
+MAX_CHARACTERS = 160
 
 
-def neighbours(trial: Trial, rows: dict[str, Any], truth: Truth, seed: int) -> list[dict[str, Any]]:
-    """Of some queries, the first rows of native and of adapted queries; the same ones are marked."""
+def pick_examples(
+    evaluation_set: EvaluationSet, rows: Mapping[str, Int[np.ndarray, "n k"]], truth: GroundTruth, seed: int
+) -> list[Example]:
+    """Pick random queries, and list the first results of their native and adapted vectors.
+
+    Args:
+        evaluation_set: Queries and corpus; without texts, rows are called by their numbers.
+        rows: Condition -> result rows of each query. Without the condition `native` there are no examples.
+        truth: Which corpus rows are equal.
+        seed: Seed of the random choice.
+    """
     if "native" not in rows:
         return []
 
-    def told(row: int, others: set[int]) -> dict[str, Any]:
-        text = f"row {row}" if trial.corpus_text is None else _short(trial.corpus_text[row])
-        return {"row": row, "text": text, "both": int(truth.same[row]) in others}
+    def neighbors(results: Int[np.ndarray, " k"], others: Int[np.ndarray, " k"]) -> list[Neighbor]:
+        both = np.isin(truth.first_equal[results], truth.first_equal[others])
+        return [
+            Neighbor(row, _label("row", row, evaluation_set.corpus_text), in_both)
+            for row, in_both in zip(results.tolist(), both.tolist(), strict=True)
+        ]
 
-    drawn = np.sort(np.random.default_rng([seed, 3]).permutation(len(trial.x))[:QUERIES])
-    out = []
-    for i in map(int, drawn):
-        sides = {name: [int(row) for row in rows[name][i][:NEIGHBOURS]] for name in ("native", "adapter")}
-        kinds = {name: {int(truth.same[row]) for row in found} for name, found in sides.items()}
-        out.append(
-            {
-                "query": f"query {i}" if trial.text is None else _short(trial.text[i]),
-                "native": [told(row, kinds["adapter"]) for row in sides["native"]],
-                "adapter": [told(row, kinds["native"]) for row in sides["adapter"]],
-            }
-        )
-    return out
+    queries = np.sort(np.random.default_rng([seed, 3]).permutation(len(evaluation_set.x))[:EXAMPLES])
+    examples = []
+    for query in queries.tolist():
+        native, adapter = (rows[name][query][:RESULTS] for name in ("native", "adapter"))
+        label = _label("query", query, evaluation_set.text)
+        examples.append(Example(label, neighbors(native, adapter), neighbors(adapter, native)))
+    return examples
 
 
-def projection(y, stored, seed: int) -> dict[str, Any] | None:
-    """Native and adapted vectors of some queries on the two leading directions of the native ones (PCA)."""
+def project(
+    y: Float[np.ndarray, "n d_out"] | None, stored: Float[np.ndarray, "n d_out"], seed: int
+) -> Projection | None:
+    """Project native vectors and `store` outputs of some queries on two principal components of the native ones."""
     if y is None or len(y) < 3:
         return None
-    drawn = np.random.default_rng([seed, 4]).permutation(len(y))[:POINTS]
-    mean = y[drawn].mean(axis=0, keepdims=True)
-    _, spread, directions = np.linalg.svd(y[drawn] - mean, full_matrices=False)
-    flat = {name: (side[drawn] - mean) @ directions[:2].T for name, side in (("native", y), ("adapted", stored))}
-    explained = (spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-12)
-    return {"explained": float(explained), **{name: np.round(side, 4).tolist() for name, side in flat.items()}}
+    rows = np.random.default_rng([seed, 4]).permutation(len(y))[:MAX_POINTS]
+    mean = y[rows].mean(axis=0, keepdims=True)
+    _, singular, directions = np.linalg.svd(y[rows] - mean, full_matrices=False)
+    native, adapted = (np.round((side[rows] - mean) @ directions[:2].T, 4) for side in (y, stored))
+    explained = (singular[:2] ** 2).sum() / max((singular**2).sum(), 1e-12)
+    return Projection(float(explained), native, adapted)
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+def _label(kind: str, number: int, texts: Sequence[str] | None) -> str:
+    """The text on one line, cut to a limit; its number if there are no texts."""
+    if texts is None:
+        return f"{kind} {number}"
+    text = " ".join(texts[number].split())
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"

@@ -1,4 +1,4 @@
-"""What one condition finds: queries against a corpus, a value a query for each figure."""
+"""Metrics of query vectors that search a corpus, one value per query."""
 
 from typing import NamedTuple
 
@@ -10,92 +10,118 @@ from ea_jax.evaluation.dataset import Qrels
 from ea_jax.retrieval.metrics import KS, recalls
 from ea_jax.retrieval.search import search
 
-DEPTH, SAMPLE = 100, 500
-Values = dict[str, np.ndarray]
+DEPTH, SAMPLE = 100, 500  # results per query if there are judgments; corpus rows for the rank correlation
+TOP = 10
 
 
-class Truth(NamedTuple):
-    """What is right.
+class GroundTruth(NamedTuple):
+    """The results that queries should return.
 
     Attributes:
-        same: Of each corpus row, the first row with an equal native vector.
-        native: First ten rows of the native queries; None without those.
-        relevant: Judgments, or None.
-        scores: Native scores of the sampled corpus rows, or None.
-        sample: Which rows those are.
+        first_equal: For each corpus row, the first row with an equal native vector.
+        neighbors: The first ten rows of the native queries, the true neighbor first; None without native queries.
+        relevant: Relevance judgments, if any.
+        sample: Random corpus rows for the rank correlation.
+        sample_scores: Native scores of these rows; None without native queries.
     """
 
-    same: Int[np.ndarray, " m"]
-    native: Int[np.ndarray, "n k"] | None
+    first_equal: Int[np.ndarray, " m"]
+    neighbors: Int[np.ndarray, "n k"] | None
     relevant: Qrels | None
-    scores: Float[np.ndarray, "n s"] | None
     sample: Int[np.ndarray, " s"]
+    sample_scores: Float[np.ndarray, "n s"] | None
 
 
-def truth_of(y, corpus_y, same, relevant: Qrels | None, seed: int) -> Truth:
-    """What native queries find, and their scores of corpus rows drawn at random."""
-    drawn = np.sort(np.random.default_rng([seed, 1]).permutation(len(corpus_y))[:SAMPLE])
+class Ranking(NamedTuple):
+    """Metrics of each query by name, and its first ten corpus rows."""
+
+    metrics: dict[str, Float[np.ndarray, " n"]]
+    rows: Int[np.ndarray, "n k"]
+
+
+def find_ground_truth(
+    y: Float[np.ndarray, "n d_out"] | None,
+    corpus_y: Float[np.ndarray, "m d_out"],
+    first_equal: Int[np.ndarray, " m"],
+    relevant: Qrels | None,
+    seed: int,
+) -> GroundTruth:
+    """Search the native corpus with the native queries, and score a random sample of its rows."""
+    sample = np.sort(np.random.default_rng([seed, 1]).permutation(len(corpus_y))[:SAMPLE])
     if y is None:
-        return Truth(same, None, relevant, None, drawn)
-    return Truth(same, search(y, corpus_y, 10).row, relevant, y @ corpus_y[drawn].T, drawn)
+        return GroundTruth(first_equal, None, relevant, sample, None)
+    return GroundTruth(first_equal, search(y, corpus_y, TOP).row, relevant, sample, y @ corpus_y[sample].T)
 
 
-def figures_of(queries, corpus, truth: Truth) -> tuple[Values, Int[np.ndarray, "n k"]]:
-    """Each figure's value of every query, and the rows found. Equal native vectors count as one.
+def rank(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m d"], truth: GroundTruth) -> Ranking:
+    """Search a corpus and compare the results with the ground truth. Rows with equal native vectors count as one.
 
-    Returns:
-        `recall@k` (the native top hit is among the first k), `overlap@k` (share of the native first k found),
-        `rank_correlation` (Spearman's, of scores over sampled rows), `equal@10` (a hit that is an equal row and not the
-        row itself); with judgments `ndcg@10`, `mrr` (of the first 100), `judged_recall@k` (share of relevant rows) and
-        `found@k` (any relevant row), nan for queries without relevant rows.
+    Metrics (all larger is better, but `equal@10`):
+        recall@k: 1 if the true neighbor is in the top k.
+        overlap@k: Fraction of the native top k that is in the top k.
+        rank_correlation: Spearman correlation with the native scores of the sampled rows.
+        equal@10: 1 if the true neighbor itself is not in the top ten, but a row with an equal vector is.
+
+    With judgments also those of `relevance_metrics`.
     """
-    depth = min(DEPTH if truth.relevant else 10, len(corpus))
+    depth = min(DEPTH if truth.relevant else TOP, len(corpus))
     rows = search(queries, corpus, depth).row
-    values: Values = {}
-    if truth.native is not None and truth.scores is not None:
-        kinds, native = truth.same[rows[:, :10]], truth.same[truth.native]
-        values |= recalls(rows[:, :10], truth.native[:, 0], truth.same)
+    top, metrics = rows[:, :TOP], {}
+    if truth.neighbors is not None and truth.sample_scores is not None:
+        metrics |= recalls(top, truth.neighbors[:, 0], truth.first_equal)
+        distinct, native = truth.first_equal[top], truth.first_equal[truth.neighbors]
         for k in KS:
-            shared = (kinds[:, :k, None] == native[:, None, :k]).any(axis=2)
-            values[f"overlap@{k}"] = shared.mean(axis=1)
-        values["rank_correlation"] = correlations(queries @ corpus[truth.sample].T, truth.scores)
-        itself = (rows[:, :10] == truth.native[:, :1]).any(axis=1)
-        values["equal@10"] = values["recall@10"] * ~itself
+            shared = (distinct[:, :k, None] == native[:, None, :k]).any(axis=2)
+            metrics[f"overlap@{k}"] = shared.mean(axis=1)
+        metrics["rank_correlation"] = correlations(queries @ corpus[truth.sample].T, truth.sample_scores)
+        exact = (top == truth.neighbors[:, :1]).any(axis=1)
+        metrics["equal@10"] = metrics["recall@10"] * ~exact
     if truth.relevant:
-        values |= judged(rows, truth.relevant, truth.same)
-    return values, rows[:, :10]
+        metrics |= relevance_metrics(rows, truth.relevant, truth.first_equal)
+    return Ranking(metrics, top)
 
 
 def correlations(a: Float[np.ndarray, "n s"], b: Float[np.ndarray, "n s"]) -> Float[np.ndarray, " n"]:
-    """Spearman's correlation of each row of a with that of b; 0 with a constant."""
-    p, q = (rankdata(v, axis=1) - (v.shape[1] + 1) / 2 for v in (a, b))
-    spread = np.sqrt((p * p).sum(axis=1) * (q * q).sum(axis=1))
-    return (p * q).sum(axis=1) / np.where(spread > 0, spread, 1)
+    """Compute Spearman's correlation between each row of a and that of b; 0 if one is constant."""
+    p, q = (rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2 for rows in (a, b))
+    scale = np.sqrt((p * p).sum(axis=1) * (q * q).sum(axis=1))
+    return (p * q).sum(axis=1) / np.where(scale > 0, scale, 1)
 
 
-def judged(rows: Int[np.ndarray, "n k"], relevant: Qrels, same: Int[np.ndarray, " m"]) -> Values:
-    """Figures with human judgments. A row that equals a relevant one is relevant, and counts once.
+def relevance_metrics(
+    rows: Int[np.ndarray, "n k"], relevant: Qrels, first_equal: Int[np.ndarray, " m"]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Compute metrics by relevance judgments; NaN for queries without relevant rows.
 
-    Source: Järvelin and Kekäläinen 2002 (nDCG, the grade as gain); Voorhees 1999 (MRR).
+    A row that equals a relevant one is relevant, and equal rows count once.
+
+    Metrics (all larger is better):
+        ndcg@10: Normalized discounted cumulative gain, with the grade as gain.
+        mrr: Reciprocal rank of the first relevant row, 0 if none is among the results.
+        relevant_recall@k: Fraction of the relevant rows that is in the top k.
+        success@k: 1 if the top k contain a relevant row.
+
+    Source: Järvelin and Kekäläinen 2002 (nDCG); Voorhees 1999 (MRR).
     """
-    names = ["ndcg@10", "mrr", *(f"{kind}@{k}" for k in KS for kind in ("judged_recall", "found"))]
-    values = {name: np.full(len(rows), np.nan) for name in names}
+    names = ["ndcg@10", "mrr", *(f"{name}@{k}" for k in KS for name in ("relevant_recall", "success"))]
+    metrics = {name: np.full(len(rows), np.nan) for name in names}
     discount = 1 / np.log2(np.arange(rows.shape[1]) + 2)
-    for query, grades in relevant.items():
-        grade: dict[int, float] = {}
-        for row, value in grades.items():
-            if value > 0:
-                grade[int(same[row])] = max(value, grade.get(int(same[row]), 0.0))
-        if not grade:
+    for query, judgments in relevant.items():
+        grades: dict[int, float] = {}
+        for row, grade in judgments.items():
+            if grade > 0:
+                distinct = int(first_equal[row])
+                grades[distinct] = max(grade, grades.get(distinct, 0.0))
+        if not grades:
             continue
-        kinds = same[rows[query]]
-        first = np.zeros(len(kinds), bool)
-        first[np.unique(kinds, return_index=True)[1]] = True
-        gains = np.asarray([grade.get(int(kind), 0.0) for kind in kinds]) * first
-        ideal = np.sort(list(grade.values()))[::-1][:10]
-        values["ndcg@10"][query] = (gains[:10] * discount[:10]).sum() / (ideal * discount[: len(ideal)]).sum()
-        values["mrr"][query] = 1 / (1 + (gains > 0).argmax()) if (gains > 0).any() else 0.0
+        results = first_equal[rows[query]]
+        is_first = np.zeros(len(results), bool)
+        is_first[np.unique(results, return_index=True)[1]] = True
+        gains = np.asarray([grades.get(int(row), 0.0) for row in results]) * is_first
+        ideal = np.sort(list(grades.values()))[::-1][:10]
+        metrics["ndcg@10"][query] = (gains[:10] * discount[:10]).sum() / (ideal * discount[: len(ideal)]).sum()
+        metrics["mrr"][query] = 1 / (1 + (gains > 0).argmax()) if (gains > 0).any() else 0.0
         for k in KS:
-            values[f"judged_recall@{k}"][query] = (gains[:k] > 0).sum() / len(grade)
-            values[f"found@{k}"][query] = float((gains[:k] > 0).any())
-    return values
+            metrics[f"relevant_recall@{k}"][query] = (gains[:k] > 0).sum() / len(grades)
+            metrics[f"success@{k}"][query] = float((gains[:k] > 0).any())
+    return metrics

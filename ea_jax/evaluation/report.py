@@ -1,111 +1,58 @@
-"""The report: every figure of an evaluation, as a table, as JSON and as a page."""
+"""The report: the results of an evaluation, as a table, as JSON or as a web page."""
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ea_jax.evaluation.bootstrap import Figure
-from ea_jax.evaluation.tables import READ, shown, tables
+from ea_jax.evaluation.results import Results
+from ea_jax.evaluation.tables import INTERVALS, Table, cell_text, make_tables
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table as RichTable
 
 
-@dataclass(frozen=True)
-class Report:
-    """What an evaluation found; a figure is its value with its 95 % interval. Sections that do not apply are None.
-
-    Attributes:
-        adapter: Which one.
-        protocol: Its name, and what it measures.
-        data: How many queries and corpus rows, how many of these are equal to earlier ones, and a digest of both.
-        notes: How the trial was made, and what was corrected.
-        verdict: One sentence.
-        cosine: Mean and distribution of the cosine to native vectors.
-        conditions: By condition, its figures.
-        mixed: By kind of query, what an index of both kinds of rows gives.
-        slices: By length, group and confidence.
-        neighbours: Sample queries with what is found.
-        projection: Both clouds in two dimensions.
-        per_query: By condition of the adapter, its values of every query, and what was forecast of it: for `compare`.
-        measure: Which figure the slices and the confidence are about.
-        confidence: Figures of the quality part.
-        reliability: By tenth of the confidence.
-        routing: By share kept.
-        thresholds: By least confidence.
-    """
-
-    adapter: Mapping[str, str]
-    protocol: Mapping[str, str]
-    data: Mapping[str, Any]
-    notes: tuple[str, ...]
-    verdict: str
-    cosine: Mapping[str, Any] | None
-    conditions: Mapping[str, Mapping[str, Figure]]
-    mixed: Mapping[str, Mapping[str, Figure]] | None
-    slices: Mapping[str, Any]
-    neighbours: list[Any]
-    projection: Mapping[str, Any] | None
-    per_query: Mapping[str, Mapping[str, list[float]]]
-    measure: str
-    confidence: Mapping[str, Figure] | None = None
-    reliability: list[Any] | None = None
-    routing: list[Any] | None = None
-    thresholds: list[Any] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values: a figure is `{value, low, high}`, and one that is not a number is None."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
-
-    def to_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False)
+@dataclass(frozen=True, eq=False)
+class Report(Results):
+    """The results of an evaluation, and ways to show them. `Results` describes the attributes."""
 
     def save_html(self, path: Path) -> None:
-        """Write one self-contained page.
+        """Write a self-contained web page with charts.
 
         Raises:
-            BadInput: matplotlib, which draws the charts, is not installed.
+            MissingDependency: matplotlib is not installed.
         """
-        from ea_jax.evaluation.html import page
+        from ea_jax.evaluation.html import render_page
 
-        path.write_text(page(self.as_dict()), encoding="utf-8")
+        path.write_text(render_page(self), encoding="utf-8")
 
     def table(self) -> "Group":
-        """The figures as tables for a rich console."""
+        """Return the metrics as tables for a rich console."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
-        told = self.as_dict()
         parts: list[Any] = [
             Text(self.verdict),
-            Text(f"{self.protocol['name']}: {self.protocol['measures']}"),
-            Text(READ),
+            Text(f"{self.protocol.name}: {self.protocol.measures}"),
+            Text(INTERVALS),
+            *map(_rich_table, make_tables(self)),
+            *(Text(f"Note: {note}") for note in self.notes),
         ]
-        for title, head, rows in tables(told):
-            table = Table(title=title, title_justify="left")
-            written = [[cell if isinstance(cell, str) else shown(cell) for cell, _ in row] for row in rows]
-            longest = max(len(word) for row in [head, *written] for word in row[0].split() or [""])
-            for i, name in enumerate(head):
-                table.add_column(
-                    name, justify="right" if i else "left", overflow="fold", min_width=None if i else longest
-                )
-            for row in written:
-                table.add_row(*map(Text, row))
-            parts.append(table)
-        return Group(*parts, *(Text(f"Note: {note}") for note in self.notes))
+        return Group(*parts)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it."""
-    if isinstance(value, Figure):
-        return plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _rich_table(table: Table) -> "RichTable":
+    """A table whose columns are never narrower than the longest word of their header or, in the first, of any cell."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rows = [[cell_text(cell) for cell in row] for row in table.rows]
+    rich_table = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(table.header):
+        words = [word for row in [table.header, *(rows if i == 0 else [])] for word in row[i].split()]
+        width = max(map(len, words), default=0)
+        rich_table.add_column(name, justify="right" if i else "left", overflow="fold", min_width=width)
+    for row in rows:
+        rich_table.add_row(*map(Text, row))
+    return rich_table

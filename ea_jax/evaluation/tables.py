@@ -1,10 +1,14 @@
-"""The rows of a report's tables, for the terminal and the page alike."""
+"""The tables of a report, which the terminal and the web page share."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-READ = "In brackets: 95 % bootstrap intervals over the queries. Those of a handful of queries are too short."
-LABELS = {
+from ea_jax.evaluation.bootstrap import Estimate
+from ea_jax.evaluation.results import Estimates, Results, Slice, ThresholdRow
+
+INTERVALS = "Brackets: 95 % bootstrap intervals over the queries. With only a few queries they are too narrow."
+CONDITION_LABELS = {
     "adapter": "adapter (query) to native corpus",
     "adapter_store": "adapter (store) to native corpus",
     "adapter_to_adapter": "adapter to adapter",
@@ -13,106 +17,126 @@ LABELS = {
     "naive_swap": "naive swap",
     "mean_vector": "mean vector",
 }
-AGREEMENT = ("recall@1", "recall@5", "recall@10", "overlap@10", "rank_correlation")
-ANSWERS = ("found@1", "found@5", "found@10", "judged_recall@10", "ndcg@10", "mrr")
-FORECASTS = {
-    "ece": "calibration error of the confidence (smaller is better)",
+AGREEMENT_METRICS = ("recall@1", "recall@5", "recall@10", "overlap@10", "rank_correlation")
+RELEVANCE_METRICS = ("success@1", "success@5", "success@10", "relevant_recall@10", "ndcg@10", "mrr")
+QUALITY_LABELS = {
+    "ece": "expected calibration error of the confidence (smaller is better)",
     "aurc": "area under the risk-coverage curve (smaller is better)",
-    "spearman": "rank correlation of the expected cosine",
-    "auroc_worst_tenth": "AUROC of finding the worst tenth of cosines",
-    "coverage": "cosines above their lower bound (ought to be .9)",
+    "spearman": "rank correlation of expected and observed cosine",
+    "auroc_worst_tenth": "AUROC for the lowest tenth of cosines",
+    "coverage": "share of cosines above their lower bound (.9 is ideal)",
 }
-MIXED = {
-    "adapted_share": "adapted among the first ten",
+MIXED_LABELS = {
+    "adapted_share": "adapted rows in the top ten",
     "recall@10": "recall@10",
-    "recall@10_of_native_rows": "where the row is native",
-    "recall@10_of_adapted_rows": "where it is adapted",
+    "recall@10_of_native_rows": "true neighbor is native",
+    "recall@10_of_adapted_rows": "true neighbor is adapted",
 }
-Cell = tuple[Any, str]  # what is shown, and where it is in the JSON
+
+
+class Cell(NamedTuple):
+    """A label, or an estimate with its path in the JSON form of the report."""
+
+    content: str | Estimate
+    path: str = ""
 
 
 class Table(NamedTuple):
-    """A title, the names of the columns, and rows of cells; each figure with its path in the JSON."""
+    """A title, the column names, and rows of cells."""
 
     title: str
-    head: list[str]
-    rows: list[list[Cell]]
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
 
 
-def shown(figure: Mapping[str, float | None]) -> str:
-    """A figure for people."""
-    value, low, high = (figure[key] for key in ("value", "low", "high"))
-    return "" if value is None else f"{value:.3f}" + ("" if low is None else f" ({low:.3f}, {high:.3f})")
+def cell_text(cell: Cell) -> str:
+    """Format a cell: an estimate as `0.912 (0.874, 0.946)`, an undefined one as an empty string."""
+    if isinstance(cell.content, str):
+        return cell.content
+    value, low, high = cell.content
+    if not math.isfinite(value):
+        return ""
+    return f"{value:.3f} ({low:.3f}, {high:.3f})" if math.isfinite(low) else f"{value:.3f}"
 
 
-def tables(told: Mapping[str, Any]) -> list[Table]:
-    """Each table of a report that has rows."""
-    found = [
-        _found("Agreement with native queries on the native corpus", AGREEMENT, told["conditions"]),
-        _found("Answers found, by the judgments", ANSWERS, told["conditions"]),
+def make_tables(results: Results) -> list[Table]:
+    """Make the tables that the results have data for; the one of the protocol comes first."""
+    by_protocol = [
+        _condition_table("Agreement with native queries on the native corpus", AGREEMENT_METRICS, results.conditions),
+        _condition_table("Relevance of the results, by the judgments", RELEVANCE_METRICS, results.conditions),
     ]
-    if told["protocol"]["name"] == "qa":
-        found.reverse()
-    made = [*found, _forecasts(told), _cosine(told), _mixed(told), _thresholds(told), *_slices(told)]
-    return [table for table in made if table.rows]
+    if results.protocol.name == "qa":
+        by_protocol.reverse()
+    tables = [
+        *by_protocol,
+        _quality_table(results),
+        _cosine_table(results),
+        _mixed_table(results),
+        _threshold_table(results),
+        *(_slice_table(name, slices, results.measure) for name, slices in results.slices.items()),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _found(title: str, columns: tuple[str, ...], conditions: Mapping[str, Any]) -> Table:
-    names = [name for name in columns if name in conditions["adapter"]]
-    rows = [[(LABELS[c], "")] + [(f[n], f"conditions/{c}/{n}") for n in names] for c, f in conditions.items()]
-    return Table(title, ["", *(name.replace("_", " ") for name in names)], rows if names else [])
+def _condition_table(title: str, metrics: Sequence[str], conditions: Mapping[str, Estimates]) -> Table:
+    metrics = [metric for metric in metrics if metric in conditions["adapter"]]
+    rows = [
+        [Cell(CONDITION_LABELS[name])] + [Cell(estimates[m], f"conditions/{name}/{m}") for m in metrics]
+        for name, estimates in conditions.items()
+    ]
+    return Table(title, ["", *(metric.replace("_", " ") for metric in metrics)], rows if metrics else [])
 
 
-def _forecasts(told: Mapping[str, Any]) -> Table:
-    figures = told["confidence"] or {}
-    rows = [[(FORECASTS[name], ""), (figure, f"confidence/{name}")] for name, figure in figures.items()]
-    return Table("How good the forecasts are", ["", "value"], rows)
+def _quality_table(results: Results) -> Table:
+    estimates = results.confidence or {}
+    rows = [[Cell(QUALITY_LABELS[name]), Cell(value, f"confidence/{name}")] for name, value in estimates.items()]
+    return Table("Quality of the predictions", ["", "value"], rows)
 
 
-def _cosine(told: Mapping[str, Any]) -> Table:
-    head = ["", "cosine"]
-    if not told["cosine"]:
-        return Table("", head, [])
-    rows: list[list[Cell]] = [[("mean", ""), (told["cosine"]["mean"], "cosine/mean")]]
-    for at, figure in told["cosine"]["quantiles"].items():
-        rows.append([(f"{float(at):.0%} of queries are below", ""), (figure, f"cosine/quantiles/{at}")])
-    return Table("Cosine of stored vectors to the native ones", head, rows)
+def _cosine_table(results: Results) -> Table:
+    rows = []
+    if results.cosine:
+        rows = [[Cell("mean"), Cell(results.cosine.mean, "cosine/mean")]]
+        for level, estimate in results.cosine.quantiles.items():
+            rows.append([Cell(f"{float(level):.0%} of queries are below"), Cell(estimate, f"cosine/quantiles/{level}")])
+    return Table("Cosine of stored vectors to the native ones", ["", "cosine"], rows)
 
 
-def _mixed(told: Mapping[str, Any]) -> Table:
-    mixed = told["mixed"] or {}
-    rows = [[(n, "")] + [(f[h], f"mixed/{n}/{h}") for h in MIXED] for n, f in mixed.items()]
-    return Table("One index, half native and half adapted rows", ["", *MIXED.values()], rows)
+def _mixed_table(results: Results) -> Table:
+    rows = [
+        [Cell(name)] + [Cell(estimates[metric], f"mixed/{name}/{metric}") for metric in MIXED_LABELS]
+        for name, estimates in (results.mixed or {}).items()
+    ]
+    return Table("One index, half native and half adapted rows", ["", *MIXED_LABELS.values()], rows)
 
 
-def _thresholds(told: Mapping[str, Any]) -> Table:
-    rows = [row for i, level in enumerate(told["thresholds"] or []) for row in _level(i, level)]
-    names = list(told["thresholds"][0]["figures"]["adapter"]) if rows else []
-    head = ["confidence", "queries", "", *names, "of what native finds"]
-    return Table("Unfiltered, and filtered by confidence", head, rows)
+def _threshold_table(results: Results) -> Table:
+    thresholds = results.thresholds or []
+    rows = [row for i, threshold in enumerate(thresholds) for row in _threshold_rows(i, threshold)]
+    metrics = list(thresholds[0].figures["adapter"]) if thresholds else []
+    return Table("All queries, and by minimum confidence", ["confidence", "queries", "", *metrics, "of native"], rows)
 
 
-def _level(i: int, level: Mapping[str, Any]) -> Iterator[list[Cell]]:
-    """One threshold: a row a condition, the first with how much is kept."""
-    if not level["queries"]:
+def _threshold_rows(i: int, threshold: ThresholdRow) -> Iterator[list[Cell]]:
+    """A row for each condition; the adapter's, which comes first, shows the threshold and how many queries reach it."""
+    if not threshold.queries:
         return
-    for condition, figures in level["figures"].items():
-        where = f"thresholds/{i}"
-        first: list[Cell] = [("", "")] * 2
-        ratio: Cell = ("", "")
+    for condition, estimates in threshold.figures.items():
+        start, ratio = [Cell(""), Cell("")], Cell("")
         if condition == "adapter":
-            said = f"at least {level['confidence']:.2f}" if i else "unfiltered"
-            first = [(said, ""), (f"{level['queries']:,} ({level['kept']['value']:.1%})", "")]
-            ratio = (level["of_native"], f"{where}/of_native") if level.get("of_native") else ratio
-        found = [(figure, f"{where}/figures/{condition}/{name}") for name, figure in figures.items()]
-        yield [*first, (LABELS[condition], ""), *found, ratio]
+            label = f"at least {threshold.confidence:.2f}" if i else "all"
+            start = [Cell(label), Cell(f"{threshold.queries:,} ({threshold.share.value:.1%})")]
+            if threshold.of_native:
+                ratio = Cell(threshold.of_native, f"thresholds/{i}/of_native")
+        figures = [Cell(value, f"thresholds/{i}/figures/{condition}/{name}") for name, value in estimates.items()]
+        yield [*start, Cell(CONDITION_LABELS[condition]), *figures, ratio]
 
 
-def _slices(told: Mapping[str, Any]) -> Iterator[Table]:
-    for name, parts in told["slices"].items():
-        heads = [h for h in ("recall@10", "cosine") if h in parts[0]]
-        rows = [
-            [(p["label"], ""), (f"{p['queries']:,}", "")] + [(p[h], f"slices/{name}/{i}/{h}") for h in heads]
-            for i, p in enumerate(parts)
-        ]
-        yield Table(f"By {name}", ["", "queries", *(h.replace("recall@10", told["measure"]) for h in heads)], rows)
+def _slice_table(name: str, slices: Sequence[Slice], measure: str) -> Table:
+    rows = []
+    for i, part in enumerate(slices):
+        path = f"slices/{name}/{i}"
+        row = [Cell(part.label), Cell(f"{part.queries:,}"), Cell(part.score, f"{path}/recall@10")]
+        rows.append(row if part.cosine is None else [*row, Cell(part.cosine, f"{path}/cosine")])
+    columns = ["", "queries", measure] if slices[0].cosine is None else ["", "queries", measure, "cosine"]
+    return Table(f"By {name}", columns, rows)

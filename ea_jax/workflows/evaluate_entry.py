@@ -1,18 +1,18 @@
-"""From files to a report: read, embed where needed, check, evaluate."""
+"""Evaluate a registry entry on files: read them, embed their texts if needed, build an evaluation set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ea_jax.data.pairs import Pairs, read_pairs
-from ea_jax.data.qrels import read_qrels, read_side
+from ea_jax.data.qrels import read_columns, read_qrels
 from ea_jax.data.texts import read_texts
 from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput
-from ea_jax.evaluation import Report, Trial, evaluate
+from ea_jax.evaluation import EvaluationSet, Report, evaluate
 from ea_jax.evaluation.dataset import check_vectors
 from ea_jax.evaluation.evaluate import Protocol
 from ea_jax.loading import load_adapters, load_encoder, load_quality_part, load_source_encoder
@@ -20,147 +20,200 @@ from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_provenance
 from ea_jax.registry.spaces import find_space
 
-ASK, MOST = 5, 2000  # where no column says who asks: one row in five, and 2,000 at the most
-
-
-def judge(entry: Entry, trial: Trial, *, protocol: Protocol, seed: int, notes: Sequence[str]) -> Report:
-    """Evaluate both purposes of an entry, with its quality part."""
-    for name in ("x", "corpus_x"):
-        vectors = getattr(trial, name)
-        if vectors is not None:
-            space = find_space(entry.source, entry.path.parent)
-            check_vectors(name, vectors, entry.d_in, entry.source, space.unit_norm)
-    adapters = load_adapters(entry)
-    store, quality = adapters["store"], load_quality_part(entry, adapters["store"])
-    return evaluate(store, trial, query=adapters["query"], quality=quality, protocol=protocol, seed=seed, notes=notes)
+QUERY_SHARE, MAX_QUERIES = 5, 2000  # without a column `query`: one row in five, at most 2,000
 
 
 @dataclass(frozen=True)
-class Given:
-    """Files that a trial is made of: pairs, texts, or queries with their corpus, and judgments where there are any."""
+class EvaluationFiles:
+    """The files of an evaluation: pairs, or texts, or queries and a corpus.
+
+    Attributes:
+        pairs: Files of pairs, as `read_pairs` takes them.
+        texts: Files of texts, as `read_texts` takes them; both models must run locally.
+        queries: A parquet or `.npy` file of queries.
+        corpus: A parquet or `.npy` file of the corpus.
+        qrels: Relevance judgments for the ids of queries and corpus.
+        assume_source: Accept source vectors whose metadata names another encoder.
+
+    Raises:
+        BadInput: Not exactly one of the three is given, or judgments without queries and corpus.
+    """
 
     pairs: Sequence[Path] = ()
     texts: Sequence[Path] = ()
     queries: Path | None = None
     corpus: Path | None = None
     qrels: Path | None = None
-    assume_source: bool = False  # whatever a file says of the encoder of its vectors
+    assume_source: bool = False
 
     def __post_init__(self) -> None:
-        ways = [bool(self.pairs), bool(self.texts), self.queries is not None and self.corpus is not None]
-        if sum(ways) != 1 or (self.queries is None) != (self.corpus is None):
-            raise BadInput("Give one of --pairs, --texts, or both --queries and --corpus.")
+        choices = [bool(self.pairs), bool(self.texts), self.queries is not None and self.corpus is not None]
+        if sum(choices) != 1 or (self.queries is None) != (self.corpus is None):
+            raise BadInput("Give one of pairs, texts, or both queries and corpus.")
         if self.qrels is not None and self.queries is None:
-            raise BadInput("--qrels goes with --queries and --corpus, whose ids it names.")
+            raise BadInput("Judgments refer to ids of queries and corpus rows. Give queries and corpus with them.")
 
 
-def judged(entry: Entry, given: Given, *, protocol: Protocol, seed: int) -> Report:
-    """Read the files, make a trial of them, and evaluate an entry on it.
+class PreparedSet(NamedTuple):
+    """An evaluation set, and notes on how it was made."""
+
+    evaluation_set: EvaluationSet
+    notes: list[str]
+
+
+def evaluate_files(entry: Entry, files: EvaluationFiles, *, protocol: Protocol, seed: int) -> Report:
+    """Evaluate an entry on files.
 
     Raises:
-        BadInput: The files are not what they should be; the message says which, where, and what to do.
+        BadInput: A file is not as described in `EvaluationFiles`, or lacks a column that cannot be computed.
+        FingerprintMismatch: Source vectors are not of the encoder that the adapter was fitted on.
     """
-    for path in filter(None, (*given.pairs, given.queries, given.corpus)):
+    for path in filter(None, (*files.pairs, files.queries, files.corpus)):
         if path.is_file() and (facts := encoder_facts(path)):
-            check_provenance(entry, facts, str(path), given.assume_source)
-    if given.queries is not None and given.corpus is not None:
-        trial, notes = trial_of_vectors(entry, given.queries, given.corpus, given.qrels)
-        if protocol == "qa" and given.qrels is None:
-            trial = answered_in_order(trial)
-            notes = [*notes, "There are no judgments: corpus row i is taken for the answer of query i."]
-    elif given.texts:
-        trial, notes = trial_of_texts(entry, given.texts, seed)
+            check_provenance(entry, facts, str(path), files.assume_source)
+    if files.queries is not None and files.corpus is not None:
+        evaluation_set, notes = read_queries_and_corpus(entry, files.queries, files.corpus, files.qrels)
+        if protocol == "qa" and files.qrels is None:
+            evaluation_set = pair_by_row(evaluation_set)
+            notes.append("There are no judgments: corpus row i is taken as the answer to query i.")
+    elif files.texts:
+        evaluation_set, notes = embed_text_files(entry, files.texts, seed)
     else:
-        trial, notes = trial_of_pairs(entry, given.pairs, seed)
-    return judge(entry, trial, protocol=protocol, seed=seed, notes=notes)
+        evaluation_set, notes = read_pair_files(entry, files.pairs, seed)
+    return evaluate_entry(entry, evaluation_set, protocol=protocol, seed=seed, notes=notes)
 
 
-def trial_of_pairs(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Trial, list[str]]:
-    """Queries and corpus of pairs: by the column `query`, or drawn. Texts without x are embedded."""
+def evaluate_entry(
+    entry: Entry, evaluation_set: EvaluationSet, *, protocol: Protocol, seed: int, notes: Sequence[str]
+) -> Report:
+    """Evaluate an entry, with its adapters for both purposes and its quality part."""
+    unit_norm = find_space(entry.source, entry.path.parent).unit_norm
+    for name in ("x", "corpus_x"):
+        vectors = getattr(evaluation_set, name)
+        if vectors is not None:
+            check_vectors(name, vectors, entry.d_in, entry.source, unit_norm)
+    adapters = load_adapters(entry)
+    store, query, quality = adapters["store"], adapters["query"], load_quality_part(entry, adapters["store"])
+    return evaluate(store, evaluation_set, query=query, quality=quality, protocol=protocol, seed=seed, notes=notes)
+
+
+def read_pair_files(entry: Entry, paths: Sequence[Path], seed: int) -> PreparedSet:
+    """Make an evaluation set of pairs. Texts without source vectors are embedded."""
     pairs, notes = read_pairs(paths), []
     if pairs.x is None:
-        pairs = replace(pairs, x=_embedded(entry.source, pairs.text or [], entry))
-        notes.append("The column x was made here, of the column text.")
+        pairs = replace(pairs, x=_embed(entry.source, pairs.text or [], entry))
+        notes.append(f"The source vectors (x) were computed from the column text with {entry.source}.")
     return _split(pairs, seed, notes)
 
 
-def trial_of_texts(entry: Entry, paths: Sequence[Path], seed: int) -> tuple[Trial, list[str]]:
-    """Queries and corpus of texts that both encoders embed here."""
-    if not _local(entry.target, entry):
-        raise BadInput(f"{entry.target} does not run here to embed the texts; give --pairs with its vectors as y.")
-    found = read_texts(paths)
-    pairs = Pairs(
-        _embedded(entry.target, found.text, entry), _embedded(entry.source, found.text, entry), found.text, found.group
-    )
-    return _split(pairs, seed, [f"{found.duplicates:,} repeated texts were left out."] if found.duplicates else [])
+def embed_text_files(entry: Entry, paths: Sequence[Path], seed: int) -> PreparedSet:
+    """Make an evaluation set of texts, which both models embed."""
+    if not _is_local(entry.target, entry):
+        raise BadInput(
+            f"{entry.target} does not run locally, so texts cannot be embedded with it. Give pairs, with its vectors "
+            "as column y."
+        )
+    texts = read_texts(paths)
+    notes = [f"{texts.duplicates:,} repeated texts were left out."] if texts.duplicates else []
+    y, x = (_embed(model, texts.text, entry) for model in (entry.target, entry.source))
+    return _split(Pairs(y, x, texts.text, texts.group), seed, notes)
 
 
-def trial_of_vectors(entry: Entry, queries: Path, corpus: Path, qrels: Path | None) -> tuple[Trial, list[str]]:
-    """A trial of two files, of queries and of a corpus.
+def read_queries_and_corpus(entry: Entry, queries: Path, corpus: Path, qrels: Path | None) -> PreparedSet:
+    """Make an evaluation set of a file of queries and a file of the corpus.
 
-    In parquet the columns are x, y, text, group and id, as far as they are there; a `.npy` file holds the queries' x,
-    or the corpus's y. Ids are row numbers where there is no such column. Vectors that are not there are made of the
-    texts where the model runs here.
+    A parquet file may have the columns x, y, text, group and id; a `.npy` file holds the x of the queries or the y of
+    the corpus. Without a column id, ids are row numbers. Missing vectors are computed from the texts if the model runs
+    locally.
     """
-    a, b = read_side(queries, "x"), read_side(corpus, "y")
-    for where, side, column, model in ((queries, a, "x", entry.source), (corpus, b, "y", entry.target)):
-        if column not in side and not ("text" in side and _local(model, entry)):
-            raise BadInput(
-                f"{where} has no column {column}, vectors of {model}, which cannot be made here of its text."
-            )
-    ids = [side.get("id") or [str(i) for i in range(len(next(iter(side.values()))))] for side in (a, b)]
-    relevant = None if qrels is None else read_qrels(qrels, ids[0], ids[1])
-    notes = [*_complete(queries, a, entry), *_complete(corpus, b, entry)]
-    return Trial(a["x"], b["y"], a.get("y"), b.get("x"), a.get("text"), b.get("text"), a.get("group"), relevant), notes
+    query_columns, corpus_columns = read_columns(queries, "x"), read_columns(corpus, "y")
+    for path, columns, name, model in (
+        (queries, query_columns, "x", entry.source),
+        (corpus, corpus_columns, "y", entry.target),
+    ):
+        if name not in columns and not ("text" in columns and _is_local(model, entry)):
+            reason = f"{model} does not run locally" if "text" in columns else "it has no column text to embed"
+            raise BadInput(f"{path} has no column {name} (vectors of {model}), and {reason}. Add the column.")
+    relevant = None if qrels is None else read_qrels(qrels, _ids(query_columns), _ids(corpus_columns))
+    notes = [*_add_vectors(queries, query_columns, entry), *_add_vectors(corpus, corpus_columns, entry)]
+    evaluation_set = EvaluationSet(
+        x=query_columns["x"],
+        corpus_y=corpus_columns["y"],
+        y=query_columns.get("y"),
+        corpus_x=corpus_columns.get("x"),
+        text=query_columns.get("text"),
+        corpus_text=corpus_columns.get("text"),
+        group=query_columns.get("group"),
+        relevant=relevant,
+    )
+    return PreparedSet(evaluation_set, notes)
 
 
-def answered_in_order(trial: Trial) -> Trial:
-    """Judgments by which corpus row i answers query i.
+def pair_by_row(evaluation_set: EvaluationSet) -> EvaluationSet:
+    """Add judgments in which corpus row i, and no other, is relevant to query i.
 
     Raises:
-        BadInput: There are not as many of both.
+        BadInput: The number of queries is not the number of corpus rows.
     """
-    n, m = len(trial.x), len(trial.corpus_y)
+    n, m = len(evaluation_set.x), len(evaluation_set.corpus_y)
     if n != m:
-        raise BadInput(f"There are {n} queries and {m} answers; without --qrels, answer i is of query i. Align them.")
-    return replace(trial, relevant={i: {i: 1.0} for i in range(n)})
+        raise BadInput(
+            f"There are {n} queries and {m} corpus rows, but without judgments corpus row i is the answer to query i. "
+            "Align the rows, or give judgments."
+        )
+    return replace(evaluation_set, relevant={i: {i: 1.0} for i in range(n)})
 
 
-def _split(pairs: Pairs, seed: int, notes: list[str]) -> tuple[Trial, list[str]]:
+def _split(pairs: Pairs, seed: int, notes: list[str]) -> PreparedSet:
+    """Split pairs into queries and corpus by the column query or, without it, at random."""
     x, y, n = pairs.x, pairs.y, len(pairs.y)
     assert x is not None
     if len(x) != n:
-        raise BadInput(f"Column x has {len(x)} rows and column y {n}; both sides must be row-aligned.")
-    asks = pairs.query
-    if asks is None:
-        asks = np.zeros(n, bool)
-        asks[np.random.default_rng(seed).permutation(n)[: min(MOST, n // ASK)]] = True
-        notes.append(f"No column says who asks: {asks.sum():,} rows drawn with seed {seed} ask, the others are asked.")
+        raise BadInput(f"Column x has {len(x)} rows and column y has {n}; they must be row-aligned.")
+    is_query = pairs.query
+    if is_query is None:
+        is_query = np.zeros(n, bool)
+        is_query[np.random.default_rng(seed).permutation(n)[: min(MAX_QUERIES, n // QUERY_SHARE)]] = True
+        notes.append(
+            f"There is no column query: {is_query.sum():,} random rows (seed {seed}) are the queries, the others the "
+            "corpus."
+        )
 
-    def of(values: Sequence[str] | None, rows: np.ndarray) -> list[str] | None:
-        return None if values is None else [values[i] for i in np.flatnonzero(rows).tolist()]
+    def select(values: Sequence[str] | None, mask: np.ndarray) -> list[str] | None:
+        return None if values is None else [values[i] for i in np.flatnonzero(mask).tolist()]
 
-    text, group = pairs.text, pairs.group
-    trial = Trial(x[asks], y[~asks], y[asks], x[~asks], of(text, asks), of(text, ~asks), of(group, asks))
-    return trial, notes
+    evaluation_set = EvaluationSet(
+        x=x[is_query],
+        corpus_y=y[~is_query],
+        y=y[is_query],
+        corpus_x=x[~is_query],
+        text=select(pairs.text, is_query),
+        corpus_text=select(pairs.text, ~is_query),
+        group=select(pairs.group, is_query),
+    )
+    return PreparedSet(evaluation_set, notes)
 
 
-def _embedded(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
+def _ids(columns: dict[str, Any]) -> list[str]:
+    return columns.get("id") or [str(row) for row in range(len(next(iter(columns.values()))))]
+
+
+def _embed(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
     encode = load_source_encoder(entry) if model == entry.source else load_encoder(model, root=entry.path.parent)
     return encode(list(texts))
 
 
-def _complete(path: Path, side: dict[str, Any], entry: Entry) -> list[str]:
-    """Add the vectors that can be made here of a side's texts; say which."""
-    made = [
+def _add_vectors(path: Path, columns: dict[str, Any], entry: Entry) -> list[str]:
+    """Compute missing vectors from the texts of a file if the model runs locally. Returns notes on what was added."""
+    missing = [
         (name, model)
         for name, model in (("x", entry.source), ("y", entry.target))
-        if name not in side and "text" in side and _local(model, entry)
+        if name not in columns and "text" in columns and _is_local(model, entry)
     ]
-    for name, model in made:
-        side[name] = _embedded(model, side["text"], entry)
-    return [f"The column {name} of {path.name} was made here, of its column text." for name, _ in made]
+    for name, model in missing:
+        columns[name] = _embed(model, columns["text"], entry)
+    return [f"The column {name} of {path.name} was computed from its column text." for name, _ in missing]
 
 
-def _local(model: str, entry: Entry) -> bool:
+def _is_local(model: str, entry: Entry) -> bool:
     return find_space(model, entry.path.parent).local

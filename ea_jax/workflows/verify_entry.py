@@ -1,4 +1,4 @@
-"""The figures that an entry records, measured anew on pairs and compared."""
+"""Verify the metrics that an entry records by measuring them again."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,35 +12,35 @@ from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_metrics
 from ea_jax.workflows.fit_entry import test_set
 
-Figures = dict[str, float]
-ROUNDED = 0.002  # figures are recorded to four places, and devices multiply in other orders
+Metrics = dict[str, float]
+TOLERANCE = 0.002  # metrics are recorded with four decimals, and devices sum in different orders
 
 
-class Recheck(NamedTuple):
-    """What was found.
+class Verification(NamedTuple):
+    """The result of a verification.
 
     Attributes:
-        agrees: Whether the figures are those of a recorded test set; None where none is recorded.
-        told: In words.
+        matches: Whether the metrics are those of a recorded test set; None if the entry records none.
+        message: The result in words.
     """
 
-    agrees: bool | None
-    told: str
+    matches: bool | None
+    message: str
 
 
-def recheck(entry: Entry, pairs: Path, assume_source: bool = False) -> Recheck:
-    """Measure an adapter on test pairs, and compare with each test set of its entry.
+def verify_metrics(entry: Entry, pairs: Path, assume_source: bool = False) -> Verification:
+    """Measure an adapter on test pairs, and compare the metrics with each test set that its entry records.
 
-    Figures agree that differ by less than their rounding and one query.
+    Metrics match if they differ by less than their rounding and one query.
 
     Args:
-        entry: The adapter, which has been checked whole.
-        pairs: Test pairs, with the column `query`.
-        assume_source: Take the column x for the source model's, whatever the file says of it.
+        entry: An entry whose files have been checked.
+        pairs: Test pairs with the column query.
+        assume_source: Accept source vectors whose metadata names another encoder.
 
     Raises:
-        BadInput: The pairs are not what they should be, or of other models.
-        FingerprintMismatch: Their source vectors, or the encoder that embeds their texts, are not those of the fit.
+        BadInput: The pairs are unreadable, or their vectors are not of the entry's models.
+        FingerprintMismatch: The source vectors, or the encoder for the texts, are not those of the fit.
     """
     check_source_files([pairs], entry.encoder, entry.name, assume_source)
     root = entry.path.parent
@@ -48,30 +48,34 @@ def recheck(entry: Entry, pairs: Path, assume_source: bool = False) -> Recheck:
     encoder = load_source_encoder(entry) if source.local else None
     test = test_set(pairs, source, target, encoder)
     outputs = {p: np.asarray(adapt(adapt.params, test.x)) for p, adapt in load_adapters(entry).items()}
-    found = _flat(held_out_metrics(test, outputs))
+    measured = _flatten(held_out_metrics(test, outputs))
     if not entry.metrics:
-        return Recheck(None, f"it records no figures; on {pairs} they are {_listed(found)}")
-    least = ROUNDED + 1 / len(test.x)
-    off = {name: _apart(_flat(rows), found, least) for name, rows in entry.metrics.items()}
-    name = min(off, key=lambda name: len(off[name]))
-    if not off[name]:
-        return Recheck(True, f"the figures on {pairs} are those recorded for {name}")
-    return Recheck(
+        listed = ", ".join(f"{name} {value}" for name, value in measured.items())
+        return Verification(None, f"the entry records no metrics; on {pairs} they are {listed}")
+    tolerance = TOLERANCE + 1 / len(test.x)
+    differences = {
+        test_name: _differences(_flatten(recorded), measured, tolerance)
+        for test_name, recorded in entry.metrics.items()
+    }
+    closest = min(differences, key=lambda test_name: len(differences[test_name]))
+    if not differences[closest]:
+        return Verification(True, f"the metrics on {pairs} match those recorded for {closest}")
+    return Verification(
         False,
-        f"the figures on {pairs} are not those recorded for {name}: {'; '.join(off[name])}. "
-        "Are these the pairs that it was measured on?",
+        f"the metrics on {pairs} differ from those recorded for {closest}: {'; '.join(differences[closest])}. "
+        "Are these the pairs of that test set?",
     )
 
 
-def _flat(rows: dict[str, Figures]) -> Figures:
-    return {f"{row} {name}": value for row, figures in rows.items() for name, value in figures.items()}
+def _flatten(metrics: dict[str, Metrics]) -> Metrics:
+    return {f"{row} {name}": value for row, values in metrics.items() for name, value in values.items()}
 
 
-def _apart(recorded: Figures, found: Figures, least: float) -> list[str]:
-    """The figures that differ by more than `least`, or that only one side has."""
-    named = {name: (recorded.get(name), found.get(name)) for name in {**recorded, **found}}
-    return [f"{n} {b} for {a}" for n, (a, b) in named.items() if a is None or b is None or abs(a - b) > least]
-
-
-def _listed(figures: Figures) -> str:
-    return ", ".join(f"{name} {value}" for name, value in figures.items())
+def _differences(recorded: Metrics, measured: Metrics, tolerance: float) -> list[str]:
+    """Metrics that differ by more than the tolerance, or that only one side has."""
+    pairs = {name: (recorded.get(name), measured.get(name)) for name in {**recorded, **measured}}
+    return [
+        f"{name} is {new}, recorded {old}"
+        for name, (old, new) in pairs.items()
+        if old is None or new is None or abs(old - new) > tolerance
+    ]

@@ -151,7 +151,7 @@ def record(folder: Path, toy_root: Path, **changed: float) -> None:
 def test_recorded_figures_hold_on_their_pairs(ea, own, folder, toy_root, pairs):
     record(folder, toy_root)
     code, out, err = ea("add", str(folder), "--pairs", str(pairs))
-    told = f"the figures on {pairs} are those recorded for held-out"
+    told = f"the metrics on {pairs} match those recorded for held-out"
     assert (code, out, err) == (0, f"{own / 'toy-a--toy-b--small'}\n", f"ea-jax: {told}\n")
     assert ea("check", "toy-a--toy-b--small", "--pairs", str(pairs)) == (0, f"toy-a--toy-b--small: whole; {told}\n", "")
 
@@ -160,8 +160,8 @@ def test_recorded_figures_that_do_not_hold_are_refused(ea, own, folder, toy_root
     record(folder, toy_root, recall_10=0.123)
     code, out, err = ea("add", str(folder), "--pairs", str(pairs))
     assert (code, out, list(own.iterdir())) == (1, "", [])
-    assert "are not those recorded for held-out: query recall@10" in err
-    assert "for 0.123. Are these" in err
+    assert "differ from those recorded for held-out: query recall@10" in err
+    assert "recorded 0.123. Are these" in err
     assert ea("add", str(folder))[0] == 0
     code, out, err = ea("check", "toy-a--toy-b--small", "--pairs", str(pairs))
     assert (code, "query recall@10" in out) == (1, True)
@@ -172,7 +172,7 @@ def test_without_recorded_figures_the_measured_ones_are_told(ea, own, folder, pa
     assert ea("add", str(folder))[0] == 0
     code, out, _ = ea("check", "toy-a--toy-b--small", "--pairs", str(pairs))
     assert code == 0
-    assert f"it records no figures; on {pairs} they are store cosine 0." in out
+    assert f"the entry records no metrics; on {pairs} they are store cosine 0." in out
     assert ea("check", "--pairs", str(pairs))[0] == 2
 
 

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from ea_jax.data.qrels import read_qrels
 from ea_jax.errors import BadInput
-from ea_jax.evaluation import Trial, evaluate
-from ea_jax.evaluation.bootstrap import difference, mean_of
+from ea_jax.evaluation import EvaluationSet, evaluate
+from ea_jax.evaluation.bootstrap import estimate_mean, mean_difference
 from ea_jax.evaluation.calibration import auroc, spearman
-from ea_jax.evaluation.compare import compared
-from ea_jax.evaluation.ranking import correlations, judged
+from ea_jax.evaluation.compare import compare_reports, read_report
+from ea_jax.evaluation.ranking import correlations, relevance_metrics
+from ea_jax.evaluation.tables import make_tables
 from ea_jax.loading import load_quality
 from ea_jax.registry.model_card import ROWS, format_metrics
 from ea_jax.retrieval.held_out import HeldOut, held_out_metrics
@@ -26,22 +27,25 @@ NASTY = '<script>alert("x")</script> & $a_b$'
 
 
 @pytest.fixture(scope="module")
-def trial():
+def evaluation_set():
     x, y = toy_pairs()
     groups = [NASTY if i % 3 else "plain" for i in range(60)]
     texts = [f"{NASTY} {'long ' * (i % 7)}{i}" for i in range(300)]
-    return Trial(x[:60], y[60:], y[:60], x[60:], texts[:60], texts[60:], groups)
+    return EvaluationSet(x[:60], y[60:], y[:60], x[60:], texts[:60], texts[60:], groups)
 
 
 @pytest.fixture(scope="module")
-def report(adapt, trial, toy_root):
-    return evaluate(adapt, trial, quality=load_quality("toy-a", "toy-b", root=toy_root))
+def report(adapt, evaluation_set, toy_root):
+    return evaluate(adapt, evaluation_set, quality=load_quality("toy-a", "toy-b", root=toy_root))
 
 
-def test_recall_and_overlap_agree_with_full_sorts_in_double_precision(report, adapt, trial):
-    out = np.asarray(adapt(adapt.params, trial.x), np.float64)
-    native = np.argsort(-(trial.y.astype(np.float64) @ trial.corpus_y.T), axis=1)
-    for name, (a, b) in {"adapter": (out, trial.corpus_y), "keep_source": (trial.x, trial.corpus_x)}.items():
+def test_recall_and_overlap_agree_with_full_sorts_in_float64(report, adapt, evaluation_set):
+    out = np.asarray(adapt(adapt.params, evaluation_set.x), np.float64)
+    native = np.argsort(-(evaluation_set.y.astype(np.float64) @ evaluation_set.corpus_y.T), axis=1)
+    for name, (a, b) in {
+        "adapter": (out, evaluation_set.corpus_y),
+        "keep_source": (evaluation_set.x, evaluation_set.corpus_x),
+    }.items():
         order = np.argsort(-(a.astype(np.float64) @ b.T), axis=1)
         figures = report.conditions[name]
         for k in (1, 5, 10):
@@ -49,62 +53,62 @@ def test_recall_and_overlap_agree_with_full_sorts_in_double_precision(report, ad
             shared = [len(set(native[i, :k]) & set(order[i, :k])) / k for i in range(60)]
             assert figures[f"recall@{k}"].value == pytest.approx(np.mean(hit))
             assert figures[f"overlap@{k}"].value == pytest.approx(np.mean(shared))
-    assert report.cosine["mean"].value == pytest.approx(np.sum(out * trial.y, axis=1).mean(), abs=1e-6)
+    assert report.cosine.mean.value == pytest.approx(np.sum(out * evaluation_set.y, axis=1).mean(), abs=1e-6)
     assert report.conditions["native"]["recall@1"].value == 1
     assert "naive_swap" not in report.conditions  # the widths differ
 
 
-def test_every_figure_lies_in_its_interval(report):
-    figures = list(figures_in(report.as_dict()))
-    assert len(figures) > 150
-    for path, (value, low, high) in figures:
+def test_every_estimate_lies_in_its_interval(report):
+    estimates = list(estimates_in(report.as_dict()))
+    assert len(estimates) > 150
+    for path, (value, low, high) in estimates:
         assert (value, low, high) == (None,) * 3 or low - 1e-9 <= value <= high + 1e-9 or "ece" in path
 
 
-def figures_in(told, path=""):
-    """Every figure of plain values, with where it is. Calibration errors of draws are larger than that of the whole."""
-    if isinstance(told, dict) and told.keys() == {"value", "low", "high"}:
-        yield path, tuple(told.values())
-    elif isinstance(told, dict | list):
-        for key, part in told.items() if isinstance(told, dict) else enumerate(told):
-            yield from figures_in(part, f"{path}/{key}")
+def estimates_in(part, path=""):
+    """Every estimate of a JSON value, with its path. Calibration errors of resamples exceed that of the whole."""
+    if isinstance(part, dict) and part.keys() == {"value", "low", "high"}:
+        yield path, tuple(part.values())
+    elif isinstance(part, dict | list):
+        for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from estimates_in(inner, f"{path}/{key}")
 
 
-def test_no_number_of_a_report_is_without_its_interval(report):
-    """But for those that say where an interval is, how many queries it is over, or what is drawn."""
-    facts = "confidence|said|kept|queries|corpus|equal_rows|seed|row|counts|edges|native|adapted|explained"
-    lone = re.compile(rf"({facts})(/\d+)*$|^/per_query/")
+def test_every_metric_of_a_report_has_an_interval(report):
+    """The other numbers are counts, thresholds, coordinates and values per query."""
+    facts = "confidence|share|queries|corpus|equal_rows|seed|row|counts|edges|native|adapted|explained"
+    without_interval = re.compile(rf"({facts})(/\d+)*$|^/per_query/")
 
-    def numbers(told, path=""):
-        if isinstance(told, dict) and told.keys() != {"value", "low", "high"}:
-            return [n for key, part in told.items() for n in numbers(part, f"{path}/{key}")]
-        if isinstance(told, list):
-            return [n for i, part in enumerate(told) for n in numbers(part, f"{path}/{i}")]
-        return [path] if isinstance(told, int | float) and not isinstance(told, bool) else []
+    def numbers(part, path=""):
+        if isinstance(part, dict) and part.keys() != {"value", "low", "high"}:
+            return [n for key, inner in part.items() for n in numbers(inner, f"{path}/{key}")]
+        if isinstance(part, list):
+            return [n for i, inner in enumerate(part) for n in numbers(inner, f"{path}/{i}")]
+        return [path] if isinstance(part, int | float) and not isinstance(part, bool) else []
 
-    assert [path for path in numbers(report.as_dict()) if not lone.search(path)] == []
+    assert [path for path in numbers(report.as_dict()) if not without_interval.search(path)] == []
 
 
-def test_figures_with_judgments_agree_with_trec_eval():
+def test_relevance_metrics_agree_with_trec_eval():
     pytrec_eval = pytest.importorskip("pytrec_eval")
     rng = np.random.default_rng(3)
     queries, corpus = unit_rows(rng, 40, 6), unit_rows(rng, 300, 6)
-    found = search(queries, corpus, 100)
+    hits = search(queries, corpus, 100)
     relevant = {q: {int(r): float(rng.integers(0, 4)) for r in rng.permutation(300)[:30]} for q in range(40)}
-    values = judged(found.row, relevant, np.arange(300))
+    values = relevance_metrics(hits.row, relevant, np.arange(300))
     qrels = {f"q{q}": {f"d{r}": int(g) for r, g in grades.items()} for q, grades in relevant.items()}
-    run = {f"q{q}": {f"d{r}": float(s) for r, s in zip(found.row[q], found.score[q], strict=True)} for q in range(40)}
+    run = {f"q{q}": {f"d{r}": float(s) for r, s in zip(hits.row[q], hits.score[q], strict=True)} for q in range(40)}
     names = {
         "ndcg_cut_10": "ndcg@10",
         "recip_rank": "mrr",
-        "recall_5": "judged_recall@5",
-        "recall_10": "judged_recall@10",
-        "success_10": "found@10",
+        "recall_5": "relevant_recall@5",
+        "recall_10": "relevant_recall@10",
+        "success_10": "success@10",
     }
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut", "recip_rank", "recall", "success"}).evaluate(run)
     for name, ours in names.items():
-        wanted = [theirs[f"q{q}"][name] for q in range(40)]
-        np.testing.assert_allclose(values[ours], wanted, atol=1e-9)
+        expected = [theirs[f"q{q}"][name] for q in range(40)]
+        np.testing.assert_allclose(values[ours], expected, atol=1e-9)
 
 
 def test_correlations_and_auroc_agree_with_scipy_and_scikit_learn():
@@ -119,36 +123,40 @@ def test_correlations_and_auroc_agree_with_scipy_and_scikit_learn():
         assert auroc(a[row], b[row] > 6) == pytest.approx(roc_auc_score(b[row] > 6, a[row]))
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+def test_intervals_cover_the_true_mean_as_often_as_claimed():
     rng = np.random.default_rng(0)
-    covered = [f.low <= 0.7 <= f.high for f in (mean_of((rng.random(150) < 0.7).astype(float)) for _ in range(200))]
-    assert 0.90 <= np.mean(covered) <= 0.99  # 95 %, less a little for 150 draws, give or take three deviations of 200
+    covered = [
+        f.low <= 0.7 <= f.high for f in (estimate_mean((rng.random(150) < 0.7).astype(float)) for _ in range(200))
+    ]
+    assert (
+        0.90 <= np.mean(covered) <= 0.99
+    )  # 95 %, slightly less with 150 values; three standard deviations of 200 samples
 
 
-def test_a_paired_difference_is_seen_where_it_is_and_not_where_it_is_not():
+def test_a_paired_bootstrap_detects_real_differences_only():
     rng = np.random.default_rng(0)
     a = rng.random(400)
-    assert difference(a, a + 0.1 + 0.2 * rng.standard_normal(400)).p_value < 0.01
-    assert difference(a, a + 0.2 * np.r_[np.ones(200), -np.ones(200)]).p_value > 0.5
+    assert mean_difference(a, a + 0.1 + 0.2 * rng.standard_normal(400)).p_value < 0.01
+    assert mean_difference(a, a + 0.2 * np.r_[np.ones(200), -np.ones(200)]).p_value > 0.5
 
 
-def test_an_equal_row_counts_as_a_hit_and_the_report_says_so(adapt, trial):
+def test_equal_rows_count_as_hits_and_are_noted(adapt, evaluation_set):
     doubled = replace(
-        trial,
-        corpus_y=np.concatenate([trial.corpus_y, trial.corpus_y]),
-        corpus_x=np.concatenate([trial.corpus_x, trial.corpus_x]),
+        evaluation_set,
+        corpus_y=np.concatenate([evaluation_set.corpus_y, evaluation_set.corpus_y]),
+        corpus_x=np.concatenate([evaluation_set.corpus_x, evaluation_set.corpus_x]),
         corpus_text=None,
     )
     report = evaluate(adapt, doubled)
-    assert report.data["equal_rows"] == 240
-    assert "240 corpus rows have the native vector of an earlier row" in report.notes[0]
+    assert report.data.equal_rows == 240
+    assert "240 corpus rows have the same native vector as an earlier row" in report.notes[0]
     assert report.conditions["native"]["recall@1"].value == 1
 
 
-def test_a_mixed_index_of_perfect_vectors_crowds_nothing_out(adapt, trial):
-    corpus = np.asarray(adapt(adapt.params, trial.corpus_x))
-    asked = np.asarray(adapt(adapt.params, trial.x))
-    mixed = evaluate(adapt, replace(trial, corpus_y=corpus, y=asked)).mixed
+def test_perfect_adapted_rows_displace_no_native_rows(adapt, evaluation_set):
+    corpus = np.asarray(adapt(adapt.params, evaluation_set.corpus_x))
+    queries = np.asarray(adapt(adapt.params, evaluation_set.x))
+    mixed = evaluate(adapt, replace(evaluation_set, corpus_y=corpus, y=queries)).mixed
     assert mixed["adapted queries"]["recall@10"].value == 1
     low, high = mixed["adapted queries"]["adapted_share"][1:]
     assert low < 0.55
@@ -161,20 +169,20 @@ BAD = {
     "corpus_y, row 3: the vector has length 2.000": lambda t: {
         "corpus_y": np.where(np.arange(240)[:, None] == 3, 2 * t.corpus_y, t.corpus_y)
     },
-    "a corpus of 4 rows; it takes": lambda t: {"corpus_y": t.corpus_y[:4], "corpus_x": None, "corpus_text": None},
+    "a corpus of 4 rows; at least": lambda t: {"corpus_y": t.corpus_y[:4], "corpus_x": None, "corpus_text": None},
     "needs native vectors of the queries": lambda t: {"y": None},
-    "name a row that is not there": lambda t: {"relevant": {0: {900: 1.0}}},
+    "judgments of query 0 are out of range": lambda t: {"relevant": {0: {900: 1.0}}},
     "y has width 8": lambda t: {"y": t.x},
 }
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_sentence_that_says_where(adapt, trial, message):
+def test_bad_input_names_the_column_and_the_fault(adapt, evaluation_set, message):
     with pytest.raises(BadInput, match=message):
-        evaluate(adapt, replace(trial, **BAD[message](trial)))
+        evaluate(adapt, replace(evaluation_set, **BAD[message](evaluation_set)))
 
 
-def test_judgments_are_read_in_both_forms_and_unknown_ids_are_named(tmp_path):
+def test_judgments_are_read_in_trec_and_beir_format(tmp_path):
     file = tmp_path / "qrels.tsv"
     file.write_text("query-id\tcorpus-id\tscore\na\tone\t2\n")
     assert read_qrels(file, ["a"], ["zero", "one"]) == {0: {1: 2.0}}
@@ -183,104 +191,129 @@ def test_judgments_are_read_in_both_forms_and_unknown_ids_are_named(tmp_path):
         read_qrels(file, ["a", "b"], ["zero", "one"])
 
 
-def test_answers_are_judged_filtered_and_unfiltered_side_by_side(adapt, trial, toy_root):
+def test_thresholds_report_the_queries_that_reach_a_confidence(adapt, evaluation_set, toy_root):
     quality = load_quality("toy-a", "toy-b", root=toy_root)
-    qa = replace(trial, relevant={i: {i: 1.0} for i in range(60)})
+    qa = replace(evaluation_set, relevant={i: {i: 1.0} for i in range(60)})
     report = evaluate(adapt, qa, quality=quality, protocol="qa")
     everything = report.thresholds[0]
-    assert everything["kept"].value == 1
+    assert everything.share.value == 1
     for k in (1, 5, 10):
-        assert everything["figures"]["adapter"][f"found@{k}"] == report.conditions["adapter"][f"found@{k}"]
-    ours, theirs = (report.conditions[name]["found@10"].value for name in ("adapter", "native"))
-    assert everything["of_native"].value == pytest.approx(ours / theirs)
-    said = np.asarray(quality(quality.params, trial.x).confidence)
-    found = np.asarray(report.per_query["adapter"]["found@10"])
+        assert everything.figures["adapter"][f"success@{k}"] == report.conditions["adapter"][f"success@{k}"]
+    ours, theirs = (report.conditions[name]["success@10"].value for name in ("adapter", "native"))
+    assert everything.of_native.value == pytest.approx(ours / theirs)
+    confidence = np.asarray(quality(quality.params, evaluation_set.x).confidence)
+    success = report.per_query["adapter"]["success@10"]
     for row in report.thresholds:
-        assert row["queries"] == (said >= row["confidence"]).sum()
-        if row["queries"]:
-            wanted = found[said >= row["confidence"]].mean()
-            assert row["figures"]["adapter"]["found@10"].value == pytest.approx(wanted)
+        assert row.queries == (confidence >= row.confidence).sum()
+        if row.queries:
+            expected = success[confidence >= row.confidence].mean()
+            assert row.figures["adapter"]["success@10"].value == pytest.approx(expected)
     with pytest.raises(BadInput, match="The protocol qa needs judgments"):
-        evaluate(adapt, trial, protocol="qa")
+        evaluate(adapt, evaluation_set, protocol="qa")
 
 
-def test_nothing_routes_better_than_the_oracle_nor_worse_on_average_than_at_random(report):
-    found = np.asarray(report.per_query["adapter"]["recall@10"])
+def test_routing_lies_between_random_and_oracle(report):
+    recall = report.per_query["adapter"]["recall@10"]
     for point in report.routing:
-        kept = round(point["kept"] * 60)
-        best = 1 - max(0, kept - found.sum()) / 60  # native queries find all, so misses are kept last
-        assert point["oracle"].value == pytest.approx(best)
-        assert point["random"].value == pytest.approx(point["kept"] * found.mean() + 1 - point["kept"])
-        assert point["recall@10"].value <= point["oracle"].value + 1e-9
-        assert point["random"].low <= point["random"].value <= point["random"].high
+        served = round(point.share * 60)
+        best = 1 - max(0, served - recall.sum()) / 60  # native queries score 1, so the oracle serves misses last
+        assert point.oracle.value == pytest.approx(best)
+        assert point.random.value == pytest.approx(point.share * recall.mean() + 1 - point.share)
+        assert point.score.value <= point.oracle.value + 1e-9
+        assert point.random.low <= point.random.value <= point.random.high
     ends = [report.routing[i] for i in (0, -1)]
-    assert [end["recall@10"].value for end in ends] == pytest.approx([1, found.mean()])
+    assert [end.score.value for end in ends] == pytest.approx([1, recall.mean()])
 
 
-def test_the_figures_of_the_confidence_agree_with_their_definitions(report, trial):
+def test_quality_metrics_agree_with_their_definitions(report):
     from sklearn.metrics import roc_auc_score
 
-    said, came, forecast, lower = (
-        np.asarray(report.per_query["forecast"][name])
-        for name in ("confidence", "found", "expected_cosine", "expected_cosine_lower")
+    confidence, outcome, expected, lower = (
+        report.per_query["forecast"][name]
+        for name in ("confidence", "outcome", "expected_cosine", "expected_cosine_lower")
     )
-    cosine = np.asarray(report.per_query["vectors"]["cosine"])
-    bins = np.array_split(np.argsort(said, kind="stable"), 10)
-    told = report.confidence
-    assert told["ece"].value == pytest.approx(sum(abs(said[b].mean() - came[b].mean()) * len(b) for b in bins) / 60)
-    assert told["coverage"].value == pytest.approx((cosine >= lower).mean())
+    cosine = report.per_query["vectors"]["cosine"]
+    bins = np.array_split(np.argsort(confidence, kind="stable"), 10)
+    metrics = report.confidence
+    error = sum(abs(confidence[b].mean() - outcome[b].mean()) * len(b) for b in bins) / 60
+    assert metrics["ece"].value == pytest.approx(error)
+    assert metrics["coverage"].value == pytest.approx((cosine >= lower).mean())
     worst = cosine <= np.quantile(cosine, 0.1)
-    assert told["auroc_worst_tenth"].value == pytest.approx(roc_auc_score(worst, -forecast))
-    kept = np.argsort(-said, kind="stable")
-    assert told["aurc"].value == pytest.approx(np.mean([1 - came[kept[:n]].mean() for n in range(1, 61)]))
-    for q, figure in report.cosine["quantiles"].items():
-        assert figure.value == pytest.approx(np.quantile(cosine, float(q)))
+    assert metrics["auroc_worst_tenth"].value == pytest.approx(roc_auc_score(worst, -expected))
+    order = np.argsort(-confidence, kind="stable")
+    area = np.mean([1 - outcome[order[:n]].mean() for n in range(1, 61)])
+    assert metrics["aurc"].value == pytest.approx(area)
+    for level, estimate in report.cosine.quantiles.items():
+        assert estimate.value == pytest.approx(np.quantile(cosine, float(level)))
 
 
-def test_a_card_and_a_readme_table_show_the_figures_of_evaluate(report, adapt, trial):
-    test = HeldOut(trial.x, trial.y, trial.corpus_x, trial.corpus_y)
-    out = np.asarray(adapt(adapt.params, trial.x))
+def test_cards_and_tables_show_the_metrics_of_evaluate(report, adapt, evaluation_set):
+    test = HeldOut(evaluation_set.x, evaluation_set.y, evaluation_set.corpus_x, evaluation_set.corpus_y)
+    out = np.asarray(adapt(adapt.params, evaluation_set.x))
     figures = held_out_metrics(test, {"store": out, "query": out})
     for row, condition in {"query": "adapter", "keep_source": "keep_source"}.items():
         for k in (1, 5, 10):
             assert figures[row][f"recall@{k}"] == round(report.conditions[condition][f"recall@{k}"].value, 4)
-    assert figures["store"]["cosine"] == round(report.cosine["mean"].value, 4)
+    assert figures["store"]["cosine"] == round(report.cosine.mean.value, 4)
     shown = " / ".join(f"{report.conditions['adapter'][f'recall@{k}'].value:.3f}" for k in (1, 5, 10))
-    assert f"| {report.cosine['mean'].value:.3f} | {shown} |" in format_metrics({"mine": figures}, ROWS)
+    assert f"| {report.cosine.mean.value:.3f} | {shown} |" in format_metrics({"mine": figures}, ROWS)
 
 
-def test_the_table_is_printed_and_a_report_compares_with_itself(report):
+def test_a_report_is_printed_and_compares_with_itself(report, tmp_path):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(report.table())
     assert report.verdict in " ".join(console.export_text().split())
-    told = json.loads(report.to_json())
-    same = compared(told, told)
+    saved = tmp_path / "report.json"
+    saved.write_text(report.to_json())
+    same = compare_reports(read_report(saved), report)
     assert {"adapter/recall@10", "adapter_store/recall@1", "vectors/cosine", "confidence/ece"} <= same.keys()
-    assert all(d["value"] == 0 and d["verdict"] == "no clear difference" for d in same.values())
+    assert all(d.value == 0 and d.verdict == "no clear difference" for d in same.values())
     with pytest.raises(BadInput, match="differ in their data"):
-        compared(told, told | {"data": told["data"] | {"digest": "of other vectors"}})
+        compare_reports(report, replace(report, data=report.data._replace(digest="of other vectors")))
 
 
-def test_a_comparison_sees_which_of_two_adapters_is_better(report, adapt, trial, toy_root):
+def test_a_terminal_of_80_columns_cuts_no_metric_name(adapt, evaluation_set, toy_root):
+    quality = load_quality("toy-a", "toy-b", root=toy_root)
+    judged = replace(evaluation_set, relevant={i: {i: 1.0} for i in range(60)})
+    report = evaluate(adapt, judged, quality=quality, protocol="qa")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.table())
+    words = console.export_text().split()
+    expected = [word for table in make_tables(report) for name in table.header for word in name.split()]
+    assert {"success@10", "recall@10", "correlation"} <= set(expected) <= set(words)
+
+
+def test_reports_of_an_earlier_version_are_refused(report, tmp_path):
+    saved, content = tmp_path / "report.json", report.as_dict()
+    content["per_query"]["forecast"]["found"] = content["per_query"]["forecast"].pop("outcome")
+    saved.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="earlier version"):
+        read_report(saved)
+    saved.write_text('{"per_query": []}')
+    with pytest.raises(BadInput, match="is not a report"):
+        read_report(saved)
+
+
+def test_a_comparison_detects_the_better_adapter(report, adapt, evaluation_set, toy_root):
     worse = replace(adapt, params=jax.tree.map(lambda a: a + 0.2 * a.std(), adapt.params))
     quality = load_quality("toy-a", "toy-b", root=toy_root)
-    told = compared(report.as_dict(), evaluate(worse, trial, quality=quality).as_dict())
-    cosine = told["vectors/cosine"]
-    assert cosine["verdict"] == "A is better"
-    assert cosine["value"] == pytest.approx(cosine["b"] - cosine["a"])
-    assert cosine["low"] <= cosine["value"] <= cosine["high"] < 0
-    assert told["confidence/coverage"]["verdict"] == "A is larger"
+    comparisons = compare_reports(report, evaluate(worse, evaluation_set, quality=quality))
+    cosine = comparisons["vectors/cosine"]
+    assert cosine.verdict == "A is better"
+    assert cosine.value == pytest.approx(cosine.b - cosine.a)
+    assert cosine.low <= cosine.value <= cosine.high < 0
+    assert comparisons["confidence/coverage"].verdict == "A is larger"
 
 
-def figure(told, path: str):
+def at_path(part, path: str):
     for key in path.split("/"):
-        told = told[int(key)] if isinstance(told, list) else told[key]
-    return told
+        part = part[int(key)] if isinstance(part, list) else part[key]
+    return part
 
 
 CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/google-chrome") if Path(p).exists()), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]  # a browser that keeps to the page
+FLAGS += ["--disable-component-update", "--disable-sync"]  # no network requests of its own
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +321,7 @@ def browser():
     pytest.importorskip("matplotlib")
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
-        pytest.skip("no Chromium is on this machine: apt-get install chromium")
+        pytest.skip("Chromium is not installed: apt-get install chromium")
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -304,14 +337,14 @@ def html(report, tmp_path_factory):
 
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_in_a_browser_shows_the_figures_of_its_json(report, browser, html, scheme, width):
+def test_a_browser_shows_the_numbers_of_the_embedded_json(report, browser, html, scheme, width):
     page = browser.new_page(viewport={"width": width, "height": 740}, color_scheme=scheme)
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    messages, requests = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(html.as_uri())
-    told = json.loads(page.text_content("#report"))
+    embedded = json.loads(page.text_content("#report"))
     cells = page.eval_on_selector_all("[data-figure]", "all => all.map(e => [e.dataset.figure, e.innerText])")
     assert page.inner_text("#verdict") == report.verdict
     assert page.locator("figure svg").count() == 6
@@ -320,17 +353,17 @@ def test_the_page_in_a_browser_shows_the_figures_of_its_json(report, browser, ht
     assert page.evaluate("[...document.querySelectorAll('svg text')].every(e => e.getBoundingClientRect().height > 10)")
     texts, shapes = page.evaluate(CONTRAST)
     page.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert told == {k: v for k, v in json.loads(report.to_json()).items() if k != "per_query"}
-    assert len(cells) > 90  # how many depends on the slices that the confidence makes
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert embedded == {k: v for k, v in json.loads(report.to_json()).items() if k != "per_query"}
+    assert len(cells) > 90  # the number depends on the slices by confidence
     for path, text in cells:
-        value, low, high = figure(told, path).values()
+        value, low, high = at_path(embedded, path).values()
         assert text.split() == ([] if value is None else f"{value:.3f} ({low:.3f}, {high:.3f})".split())
     assert len(texts) > 200
     assert min(texts) >= 4.5  # WCAG AA
     assert len(shapes) > 100
-    assert min(shapes) >= 3  # WCAG AA, what is not text
+    assert min(shapes) >= 3  # WCAG AA, for graphics
 
 
 CONTRAST = """() => {
@@ -347,8 +380,8 @@ CONTRAST = """() => {
   const seen = e => { const s = getComputedStyle(e), under = behind(e.closest('figure'))
     return Math.max(0, ...[[s.fill, s.fillOpacity], [s.stroke, s.strokeOpacity]].filter(([c]) => c !== 'none')
       .map(([c, alpha]) => ratio(over(parts(c), parts(c)[3] * alpha * s.opacity, under), under))) }
-  const drawn = e => !e.closest('defs,clipPath') && (e.tagName !== 'path' || e.getTotalLength() > 0)
-  const band = e => e.closest('[id$="band"]')  // its edges are drawn, too
+  const visible = e => !e.closest('defs,clipPath') && (e.tagName !== 'path' || e.getTotalLength() > 0)
+  const band = e => e.closest('[id$="band"]')  // its edges are separate, solid lines
   const shapes = [...document.querySelectorAll('svg path, svg use, svg rect, svg line')]
-    .filter(e => drawn(e) && !band(e) && getComputedStyle(e).opacity > 0).map(seen).filter(r => r > 0)
+    .filter(e => visible(e) && !band(e) && getComputedStyle(e).opacity > 0).map(seen).filter(r => r > 0)
   return [texts, shapes] }"""
