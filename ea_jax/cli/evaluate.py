@@ -128,8 +128,8 @@ def compare(
         from ea_jax.workflows.evaluate_entry import evaluate_files
 
         files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source)
-        reports = [evaluate_files(entry, files, protocol=protocol.value, seed=seed) for entry in entries]
-        comparisons = compare_reports(*reports, seed)
+        of_a, of_b = (evaluate_files(entry, files, protocol=protocol.value, seed=seed) for entry in entries)
+        comparisons = compare_reports(of_a, of_b, seed)
     if as_json:
         print(json.dumps(to_plain(comparisons), allow_nan=False))
     else:

@@ -48,7 +48,8 @@ def _rich_table(table: Table) -> "RichTable":
     from rich.text import Text
 
     rows = [[cell_text(cell) for cell in row] for row in table.rows]
-    rich_table = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    style = {"title_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
+    rich_table = RichTable(title=f"\n{table.title}", **style)
     for i, name in enumerate(table.header):
         words = [word for row in [table.header, *(rows if i == 0 else [])] for word in row[i].split()]
         width = max(map(len, words), default=0)

@@ -207,9 +207,8 @@ def to_plain(value: Any) -> Any:
     """
     if is_dataclass(value):
         return {_json_name(field.name): to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        items = value._asdict().items()
-        return {_json_name(name): to_plain(part) for name, part in items if part is not None}
+    if hasattr(value, "_asdict"):
+        return {_json_name(name): to_plain(part) for name, part in value._asdict().items() if part is not None}
     if isinstance(value, Mapping):
         return {str(key): to_plain(part) for key, part in value.items()}
     if isinstance(value, np.ndarray):
