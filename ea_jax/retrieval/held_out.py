@@ -1,4 +1,4 @@
-"""Judge maps on test pairs: cosine to the native vectors, and recall of the native top hit in a native corpus."""
+"""Measure maps on held-out queries: cosine to the native vectors, and recall of the true neighbors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ KEEP_SOURCE = "keep_source"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Queries with their native vectors, and a corpus in both spaces.
+    """Held-out queries and a corpus, both in the source and in the target space.
 
     Attributes:
         x: Source embeddings of the queries.
@@ -35,32 +35,32 @@ def held_out_metrics(
     outputs: Mapping[str, Float[np.ndarray, "n d_out"]],
     blocks: Mapping[str, slice] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Figures of each map on one test set, and of keeping the source model on both sides.
+    """Measure maps on one test set, beside keeping the source model for queries and corpus.
 
     Args:
         test: Queries and corpus.
-        outputs: By name, what a map makes of `test.x`.
-        blocks: Columns of x that are embeddings of their own, by name: keeping one of them, `keep_NAME`, may be better
-            than keeping the whole.
+        outputs: Outputs of each map for `test.x`, by the name of the map.
+        blocks: Columns of x that are embeddings on their own, by name. Each is measured as `keep_NAME`.
 
     Returns:
-        By name: `cosine`, the mean cosine to the native query vectors, and `recall@k`, the share of queries whose
-        native top hit is among the first k when they rank the native corpus. `keep_source` ranks the corpus of source
-        embeddings by source queries, against the same native truth, and has no cosine. Rows of the corpus with equal
-        native vectors count as one. These are the functions of `ea_jax.evaluation`, without its intervals.
+        Metrics by name of the map: `cosine`, the mean cosine to the native query vectors, and `recall@k`, the fraction
+        of queries with the true neighbor among the first k results in the native corpus. `keep_source` searches the
+        source embeddings of the corpus with those of the queries, for the same true neighbors; it has no cosine.
+        Corpus rows with equal native vectors count as one. `ea_jax.evaluation` adds confidence intervals.
     """
     same, native = first_equal(test.corpus_y), search(test.y, test.corpus_y, 1).row[:, 0]
 
-    def hits_of(queries, corpus) -> dict[str, float]:
-        found = recalls(search(queries, corpus, max(KS)).row, native, same)
-        return {name: _mean(values) for name, values in found.items()}
+    def mean_recalls(queries, corpus) -> dict[str, float]:
+        by_query = recalls(search(queries, corpus, max(KS)).row, native, same)
+        return {name: _mean(values) for name, values in by_query.items()}
 
-    figures = {
-        name: {"cosine": _mean(cosines(out, test.y)), **hits_of(out, test.corpus_y)} for name, out in outputs.items()
+    metrics = {
+        name: {"cosine": _mean(cosines(out, test.y)), **mean_recalls(out, test.corpus_y)}
+        for name, out in outputs.items()
     }
     for name, part in (blocks or {}).items():
-        figures[f"keep_{name}"] = hits_of(unit(test.x[:, part]), unit(test.corpus_x[:, part]))
-    return figures | {KEEP_SOURCE: hits_of(test.x, test.corpus_x)}
+        metrics[f"keep_{name}"] = mean_recalls(unit(test.x[:, part]), unit(test.corpus_x[:, part]))
+    return metrics | {KEEP_SOURCE: mean_recalls(test.x, test.corpus_x)}
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float:

@@ -1,4 +1,4 @@
-"""True neighbors: ranks of native corpus rows when other vectors search for them, and near-duplicates."""
+"""Ranks of true neighbors, near-duplicates, and distances to the nearest reference."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from ea_jax.typing import ArrayIn
 
-TOP = 10  # results among which the true neighbor counts as found
-SELF_COSINE = 0.999  # cosine from which a row of the corpus is the query itself: rounding to int8 keeps .9998
+TOP = 10  # results: a query is a hit if its true neighbor is among them
+SELF_COSINE = 0.999  # from this cosine a corpus row is the query itself: rounding to int8 keeps .9998
 BLOCK = 4096
-QUERIES = 512  # whose scores are in memory together
+QUERIES = 512  # whose scores are in memory at once
 
 
 def unit_rows(rows: Float[ArrayIn, "n d"]) -> Float32[np.ndarray, "n d"]:
-    """Rows scaled to unit length in NumPy, where a jitted function would be compiled for each number of rows."""
+    """Scale rows to unit length in NumPy; a jitted function would compile for each number of rows."""
     rows = np.asarray(rows, np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
@@ -23,7 +23,7 @@ def unit_rows(rows: Float[ArrayIn, "n d"]) -> Float32[np.ndarray, "n d"]:
 def near_duplicates(
     rows: Float[ArrayIn, "n d"], test: Float[ArrayIn, "m d"], threshold: float
 ) -> Bool[np.ndarray, " n"]:
-    """Which unit rows have a cosine of at least `threshold` to some unit test row."""
+    """Whether each unit row has a cosine of at least `threshold` to any unit test row."""
     distance = [
         np.asarray(nearest_distance(jnp.asarray(rows[start : start + BLOCK]), jnp.asarray(test)))
         for start in range(0, len(rows), BLOCK)
@@ -32,11 +32,11 @@ def near_duplicates(
 
 
 class Ranking(NamedTuple):
-    """What queries find in a native corpus.
+    """Results of a search in a native corpus.
 
     Attributes:
-        rank: Rank, from 1, of each query's true neighbor.
-        top: The largest scores of each query, descending.
+        rank: Rank of each query's true neighbor, from 1.
+        top: The `TOP` largest scores of each query, descending.
     """
 
     rank: Int[np.ndarray, " q"]
@@ -47,23 +47,26 @@ def rank_true_neighbors(
     outputs: Float32[np.ndarray, "q d"],
     native: Float32[np.ndarray, "q d_out"],
     corpus: Float32[np.ndarray, "m d_out"],
-    searched: Float32[np.ndarray, "m d"] | None = None,
+    candidates: Float32[np.ndarray, "m d"] | None = None,
 ) -> Ranking:
-    """Search a corpus, and rank each true neighbor: the row that the query's native vector ranks first, but itself.
+    """Search a corpus, and rank the true neighbor of each query.
+
+    The true neighbor is the corpus row that the native query vector ranks first. Rows that equal the native query
+    vector (a cosine of at least `SELF_COSINE`) are the query itself, and are left out.
 
     Args:
         outputs: Query vectors of unit length.
         native: Native vectors of the same queries.
-        corpus: Native vectors, those of the queries among them or not.
-        searched: Row-aligned with the corpus, what the outputs search; the corpus itself if None.
+        corpus: Native vectors; they may include those of the queries.
+        candidates: Vectors that the outputs search, row-aligned with the corpus; the corpus itself if None.
     """
-    searched = corpus if searched is None else searched
+    candidates = corpus if candidates is None else candidates
     ranks, tops = [], []
     for start in range(0, len(outputs), QUERIES):
         truth = native[start : start + QUERIES] @ corpus.T
         itself = truth >= SELF_COSINE
         truth[itself] = -np.inf
-        score = outputs[start : start + QUERIES] @ searched.T
+        score = outputs[start : start + QUERIES] @ candidates.T
         score[itself] = -np.inf
         best = score[np.arange(len(score)), truth.argmax(axis=1)]
         ranks.append(1 + (score > best[:, None]).sum(axis=1))
@@ -73,10 +76,10 @@ def rank_true_neighbors(
 
 
 def nearest_distance(x: Float[Array, "*batch d"], references: Float[Array, "m d"]) -> Float[Array, "*batch"]:
-    """Chord length `sqrt(2 - 2 cos)` from each unit row to the nearest unit reference.
+    """Euclidean distance `sqrt(2 - 2 cos)` from each unit row to the nearest unit reference.
 
     Returns:
-        Distances from 0 (the same direction) to 2 (the opposite one); larger is further.
+        Distances from 0 (same direction) to 2 (opposite direction); larger is further.
 
     Errors: raises nothing; a non-finite row scores non-finite, no other row does.
     """

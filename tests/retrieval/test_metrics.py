@@ -15,9 +15,9 @@ def test_top_hit_and_rank_agree_with_a_full_sort(rows):
     queries, corpus = rows
     order = np.argsort(-(queries.astype(np.float64) @ corpus.T), axis=1)
     np.testing.assert_array_equal(metrics.top_hit(queries, corpus), order[:, 0])
-    wanted = np.arange(300) % 700
-    places = 1 + np.argmax(order == wanted[:, None], axis=1)
-    np.testing.assert_array_equal(metrics.rank_of(queries, corpus, wanted), places)
+    expected = np.arange(300) % 700
+    ranks = 1 + np.argmax(order == expected[:, None], axis=1)
+    np.testing.assert_array_equal(metrics.rank_of(queries, corpus, expected), ranks)
 
 
 def test_a_tie_goes_to_the_earlier_row():
@@ -26,15 +26,15 @@ def test_a_tie_goes_to_the_earlier_row():
     assert metrics.rank_of(query, corpus, np.asarray([2]))[0] == 3
 
 
-def test_recall_counts_the_native_hit_and_rows_that_equal_it():
+def test_recall_counts_the_true_neighbor_and_equal_rows():
     rows = np.asarray([[7, *range(10, 19)], [10, 8, *range(11, 19)], [*range(10, 20)]])
     same = np.arange(20)
     same[8] = 3
-    found = metrics.recalls(rows, np.asarray([7, 3, 3]), same)
-    assert [found[f"recall@{k}"].tolist() for k in (1, 5, 10)] == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
+    by_query = metrics.recalls(rows, np.asarray([7, 3, 3]), same)
+    assert [by_query[f"recall@{k}"].tolist() for k in (1, 5, 10)] == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
 
 
-def test_cosines_are_those_of_scikit_learn_at_any_length(rows):
+def test_cosines_agree_with_scikit_learn_at_any_length(rows):
     from sklearn.metrics.pairwise import cosine_similarity
 
     a, b = (side[:300] * 3 for side in rows)
@@ -47,6 +47,6 @@ def test_the_reciprocal_rank_by_hand():
     assert metrics.reciprocal_rank(rank) == pytest.approx(np.mean([1, 1 / 2, 1 / 5, 1 / 11]), rel=1e-6)
 
 
-def test_equal_rows_are_known_by_the_first_of_them():
+def test_equal_rows_have_the_index_of_the_first():
     rows = np.asarray([[1, 2], [3, 4], [1, 2], [3, 5], [3, 4]], np.float32)
     np.testing.assert_array_equal(metrics.first_equal(rows), [0, 1, 0, 3, 1])
