@@ -23,7 +23,7 @@ from ea_jax.fitting.regression.logistic import logistic
 from ea_jax.fitting.regression.moments import moments
 from ea_jax.fitting.regression.ridge import fit_ridge
 from ea_jax.quality.schema import MARGINS, prepare_quality
-from ea_jax.quality.scores import SOURCE_FEATURES, search_features, squares, stacked_features, standardized
+from ea_jax.quality.scores import SOURCE_FEATURES, quadratic_features, search_features, stack_features, standardize
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.typing import ArrayIn, Params
 
@@ -89,9 +89,9 @@ def fit_quality(
     s = prepare_quality(stored)
     far, near = held_out[:, np.searchsorted(sampled, out.rows)]
     rows = unit_rows(x[out.rows])
-    values = np.asarray(stacked_features(far, near, rows, s["mean"], out.raw))
+    values = np.asarray(stack_features(far, near, rows, s["mean"], out.raw))
     scale = prior["features"] if prior else _single({"mean": values.mean(0), "deviation": values.std(0) + 1e-6})
-    z = np.asarray(standardized(scale, jnp.asarray(values)))
+    z = np.asarray(standardize(scale, jnp.asarray(values)))
     truth = np.sum(unit_rows(out.raw) * unit_rows(y[out.rows]), axis=1)
     cosine, forecast = cosine_head(z, rows, truth, prior and prior["cosine"])
     asked = slice(0, len(out.hit))
@@ -120,7 +120,7 @@ def cosine_head(
     z: Float[np.ndarray, "n f"], x: Float[np.ndarray, "n d"], truth: Float[np.ndarray, " n"], prior: Params | None
 ) -> tuple[Params, Float[np.ndarray, " n"]]:
     """Ridge regression of the cosine, towards the prior's, and its leave-one-out forecasts."""
-    powers = np.asarray(squares(jnp.asarray(z)))
+    powers = np.asarray(quadratic_features(jnp.asarray(z)))
     design = np.concatenate([powers, INPUT_SCALE * x], axis=1).astype(np.float32)
     start = None
     if prior is not None:
@@ -213,8 +213,8 @@ def foreign_head(
     """Logistic regression of not being a vector of the source model, on the features that need no adapter."""
     made = synthetic_vectors(x, seed)
     far, near = measured(statistics, made)
-    values = stacked_features(far, near, made, statistics["mean"], np.ones((len(made), 1), np.float32))
-    theirs = np.asarray(standardized(scale, values))
+    values = stack_features(far, near, made, statistics["mean"], np.ones((len(made), 1), np.float32))
+    theirs = np.asarray(standardize(scale, values))
     columns = np.concatenate([z, theirs])[:, :SOURCE_FEATURES]
     label = np.arange(len(columns)) >= len(z)
     start = None if prior is None else np.asarray(prior["features"])

@@ -1,4 +1,4 @@
-"""Distances from in-domain embeddings. Shapes: `*batch` leading axes, `d` width, `m` reference rows."""
+"""Distances from in-domain embeddings. Shapes: `*batch` leading axes, `d` width, `k` directions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def mahalanobis(
     Args:
         x: Embeddings, at the scale the statistics were fitted at.
         mean: In-domain mean.
-        spread: Standard deviation s of every direction but the leading ones.
+        spread: Standard deviation s of every direction except the leading ones.
         directions: The k leading eigenvectors u_j of the covariance, each times `sqrt(1 / s^2 - 1 / l_j)`.
 
     Returns:
@@ -31,7 +31,7 @@ def mahalanobis(
 def distance_confidence(
     distance: Float[Array, "*batch"], p95: Float[Array, ""], p99: Float[Array, ""]
 ) -> Float[Array, "*batch"]:
-    """Logistic of a distance that is 0.8 at the 95th percentile of in-domain rows and 0.2 at the 99th.
+    """Map a distance to a confidence: 0.8 at the 95th percentile of in-domain rows and 0.2 at the 99th, by a logistic.
 
     Returns:
         Confidences between 0 and 1; larger is better.

@@ -1,4 +1,4 @@
-"""The stored form of a quality part: shapes, and the way to the parameters that the scores are computed with."""
+"""The stored form of a quality part: its shapes, and the conversion to parameters."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from ea_jax.quality.scores import FEATURES, SOURCE_FEATURES
 from ea_jax.typing import Params
 
 KNOTS, MARGINS, SEARCH_FEATURES = 64, 8, 4
-# kept of the fit's own rows, out of fold:
+# columns of the stored out-of-fold scores of the pairs of the fit:
 CALIBRATION_COLUMNS = (
     "mahalanobis",
     "knn_distance",
@@ -19,18 +19,12 @@ CALIBRATION_COLUMNS = (
     "confidence",
     "confidence_after_search",
 )
-IMPORTED_SIZES: tuple[str, ...] = ("references", "target_references")
-QUALITY_SIZES: tuple[str, ...] = (
-    "references",
-    "directions",
-    "target_references",
-    "target_directions",
-    "calibration",
-)
+IMPORTED_SIZES = ("references", "target_references")
+QUALITY_SIZES = ("references", "directions", "target_references", "target_directions", "calibration")
 
 
 def quality_sizes(stored: Params) -> dict[str, int]:
-    """What the shapes of a stored quality part follow from, beside the adapter's widths."""
+    """Sizes that determine the shapes of a stored quality part, together with the widths of the adapter."""
     counts = [len(stored["references"]), stored["directions"].shape[1]]
     counts += [len(stored["target"]["references"]), stored["target"]["directions"].shape[1]]
     counts += [len(stored["calibration"]["found"])]
@@ -38,7 +32,10 @@ def quality_sizes(stored: Params) -> dict[str, int]:
 
 
 def abstract_quality(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
-    """Shapes and dtypes of what an entry stores of a quality part."""
+    """Shapes and dtypes of the quality part that an entry stores.
+
+    `calibration.found` is 1 for each pair whose true neighbor is among the first ten results.
+    """
 
     def array(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -74,7 +71,7 @@ def imported_sizes(quality: Params) -> dict[str, int]:
 
 
 def abstract_imported(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params:
-    """The same of the statistics of an imported adapter, which forecast nothing."""
+    """Shapes and dtypes of the statistics of an imported adapter, which has no regressions."""
 
     def statistics(d: int, references: int) -> Params:
         shapes = {"mean": (d,), "factor": (d, d), "references": (references, d)}
@@ -85,7 +82,7 @@ def abstract_imported(d_in: int, d_out: int, sizes: Mapping[str, int]) -> Params
 
 
 def prepare_quality(stored: Params) -> Params:
-    """The parameters of a quality part out of what an entry stores: in float32, references of length one."""
+    """Convert a stored quality part to parameters: float32, with references of unit length."""
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), stored)
     if "target" in params:
         params["target"] = prepare_quality(params["target"])

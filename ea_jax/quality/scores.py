@@ -1,4 +1,4 @@
-"""How well an adapter will do on an input: pure, jitted scores over a parameter pytree."""
+"""Quality scores: forecast how well an adapter maps an input, by pure, jitted functions of a parameter pytree."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,14 +17,14 @@ from ea_jax.quality.distances import distance_confidence, mahalanobis
 from ea_jax.retrieval.neighbors import TOP, nearest_distance
 from ea_jax.typing import ArrayIn, Params
 
-WIDEST = 5.0  # deviations from the mean at which a feature is cut, so that squares stay near what was fitted
+CLIP = 5.0  # standard deviations: limits the squares of features far from those of the fit
 TINY = 1e-6
 FEATURES = ("mahalanobis", "knn_distance", "mean_cosine", "length")
-SOURCE_FEATURES = 3  # the first ones, which need no adapter
+SOURCE_FEATURES = 3  # the first features, which do not need the adapter
 
 
 class Distances(NamedTuple):
-    """How far embeddings lie from those of a fit; distances grow with badness, confidences with goodness."""
+    """Distances of embeddings from those of the fit (larger is worse), and confidences (larger is better)."""
 
     mahalanobis: Float[Array, "*batch"]
     knn_distance: Float[Array, "*batch"]
@@ -34,17 +34,20 @@ class Distances(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """One number an input. Imported adapters forecast no cosine (nan), and their confidence is the smaller of the two.
+    """One value of each score for every input.
+
+    An imported adapter has no cosine forecast (nan); its confidence is the smaller of `conf_maha` and `conf_knn`, and
+    its novelty is 1 minus that.
 
     Attributes:
         mahalanobis: Distance from the Gaussian of the fit's inputs, in standard deviations.
-        knn_distance: Chord length to the nearest of their references, a sample of them.
-        conf_maha: Logistic of the first, .8 at the 95th percentile of the fit's inputs and .2 at the 99th.
-        conf_knn: The same of the second.
-        novelty: Probability that the vector is not of an ordinary text: random, another model's, or of junk. Of
-            imported adapters, 1 less the smaller of the two.
-        expected_cosine: Expectation of the cosine between the `store` output and the native vector.
-        expected_cosine_lower: Lower bound of that cosine, for nine in ten inputs like those of the fit.
+        knn_distance: Euclidean distance to the nearest reference, a sample of the fit's inputs.
+        conf_maha: Logistic of `mahalanobis`: .8 at the 95th percentile of the fit's inputs and .2 at the 99th.
+        conf_knn: The same logistic of `knn_distance`.
+        novelty: Probability that the input is not the embedding of an ordinary text: a random vector, a vector of
+            another model, or junk.
+        expected_cosine: Expected cosine between the `store` output and the native vector.
+        expected_cosine_lower: Lower bound of that cosine for nine in ten inputs like those of the fit.
         confidence: Probability that the `query` output has its true neighbor among its first ten results.
     """
 
@@ -60,8 +63,8 @@ class Scores(NamedTuple):
 
 @jax.jit
 def distances(statistics: Params, x: Float[Array, "*batch d"]) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """Mahalanobis distance and chord length to the nearest reference of unit rows."""
-    if "factor" in statistics:  # of an imported adapter, whose inverse covariance is F F^T
+    """Mahalanobis distance and distance to the nearest reference, for unit rows."""
+    if "factor" in statistics:  # imported: the inverse covariance is F F^T
         c = x - jnp.broadcast_to(statistics["mean"], x.shape)
         far = jnp.sqrt(jnp.sum(jnp.square(c @ statistics["factor"]), axis=-1))
     else:
@@ -83,74 +86,77 @@ def features(
 ) -> Float[Array, "*batch f"]:
     """Predictors of an adapter's error, in the order of `FEATURES`: two distances, one cosine, and a length.
 
-    Regression shrinks what it does not know towards the mean, so a short output is a doubtful one.
+    Regression shrinks uncertain outputs towards the mean, so a short output indicates a large error.
 
     Args:
-        statistics: Of the fit's inputs.
+        statistics: Statistics of the fit's inputs.
         x: Source embeddings.
-        raw: The `store` outputs before they get unit length.
+        raw: The `store` outputs before normalization.
     """
     far, near = distances(statistics, unit(x))
-    return stacked_features(far, near, x, statistics["mean"], raw)
+    return stack_features(far, near, x, statistics["mean"], raw)
 
 
 @jax.jit
-def stacked_features(
+def stack_features(
     far: Float[ArrayIn, "*batch"],
     near: Float[ArrayIn, "*batch"],
     x: Float[ArrayIn, "*batch d_in"],
     mean: Float[ArrayIn, " d_in"],
     raw: Float[ArrayIn, "*batch d_out"],
 ) -> Float[Array, "*batch f"]:
-    """`features` of inputs whose distances are known."""
+    """Compute `features` from known distances."""
     cosine = unit(jnp.asarray(x)) @ unit(jnp.asarray(mean))
     length = jnp.log(jnp.sqrt(jnp.sum(jnp.square(raw), axis=-1)) + TINY)
     return jnp.stack([jnp.asarray(far), jnp.asarray(near), cosine, length], axis=-1)
 
 
 @jax.jit
-def standardized(scale: Params, values: Float[Array, "*batch f"]) -> Float[Array, "*batch f"]:
-    """Features in standard deviations from their mean, clipped at five."""
-    away = values - jnp.broadcast_to(scale["mean"], values.shape)
-    return jnp.clip(away / jnp.broadcast_to(scale["deviation"], values.shape), -WIDEST, WIDEST)
+def standardize(scale: Params, values: Float[Array, "*batch f"]) -> Float[Array, "*batch f"]:
+    """Scale features to standard deviations from their mean, clipped at five."""
+    centered = values - jnp.broadcast_to(scale["mean"], values.shape)
+    return jnp.clip(centered / jnp.broadcast_to(scale["deviation"], values.shape), -CLIP, CLIP)
 
 
 @jax.jit
-def squares(z: Float[Array, "*batch f"]) -> Float[Array, "*batch q"]:
-    """Features and their pairwise products."""
+def quadratic_features(z: Float[Array, "*batch f"]) -> Float[Array, "*batch q"]:
+    """Append the pairwise products of the features."""
     a, b = jnp.triu_indices(z.shape[-1])
     return jnp.concatenate([z, z[..., a] * z[..., b]], axis=-1)
 
 
-def expected_cosine(head: Params, z: Float[Array, "*batch f"], x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-    """Ridge regression of the cosine on features, their products, and the input."""
-    return jnp.clip(squares(z) @ head["quadratic"] + x @ head["x"] + head["bias"], head["least"], head["most"])
+def expected_cosine(
+    regression: Params, z: Float[Array, "*batch f"], x: Float[Array, "*batch d"]
+) -> Float[Array, "*batch"]:
+    """Predict the cosine by ridge regression on the features, their products, and the input."""
+    cosine = quadratic_features(z) @ regression["quadratic"] + x @ regression["x"] + regression["bias"]
+    return jnp.clip(cosine, regression["least"], regression["most"])
 
 
 def hit_probability(
-    head: Params, z: Float[Array, "*batch f"], cosine: Float[Array, "*batch"]
+    regression: Params, z: Float[Array, "*batch f"], cosine: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Logistic regression of a hit on the features and the expected cosine."""
-    return jax.nn.sigmoid(z @ head["features"] + cosine * head["cosine"] + head["bias"])
+    """Predict a hit by logistic regression on the features and the expected cosine."""
+    return jax.nn.sigmoid(z @ regression["features"] + cosine * regression["cosine"] + regression["bias"])
 
 
 @jax.jit
 def search_features(confidence: Float[ArrayIn, "*batch"], top: Float[ArrayIn, "*batch k"]) -> Float[Array, "*batch g"]:
-    """Logit of a confidence, beside what a search adds to it: the best score, and how far the tenth lies below it."""
+    """Predictors of a hit after a search: the logit of the confidence, the best score, and its lead over the tenth."""
     chance = jnp.clip(jnp.asarray(confidence), TINY, 1 - TINY)
     gap = top[..., 0] - top[..., -1]
     return jnp.stack([jnp.log(chance / (1 - chance)), top[..., 0], gap, jnp.square(gap)], axis=-1)
 
 
 def novelty(params: Params, z: Float[Array, "*batch f"], x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-    """Probability that a vector is not of an ordinary text: not of the source model at all, or of junk."""
+    """Probability that a vector is not of an ordinary text: of another origin than the source model, or of junk."""
     foreign, junk = params["foreign"], params["junk"]
     not_source = jax.nn.sigmoid(z[..., :SOURCE_FEATURES] @ foreign["features"] + foreign["bias"])
     return jnp.maximum(not_source, jax.nn.sigmoid(x @ junk["x"] + junk["bias"]))
 
 
 def _features(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
-    """The features of inputs, in the order of `FEATURES`."""
+    """Compute `features` from inputs alone."""
     return features(params, x, cast(Array, module.apply({"params": params["adapter"]}, jnp.asarray(x))))
 
 
@@ -159,14 +165,14 @@ def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"])
     d = _distances(params, x)
     if "cosine" not in params:
         unknown = jnp.full_like(d.confidence, jnp.nan)
-        far, near, conf_maha, conf_knn, least = d
-        return Scores(far, near, conf_maha, conf_knn, 1 - least, unknown, unknown, least)
-    rows, z = unit(x), standardized(params["features"], _features(module, params, x))
+        least = d.confidence
+        return Scores(d.mahalanobis, d.knn_distance, d.conf_maha, d.conf_knn, 1 - least, unknown, unknown, least)
+    rows, z = unit(x), standardize(params["features"], _features(module, params, x))
     cosine = expected_cosine(params["cosine"], z, rows)
     margin = jnp.interp(cosine, params["margin"]["at"], params["margin"]["width"])
-    new = novelty(params, z, rows)
-    hit = hit_probability(params["hit"], z, cosine) * (1 - new)
-    return Scores(d.mahalanobis, d.knn_distance, d.conf_maha, d.conf_knn, new, cosine, cosine - margin, hit)
+    novel = novelty(params, z, rows)
+    hit = hit_probability(params["hit"], z, cosine) * (1 - novel)
+    return Scores(d.mahalanobis, d.knn_distance, d.conf_maha, d.conf_knn, novel, cosine, cosine - margin, hit)
 
 
 @jax.tree_util.register_dataclass
@@ -174,22 +180,25 @@ def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"])
 class Quality:
     """A pytree whose leaves are `params`, and a pure function `(params, x) -> Scores`.
 
-    Its parameters hold the adapter's (`params["adapter"]`), whose output it reads: jitted together, both share it.
+    Its parameters include those of the adapter (`params["adapter"]`), whose output it uses; when both are jitted
+    together, XLA computes the output once.
 
     Attributes:
-        spec: Of the adapter whose inputs it scores.
-        params: Statistics of the fit, heads that forecast the adapter's error, and the adapter's own parameters.
+        spec: Spec of the adapter whose inputs are scored.
+        params: Statistics of the fit, regressions that forecast the adapter's error, and the adapter's parameters.
     """
 
     spec: Spec = field(metadata={"static": True})
     params: Params
 
-    def __call__(self, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Scores:
-        """Score source embeddings.
+    def __call__(self, params: Params, x: Float[ArrayIn, "*batch d_in"] | None = None) -> Scores:
+        """Score source embeddings. A row with a non-finite value has non-finite scores, and changes no other row.
 
         Raises:
-            BadInput: x is not of floats, or its width is not the source model's.
+            BadInput: x is missing, is not an array of floats, or does not have the source model's width.
         """
+        if x is None:
+            raise BadInput("The call lacks x. Pass the parameters first: `quality(quality.params, x)`.")
         check_embeddings(x, self.spec.d_in, self.spec.source)
         return _scores(build(replace(self.spec, unit_norm=False)), params, x)
 
@@ -201,41 +210,41 @@ class Quality:
     def after_search(
         self, params: Params, confidence: Float[ArrayIn, "*batch"], top: Float[ArrayIn, "*batch k"]
     ) -> Float[Array, "*batch"]:
-        """Confidence after a search, whose scores say more than the query alone: a clear winner is a good sign.
+        """Update the confidence of queries with the scores of their search results.
 
         Args:
-            params: The quality part's parameters.
-            confidence: Of the queries, before the search.
+            params: The parameters of the quality part.
+            confidence: Confidence of the queries before the search.
             top: Cosines of each `query` vector to its ten best rows of the index, descending.
 
         Returns:
             Probabilities that the true neighbor is among the ten; larger is better.
 
         Raises:
-            BadInput: There are not ten scores a query, or the adapter was imported.
+            BadInput: `top` does not have ten scores for each query, or the adapter was imported.
         """
         if "search" not in params:
-            raise BadInput("An imported adapter has no confidence after a search; fit one on pairs with `fit`.")
+            raise BadInput("An imported adapter has no confidence after a search. Use an adapter made by `fit`.")
         if top.shape[-1] != TOP:
             raise BadInput(f"top has {top.shape[-1]} scores a query; give the {TOP} largest, descending.")
-        head = params["search"]
-        return jax.nn.sigmoid(search_features(confidence, top) @ head["features"] + head["bias"])
+        regression = params["search"]
+        return jax.nn.sigmoid(search_features(confidence, top) @ regression["features"] + regression["bias"])
 
     def score_target(self, params: Params, y: Float[ArrayIn, "*batch d_out"]) -> Distances:
-        """Distances of vectors of the target space from the native ones of the fit.
+        """Distances of target embeddings from the native vectors of the fit.
 
         Raises:
-            BadInput: y is not of floats, or its width is not the target model's.
+            BadInput: y is not an array of floats, or does not have the target model's width.
         """
         check_embeddings(y, self.spec.d_out, self.spec.target)
         return _distances(params["target"], y)
 
     def native_similarity(self, params: Params, score: Float[ArrayIn, "*batch"]) -> Float[Array, "*batch"]:
-        """Scores of `query` vectors against native ones, on the scale of similarities between native vectors.
+        """Map scores of `query` vectors against native vectors to the scale of similarities between native vectors.
 
-        The map is monotone, so it changes no ranking; it is for those who compare scores with a threshold.
+        The map is monotone: it changes no ranking. Use it before comparing scores with a fixed threshold.
         """
         if "similarity" not in params:
-            raise BadInput("An imported adapter has no map to native similarities; fit one on pairs with `fit`.")
+            raise BadInput("An imported adapter has no map to native similarities. Use an adapter made by `fit`.")
         knots = params["similarity"]
         return jnp.interp(jnp.asarray(score), knots["score"], knots["native"])

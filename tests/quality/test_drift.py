@@ -10,7 +10,7 @@ from ea_jax.quality.scores import Scores
 from tests.conftest import toy_pairs, unit_rows
 
 
-def test_the_stability_index_is_its_formula():
+def test_the_stability_index_agrees_with_its_formula():
     rng = np.random.default_rng(0)
     before, now = rng.normal(size=1000), rng.normal(0.5, 1, size=400)
     edges = np.quantile(before, np.arange(1, 10) / 10)
@@ -21,15 +21,15 @@ def test_the_stability_index_is_its_formula():
     assert stability_index(np.ones(100), np.ones(50)) < 0.01
 
 
-def test_like_inputs_are_stable_and_others_have_shifted():
+def test_equal_distributions_are_stable_and_others_have_shifted():
     rng = np.random.default_rng(0)
     before = {"confidence": rng.normal(size=2000)}
     same, moved = ({"confidence": rng.normal(shift, 1, size=500)} for shift in (0, 1))
     assert drift(before, same)["confidence"].verdict == "stable"
-    found = drift(before, moved)["confidence"]
-    assert found.verdict == "large shift"
-    assert found.p_value < 1e-6
-    assert found.now == pytest.approx(found.before + 1, abs=0.2)
+    shift = drift(before, moved)["confidence"]
+    assert shift.verdict == "large shift"
+    assert shift.p_value < 1e-6
+    assert shift.now == pytest.approx(shift.before + 1, abs=0.2)
 
 
 def test_too_few_scores_are_refused():
@@ -37,21 +37,21 @@ def test_too_few_scores_are_refused():
         drift({"confidence": np.zeros(100)}, {"confidence": np.zeros(3)})
 
 
-def test_out_of_the_comfort_zone_are_far_rows_and_junk():
+def test_distant_rows_and_junk_are_out_of_domain():
     good, bad = np.full(3, 0.9), np.array([0.9, 0.1, 0.9])
     scores = Scores(good, good, good, bad, np.array([0.1, 0.1, 0.95]), good, good, good)
     assert out_of_domain_fraction(scores) == pytest.approx(2 / 3)
 
 
-def test_inputs_that_are_all_alike_are_not_those_of_the_fit(toy_root):
-    judge = load_quality("toy-a", "toy-b", root=toy_root)
-    now = monitored_scores(judge(judge.params, np.tile(toy_pairs()[0][:1], (50, 1))))
-    found = drift(baseline_scores(judge), now)
-    assert all(found[name].verdict == "large shift" for name in ("mahalanobis", "knn_distance"))
+def test_constant_inputs_have_shifted(toy_root):
+    quality = load_quality("toy-a", "toy-b", root=toy_root)
+    now = monitored_scores(quality(quality.params, np.tile(toy_pairs()[0][:1], (50, 1))))
+    constant = drift(baseline_scores(quality), now)
+    assert all(constant[name].verdict == "large shift" for name in ("mahalanobis", "knn_distance"))
     same = drift(
-        baseline_scores(judge), monitored_scores(judge(judge.params, unit_rows(np.random.default_rng(7), 300, 8)))
+        baseline_scores(quality), monitored_scores(quality(quality.params, unit_rows(np.random.default_rng(7), 300, 8)))
     )
-    assert same["knn_distance"].psi < found["knn_distance"].psi
+    assert same["knn_distance"].psi < constant["knn_distance"].psi
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def toy_registry(toy_root, monkeypatch):
 def test_the_command_compares_new_vectors_with_the_fit(ea, toy_registry, tmp_path):
     np.save(tmp_path / "new.npy", np.abs(unit_rows(np.random.default_rng(1), 100, 8)))
     code, out, err = ea("drift", "toy-a--toy-b--small", str(tmp_path / "new.npy"), "--json")
-    told = json.loads(out)
+    message = json.loads(out)
     assert (code, err) == (0, "")
-    assert told["adapter"] == "toy-a--toy-b--small"
-    assert told["scores"]["confidence"].keys() >= {"psi", "distance", "p_value", "verdict"}
-    assert 0 <= told["outside"] <= 1
+    assert message["adapter"] == "toy-a--toy-b--small"
+    assert message["scores"]["confidence"].keys() >= {"psi", "distance", "p_value", "verdict"}
+    assert 0 <= message["outside"] <= 1
 
 
 def test_the_command_compares_two_files(ea, toy_registry, tmp_path):
@@ -82,7 +82,7 @@ def test_the_command_compares_two_files(ea, toy_registry, tmp_path):
     assert "--source and --target" in err
 
 
-def test_texts_are_embedded_on_the_way(ea, minilm, tmp_path):
+def test_the_command_embeds_texts(ea, minilm, tmp_path):
     (tmp_path / "new.txt").write_text("\n".join(f"What is the capital of country {i}?" for i in range(30)))
     code, out, _ = ea("drift", "minilm--oai-3-small--small", str(tmp_path / "new.txt"))
     assert code == 0
@@ -90,7 +90,7 @@ def test_texts_are_embedded_on_the_way(ea, minilm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "made", "told"),
+    ("name", "made", "message"),
     [
         ("wide.npy", np.ones((30, 9), np.float32), "width 8"),
         ("flat.npy", np.ones(30, np.float32), "a row a vector"),
@@ -98,9 +98,9 @@ def test_texts_are_embedded_on_the_way(ea, minilm, tmp_path):
         ("nan.npy", np.full((30, 8), np.nan, np.float32), "row 0: the vector is not finite"),
     ],
 )
-def test_bad_vectors_are_one_line(ea, toy_registry, tmp_path, name, made, told):
+def test_bad_vectors_are_one_line(ea, toy_registry, tmp_path, name, made, message):
     np.save(tmp_path / name, made)
     code, out, err = ea("drift", "toy-a--toy-b--small", str(tmp_path / name))
     assert (code, out) == (1, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1

@@ -11,13 +11,13 @@ from tests.conftest import toy_pairs, unit_rows
 
 
 @pytest.fixture(scope="module")
-def judge(toy_root):
+def quality(toy_root):
     return load_quality("toy-a", "toy-b", root=toy_root)
 
 
-def test_scores_are_the_stated_formulas(judge):
+def test_scores_agree_with_their_formulas(quality):
     x = unit_rows(np.random.default_rng(1), 5, 8)
-    p = jax.tree.map(lambda a: np.asarray(a, np.float64), judge.params)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), quality.params)
     c = x - p["mean"]
     inverse = np.eye(8) / p["spread"] ** 2 - p["directions"] @ p["directions"].T
     maha = np.sqrt(np.einsum("ni,ij,nj->n", c, inverse, c))
@@ -31,7 +31,7 @@ def test_scores_are_the_stated_formulas(judge):
     mean_cosine = x @ p["mean"] / np.linalg.norm(p["mean"])
     length = np.log(np.linalg.norm(x @ p["adapter"]["out"]["kernel"] + p["adapter"]["out"]["bias"], axis=1))
     z = np.stack([maha, knn, mean_cosine, length], 1)
-    np.testing.assert_allclose(judge.features(judge.params, x), z, rtol=3e-3, atol=1e-3)
+    np.testing.assert_allclose(quality.features(quality.params, x), z, rtol=3e-3, atol=1e-3)
     z = np.clip((z - p["features"]["mean"]) / p["features"]["deviation"], -5, 5)
     squares = [*z.T, *(z[:, i] * z[:, j] for i in range(4) for j in range(i, 4))]
     head = p["cosine"]
@@ -45,60 +45,60 @@ def test_scores_are_the_stated_formulas(judge):
     foreign = logistic(z[:, :3], p["foreign"]["features"], p["foreign"]["bias"])
     novelty = np.maximum(foreign, logistic(x, p["junk"]["x"], p["junk"]["bias"]))
     hit = logistic(np.c_[z, cosine], np.r_[p["hit"]["features"], p["hit"]["cosine"]], p["hit"]["bias"])
-    wanted = (maha, knn, conf_maha, conf_knn, novelty, cosine, lower, hit * (1 - novelty))
-    for found, want in zip(judge(judge.params, x), wanted, strict=True):
-        np.testing.assert_allclose(found, want, rtol=3e-3, atol=2e-3)
+    expected = (maha, knn, conf_maha, conf_knn, novelty, cosine, lower, hit * (1 - novelty))
+    for actual, value in zip(quality(quality.params, x), expected, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=3e-3, atol=2e-3)
 
 
-def test_the_confidence_after_a_search_is_its_formula(judge):
+def test_the_confidence_after_a_search_agrees_with_its_formula(quality):
     rng = np.random.default_rng(0)
     confidence, top = rng.random(6).astype(np.float32), -np.sort(-rng.random((6, 10)), axis=1).astype(np.float32)
-    head = jax.tree.map(lambda a: np.asarray(a, np.float64), judge.params["search"])
+    head = jax.tree.map(lambda a: np.asarray(a, np.float64), quality.params["search"])
     gap = top[:, 0] - top[:, 9]
     columns = np.stack([np.log(confidence / (1 - confidence)), top[:, 0], gap, gap**2], 1)
-    wanted = 1 / (1 + np.exp(-(columns @ head["features"] + head["bias"])))
-    found = judge.after_search(judge.params, confidence, top)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
-    assert np.isfinite(judge.after_search(judge.params, np.array([0.0, 1.0], np.float32), top[:2])).all()
+    expected = 1 / (1 + np.exp(-(columns @ head["features"] + head["bias"])))
+    actual = quality.after_search(quality.params, confidence, top)
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
+    assert np.isfinite(quality.after_search(quality.params, np.array([0.0, 1.0], np.float32), top[:2])).all()
     with pytest.raises(BadInput, match="top has 9 scores a query; give the 10 largest"):
-        judge.after_search(judge.params, confidence, top[:, :9])
+        quality.after_search(quality.params, confidence, top[:, :9])
 
 
-def test_an_imported_adapter_has_no_confidence_after_a_search(judge):
-    bare = {name: value for name, value in judge.params.items() if name not in ("search", "similarity")}
+def test_an_imported_adapter_has_no_confidence_after_a_search(quality):
+    bare = {name: value for name, value in quality.params.items() if name not in ("search", "similarity")}
     with pytest.raises(BadInput, match="An imported adapter has no confidence after a search"):
-        judge.after_search(bare, np.ones(1, np.float32), np.ones((1, 10), np.float32))
+        quality.after_search(bare, np.ones(1, np.float32), np.ones((1, 10), np.float32))
     with pytest.raises(BadInput, match="An imported adapter has no map to native similarities"):
-        judge.native_similarity(bare, np.ones(1, np.float32))
+        quality.native_similarity(bare, np.ones(1, np.float32))
 
 
-def test_targets_are_scored_by_the_same_formulas_on_their_own_statistics(judge):
+def test_targets_are_scored_by_their_own_statistics(quality):
     native, other = toy_pairs()[1], unit_rows(np.random.default_rng(1), 50, 12)
-    near, far = (judge.score_target(judge.params, y) for y in (native, other))
+    near, far = (quality.score_target(quality.params, y) for y in (native, other))
     assert np.mean(np.asarray(near.conf_knn) > 0.8) > 0.9
     assert np.mean(np.asarray(far.confidence)) < np.mean(np.asarray(near.confidence)) - 0.3
     np.testing.assert_array_equal(near.confidence, np.minimum(near.conf_maha, near.conf_knn))
     with pytest.raises(BadInput, match="width 12"):
-        judge.score_target(judge.params, np.ones((2, 8), np.float32))
+        quality.score_target(quality.params, np.ones((2, 8), np.float32))
 
 
-def test_the_report_says_a_line_a_text_and_what_to_do(judge):
-    scores = judge(judge.params, toy_pairs()[0][:3])
-    told = interpret_quality(["one", "two  words", "x" * 80], scores, space_label="source")
-    assert told == interpret_quality(["one", "two  words", "x" * 80], scores._asdict())
-    lines = told.splitlines()
+def test_the_report_has_a_line_for_each_text(quality):
+    scores = quality(quality.params, toy_pairs()[0][:3])
+    message = interpret_quality(["one", "two  words", "x" * 80], scores, space_label="source")
+    assert message == interpret_quality(["one", "two  words", "x" * 80], scores._asdict())
+    lines = message.splitlines()
     assert len(lines) == 5
     assert "source space" in lines[0]
     assert "'two words': confidence " in lines[2]
     assert len(lines[3]) < 220
-    sure = int(np.sum(np.asarray(scores.confidence) >= 0.8))
-    assert lines[-1].startswith(f"{sure} of 3 ")
+    accepted = int(np.sum(np.asarray(scores.confidence) >= 0.8))
+    assert lines[-1].startswith(f"{accepted} of 3 ")
     with pytest.raises(BadInput, match="2 texts and 3 scores"):
         interpret_quality(["one", "two"], scores)
 
 
-def test_rows_like_those_it_was_fitted_on_are_above_the_threshold(judge):
-    near = judge(judge.params, toy_pairs()[0])
+def test_rows_of_the_fit_are_in_domain(quality):
+    near = quality(quality.params, toy_pairs()[0])
     assert np.mean(np.asarray(near.conf_maha) > 0.8) > 0.9
     assert np.mean(np.asarray(near.conf_knn) > 0.8) > 0.9
 
@@ -112,40 +112,48 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_transform_gives_the_plain_scores(judge, way):
+def test_every_transform_gives_the_plain_scores(quality, way):
     x = jnp.asarray(unit_rows(np.random.default_rng(1), 6, 8))
-    plain, found = judge(judge.params, x), WAYS[way](judge)(judge.params, x)
-    pairs = zip(found, plain, strict=True) if isinstance(found, tuple) else [(found, plain.confidence)]
+    plain, actual = quality(quality.params, x), WAYS[way](quality)(quality.params, x)
+    pairs = zip(actual, plain, strict=True) if isinstance(actual, tuple) else [(actual, plain.confidence)]
     for a, b in pairs:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_scores_have_a_gradient(judge):
+def test_scores_have_a_gradient(quality):
     x = jnp.asarray(unit_rows(np.random.default_rng(1), 3, 8))
-    assert np.all(np.isfinite(jax.grad(lambda x: judge(judge.params, x).confidence.sum())(x)))
+    assert np.all(np.isfinite(jax.grad(lambda x: quality(quality.params, x).confidence.sum())(x)))
 
 
-def test_a_row_that_is_not_finite_gets_no_confidence_and_spoils_no_other(judge):
+def test_a_non_finite_row_has_no_confidence_and_changes_no_other(quality):
     x = unit_rows(np.random.default_rng(1), 3, 8)
     x[1, 0] = np.nan
-    confidence = np.asarray(judge(judge.params, x).confidence)
+    confidence = np.asarray(quality(quality.params, x).confidence)
     assert list(np.isfinite(confidence)) == [True, False, True]
 
 
-def test_length_does_not_matter(judge):
+def test_a_call_without_parameters_shows_the_correct_call(quality):  # CASES F22
+    call = type(quality).__call__.__wrapped__  # without the tests' type checker
+    with pytest.raises(BadInput, match=r"`quality\(quality\.params, x\)`"):
+        call(quality, np.ones((2, 8), np.float32))
+
+
+def test_length_does_not_matter(quality):
     x = unit_rows(np.random.default_rng(1), 3, 8)
-    np.testing.assert_allclose(judge(judge.params, 5 * x).mahalanobis, judge(judge.params, x).mahalanobis, rtol=1e-4)
+    np.testing.assert_allclose(
+        quality(quality.params, 5 * x).mahalanobis, quality(quality.params, x).mahalanobis, rtol=1e-4
+    )
 
 
-def test_another_models_width_is_refused(judge):
+def test_another_models_width_is_refused(quality):
     with pytest.raises(BadInput, match="width 8"):
-        judge(judge.params, np.ones((2, 5), np.float32))
+        quality(quality.params, np.ones((2, 5), np.float32))
 
 
-def test_native_similarities_are_interpolated_between_the_knots_and_never_fall(judge):
-    knots = judge.params["similarity"]
+def test_native_similarities_interpolate_the_knots_and_never_fall(quality):
+    knots = quality.params["similarity"]
     score = np.linspace(-1, 1, 50).astype(np.float32)
-    found = np.asarray(judge.native_similarity(judge.params, score))
-    np.testing.assert_allclose(found, np.interp(score, knots["score"], knots["native"]), atol=1e-6)
-    assert np.all(np.diff(found) >= 0)
-    assert found[-1] > found[0]
+    similarity = np.asarray(quality.native_similarity(quality.params, score))
+    np.testing.assert_allclose(similarity, np.interp(score, knots["score"], knots["native"]), atol=1e-6)
+    assert np.all(np.diff(similarity) >= 0)
+    assert similarity[-1] > similarity[0]
