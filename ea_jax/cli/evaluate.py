@@ -32,7 +32,7 @@ Qrels = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random sampling.")]
-PIPE_WIDTH = 10_000  # columns: output that is not shown on a terminal is never wrapped
+PIPE_WIDTH = 10_000  # columns: output that does not go to a terminal is never wrapped
 
 
 class ProtocolName(StrEnum):
@@ -113,7 +113,11 @@ def compare(
     from ea_jax.evaluation.results import to_plain
 
     if Path(a).suffix == Path(b).suffix == ".json":
-        comparisons = compare_reports(read_report(Path(a)), read_report(Path(b)), seed)
+        try:
+            saved_a, saved_b = read_report(Path(a)), read_report(Path(b))
+        except BadInput as error:
+            raise BadInput(f"{error} `ea-jax eval --json` writes a report.") from error
+        comparisons = compare_reports(saved_a, saved_b, seed)
     elif not (pairs or texts or queries or corpus):
         raise BadInput(
             "Named adapters are compared on --pairs, --texts, or --queries and --corpus. To compare reports, give two "
@@ -128,8 +132,8 @@ def compare(
         from ea_jax.workflows.evaluate_entry import evaluate_files
 
         files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source)
-        of_a, of_b = (evaluate_files(entry, files, protocol=protocol.value, seed=seed) for entry in entries)
-        comparisons = compare_reports(of_a, of_b, seed)
+        report_a, report_b = (evaluate_files(entry, files, protocol=protocol.value, seed=seed) for entry in entries)
+        comparisons = compare_reports(report_a, report_b, seed)
     if as_json:
         print(json.dumps(to_plain(comparisons), allow_nan=False))
     else:

@@ -48,10 +48,10 @@ class Comparison(NamedTuple):
 
 
 def read_report(path: Path) -> SavedResults:
-    """Read a report from a JSON file that `Report.to_json` made.
+    """Read a report that was saved as JSON (`Report.to_json`).
 
     Raises:
-        BadInput: The file is not such a report, or one of an earlier version.
+        BadInput: The file is not a report, or one of an earlier version.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def read_report(path: Path) -> SavedResults:
         }
         results = SavedResults(ProtocolFacts(**report["protocol"]), DataFacts(**report["data"]), per_query)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path} is not a report. Write one with `ea-jax eval --json`.") from error
+        raise BadInput(f"{path} is not the JSON of an evaluation report.") from error
     if per_query.get("forecast") and "outcome" not in per_query["forecast"]:
         raise BadInput(f"{path} is a report of an earlier version of ea_jax. Evaluate the adapter again.")
     return results

@@ -56,13 +56,14 @@ def find_ground_truth(
 def rank(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m d"], truth: GroundTruth) -> Ranking:
     """Search a corpus and compare the results with the ground truth. Rows with equal native vectors count as one.
 
-    Metrics (all larger is better, but `equal@10`):
+    Metrics, larger is better:
         recall@k: 1 if the true neighbor is in the top k.
         overlap@k: Fraction of the native top k that is in the top k.
         rank_correlation: Spearman correlation with the native scores of the sampled rows.
-        equal@10: 1 if the true neighbor itself is not in the top ten, but a row with an equal vector is.
+        equal@10: 1 if the true neighbor itself is not in the top ten, but a row with an equal vector is. It shows
+            how hits were counted, and is neither good nor bad.
 
-    With judgments also those of `relevance_metrics`.
+    With relevance judgments, also those of `relevance_metrics`.
     """
     depth = min(DEPTH if truth.relevant else TOP, len(corpus))
     rows = search(queries, corpus, depth).row
@@ -95,7 +96,7 @@ def relevance_metrics(
 
     A row that equals a relevant one is relevant, and equal rows count once.
 
-    Metrics (all larger is better):
+    Metrics, larger is better:
         ndcg@10: Normalized discounted cumulative gain, with the grade as gain.
         mrr: Reciprocal rank of the first relevant row, 0 if none is among the results.
         relevant_recall@k: Fraction of the relevant rows that is in the top k.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ea_jax.evaluation.results import Results
 from ea_jax.evaluation.tables import INTERVALS, Table, cell_text, make_tables
 
+MAX_WORD = 20  # characters; longer words in labels, such as group names that are URLs, are folded
+
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table as RichTable
@@ -42,7 +44,7 @@ class Report(Results):
 
 
 def _rich_table(table: Table) -> "RichTable":
-    """A table whose columns are never narrower than the longest word of their header or, in the first, of any cell."""
+    """A table whose columns are wide enough for each word of their header and for the labels in the first column."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -51,8 +53,8 @@ def _rich_table(table: Table) -> "RichTable":
     style = {"title_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
     rich_table = RichTable(title=f"\n{table.title}", **style)
     for i, name in enumerate(table.header):
-        words = [word for row in [table.header, *(rows if i == 0 else [])] for word in row[i].split()]
-        width = max(map(len, words), default=0)
+        label_words = [word[:MAX_WORD] for row in rows for word in row[0].split()] if i == 0 else []
+        width = max(map(len, [*name.split(), *label_words]), default=0)
         rich_table.add_column(name, justify="right" if i else "left", overflow="fold", min_width=width)
     for row in rows:
         rich_table.add_row(*map(Text, row))

@@ -13,7 +13,7 @@ from ea_jax.evaluation.bootstrap import Estimate
 
 Estimates = Mapping[str, Estimate]  # metric -> estimate
 Values = Mapping[str, Float[np.ndarray, " n"]]  # metric -> its value for each query, NaN if undefined
-JSON_NAMES = {"score": "recall@10", "neighbors": "neighbours"}  # fields that have another name in JSON
+JSON_NAMES = {"score": "recall@10", "neighbors": "neighbours"}  # field -> its key in JSON, which is older
 
 
 class AdapterFacts(NamedTuple):

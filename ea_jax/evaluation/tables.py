@@ -114,7 +114,9 @@ def _threshold_table(results: Results) -> Table:
     thresholds = results.thresholds or []
     rows = [row for i, threshold in enumerate(thresholds) for row in _threshold_rows(i, threshold)]
     metrics = list(thresholds[0].figures["adapter"]) if thresholds else []
-    return Table("All queries, and by minimum confidence", ["confidence", "queries", "", *metrics, "of native"], rows)
+    return Table(
+        "All queries, and by minimum confidence", ["confidence", "queries", "", *metrics, "ratio to native"], rows
+    )
 
 
 def _threshold_rows(i: int, threshold: ThresholdRow) -> Iterator[list[Cell]]:

@@ -20,7 +20,7 @@ from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_provenance
 from ea_jax.registry.spaces import find_space
 
-QUERY_SHARE, MAX_QUERIES = 5, 2000  # without a column `query`: one row in five, at most 2,000
+ROWS_PER_QUERY, MAX_QUERIES = 5, 2000  # without a column `query`: one row in five is a query, at most 2,000
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def evaluate_entry(
 
 
 def read_pair_files(entry: Entry, paths: Sequence[Path], seed: int) -> PreparedSet:
-    """Make an evaluation set of pairs. Texts without source vectors are embedded."""
+    """Make an evaluation set of pairs. Without source vectors (x), their texts are embedded."""
     pairs, notes = read_pairs(paths), []
     if pairs.x is None:
         pairs = replace(pairs, x=_embed(entry.source, pairs.text or [], entry))
@@ -110,8 +110,8 @@ def embed_text_files(entry: Entry, paths: Sequence[Path], seed: int) -> Prepared
     """Make an evaluation set of texts, which both models embed."""
     if not _is_local(entry.target, entry):
         raise BadInput(
-            f"{entry.target} does not run locally, so texts cannot be embedded with it. Give pairs, with its vectors "
-            "as column y."
+            f"{entry.target} does not run locally, so texts cannot be embedded with it. Give pairs instead, with its "
+            "vectors as column y."
         )
     texts = read_texts(paths)
     notes = [f"{texts.duplicates:,} repeated texts were left out."] if texts.duplicates else []
@@ -173,10 +173,10 @@ def _split(pairs: Pairs, seed: int, notes: list[str]) -> PreparedSet:
     is_query = pairs.query
     if is_query is None:
         is_query = np.zeros(n, bool)
-        is_query[np.random.default_rng(seed).permutation(n)[: min(MAX_QUERIES, n // QUERY_SHARE)]] = True
+        is_query[np.random.default_rng(seed).permutation(n)[: min(MAX_QUERIES, n // ROWS_PER_QUERY)]] = True
         notes.append(
             f"There is no column query: {is_query.sum():,} random rows (seed {seed}) are the queries, the others the "
-            "corpus."
+            "corpus. If the adapter was fitted on these rows, its scores are too high."
         )
 
     def select(values: Sequence[str] | None, mask: np.ndarray) -> list[str] | None:

@@ -124,6 +124,7 @@ def test_texts_are_embedded_by_both_models(ea, minilm, tmp_path):
     report = json.loads(out)
     assert (code, report["data"]["queries"], report["data"]["corpus"]) == (0, 10, 40)
     assert report["notes"][0] == "1 repeated texts were left out."
+    assert "If the adapter was fitted on these rows, its scores are too high" in report["notes"][1]
     columns = write(tmp_path / "q.parquet", text=texts[:20]), write(tmp_path / "c.parquet", text=texts[20:])
     files = ("--queries", str(columns[0]), "--corpus", str(columns[1]))
     code, out, _ = ea("eval", *models, *files, "--json")
@@ -132,7 +133,8 @@ def test_texts_are_embedded_by_both_models(ea, minilm, tmp_path):
     assert report["notes"][0] == "The column x of q.parquet was computed from its column text."
     error = ea("eval", "--source", "minilm", "--target", "oai-3-small", "--texts", text)[2]
     assert (
-        "openai/text-embedding-3-small does not run locally, so texts cannot be embedded with it. Give pairs" in error
+        "openai/text-embedding-3-small does not run locally, so texts cannot be embedded with it. Give pairs instead"
+        in error
     )
 
 
@@ -254,6 +256,7 @@ def test_missing_vectors_and_missing_folders_are_refused(ea, labeled):
     report = ("--report", str(labeled / "nowhere" / "r.html"))
     assert "nowhere is not a folder" in ea("eval", *TOY, *flags(labeled), *report)[2]
     assert "Named adapters are compared on --pairs" in ea("compare", "a", "b")[2]
+    assert "`ea-jax eval --json` writes a report" in ea("compare", str(labeled / "qrels.json"), "b.json")[2]
     assert "qrels.json cannot be read as a report" in ea("compare", str(labeled / "qrels.json"), "b.json")[2]
 
 

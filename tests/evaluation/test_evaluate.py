@@ -274,8 +274,9 @@ def test_a_report_is_printed_and_compares_with_itself(report, tmp_path):
 
 def test_a_terminal_of_80_columns_cuts_no_metric_name(adapt, evaluation_set, toy_root):
     quality = load_quality("toy-a", "toy-b", root=toy_root)
-    judged = replace(evaluation_set, relevant={i: {i: 1.0} for i in range(60)})
-    report = evaluate(adapt, judged, quality=quality, protocol="qa")
+    long_word = f"https://example.org/{'a' * 90}"
+    labeled = replace(evaluation_set, relevant={i: {i: 1.0} for i in range(60)}, group=[long_word] * 60)
+    report = evaluate(adapt, labeled, quality=quality, protocol="qa")
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(report.table())
     words = console.export_text().split()
@@ -290,7 +291,7 @@ def test_reports_of_an_earlier_version_are_refused(report, tmp_path):
     with pytest.raises(BadInput, match="earlier version"):
         read_report(saved)
     saved.write_text('{"per_query": []}')
-    with pytest.raises(BadInput, match="is not a report"):
+    with pytest.raises(BadInput, match="is not the JSON of an evaluation report"):
         read_report(saved)
 
 
