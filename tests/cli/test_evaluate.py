@@ -177,7 +177,7 @@ def test_a_pipe_of_80_columns_cuts_no_metric_name(ea, labeled, monkeypatch):
     assert [line.split()[0] for line in lines[1:]] == list(names)
 
 
-def unequal(folder):
+def unequal_columns(folder):
     x, y = toy_pairs()
     (folder / "pairs").mkdir()
     np.save(folder / "pairs" / "x.npy", x)
@@ -223,7 +223,7 @@ BAD = {
     "The options are --pairs, --texts, --queries, --corpus and --qrels": lambda folder: [],
     "Give one of pairs, texts, or both queries and corpus": lambda folder: flags(folder)[:2],
     "Judgments refer to ids of queries and corpus rows": lambda folder: ["--pairs", "p", "--qrels", "q"],
-    "columns of unequal length, which must be row-aligned": unequal,
+    "columns of unequal length, which must be row-aligned": unequal_columns,
     "a corpus of 9 rows; at least 1 and 10 are needed": small_corpus,
     "holds vectors of another encoder": of_another_encoder,
     "y.parquet is not a file": lambda folder: ["--pairs", str(folder / "y.parquet")],

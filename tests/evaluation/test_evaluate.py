@@ -47,12 +47,12 @@ def test_recall_and_overlap_agree_with_full_sorts_in_float64(report, adapt, eval
         "keep_source": (evaluation_set.x, evaluation_set.corpus_x),
     }.items():
         order = np.argsort(-(a.astype(np.float64) @ b.T), axis=1)
-        figures = report.conditions[name]
+        metrics = report.conditions[name]
         for k in (1, 5, 10):
             hit = [native[i, 0] in order[i, :k] for i in range(60)]
             shared = [len(set(native[i, :k]) & set(order[i, :k])) / k for i in range(60)]
-            assert figures[f"recall@{k}"].value == pytest.approx(np.mean(hit))
-            assert figures[f"overlap@{k}"].value == pytest.approx(np.mean(shared))
+            assert metrics[f"recall@{k}"].value == pytest.approx(np.mean(hit))
+            assert metrics[f"overlap@{k}"].value == pytest.approx(np.mean(shared))
     assert report.cosine.mean.value == pytest.approx(np.sum(out * evaluation_set.y, axis=1).mean(), abs=1e-6)
     assert report.conditions["native"]["recall@1"].value == 1
     assert "naive_swap" not in report.conditions  # the widths differ
@@ -195,12 +195,12 @@ def test_thresholds_report_the_queries_that_reach_a_confidence(adapt, evaluation
     quality = load_quality("toy-a", "toy-b", root=toy_root)
     qa = replace(evaluation_set, relevant={i: {i: 1.0} for i in range(60)})
     report = evaluate(adapt, qa, quality=quality, protocol="qa")
-    everything = report.thresholds[0]
-    assert everything.share.value == 1
+    unfiltered = report.thresholds[0]
+    assert unfiltered.share.value == 1
     for k in (1, 5, 10):
-        assert everything.figures["adapter"][f"success@{k}"] == report.conditions["adapter"][f"success@{k}"]
+        assert unfiltered.figures["adapter"][f"success@{k}"] == report.conditions["adapter"][f"success@{k}"]
     ours, theirs = (report.conditions[name]["success@10"].value for name in ("adapter", "native"))
-    assert everything.of_native.value == pytest.approx(ours / theirs)
+    assert unfiltered.of_native.value == pytest.approx(ours / theirs)
     confidence = np.asarray(quality(quality.params, evaluation_set.x).confidence)
     success = report.per_query["adapter"]["success@10"]
     for row in report.thresholds:
@@ -250,13 +250,13 @@ def test_quality_metrics_agree_with_their_definitions(report):
 def test_cards_and_tables_show_the_metrics_of_evaluate(report, adapt, evaluation_set):
     test = HeldOut(evaluation_set.x, evaluation_set.y, evaluation_set.corpus_x, evaluation_set.corpus_y)
     out = np.asarray(adapt(adapt.params, evaluation_set.x))
-    figures = held_out_metrics(test, {"store": out, "query": out})
+    metrics = held_out_metrics(test, {"store": out, "query": out})
     for row, condition in {"query": "adapter", "keep_source": "keep_source"}.items():
         for k in (1, 5, 10):
-            assert figures[row][f"recall@{k}"] == round(report.conditions[condition][f"recall@{k}"].value, 4)
-    assert figures["store"]["cosine"] == round(report.cosine.mean.value, 4)
-    shown = " / ".join(f"{report.conditions['adapter'][f'recall@{k}'].value:.3f}" for k in (1, 5, 10))
-    assert f"| {report.cosine.mean.value:.3f} | {shown} |" in format_metrics({"mine": figures}, ROWS)
+            assert metrics[row][f"recall@{k}"] == round(report.conditions[condition][f"recall@{k}"].value, 4)
+    assert metrics["store"]["cosine"] == round(report.cosine.mean.value, 4)
+    recalls = " / ".join(f"{report.conditions['adapter'][f'recall@{k}'].value:.3f}" for k in (1, 5, 10))
+    assert f"| {report.cosine.mean.value:.3f} | {recalls} |" in format_metrics({"mine": metrics}, ROWS)
 
 
 def test_a_report_is_printed_and_compares_with_itself(report, tmp_path):
