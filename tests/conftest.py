@@ -1,4 +1,4 @@
-"""Two CPU devices, rank promotion an error, and the small things that many tests share."""
+"""Two CPU devices, rank promotion as an error, and fixtures that many tests share."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,13 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # workers and commands share small programs, too
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # workers and commands share small compiled programs too
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["XDG_DATA_HOME"] = str(  # not the user's registry, nor another worker's
+os.environ["XDG_DATA_HOME"] = str(  # neither the user's registry nor another worker's
     Path(__file__).parent.parent / ".pytest_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone") / "data"
 )
 os.environ["XDG_CONFIG_HOME"] = str(Path(os.environ["XDG_DATA_HOME"]).parent / "config")
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # torch's threads wait without spinning: a worker beside them needs the core
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # torch threads wait without spinning, because another worker needs the core
 
 import sys
 
@@ -52,7 +52,7 @@ def unit_rows(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
 
 
 def toy_pairs(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs whose target is a noisy linear map of the source, then unit length."""
+    """Pairs whose target is a noisy linear map of the source, scaled to unit length."""
     rng = np.random.default_rng(0)
     x = unit_rows(rng, n, 8)
     y = x @ rng.normal(size=(8, 12)) + 0.5 + 0.1 * rng.normal(size=(n, 12))
@@ -80,7 +80,7 @@ def write_toy_registry(root: Path, flavors: tuple[str, ...] = ("small",), family
 
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory) -> Path:
-    """A registry that no test may change."""
+    """A read-only registry."""
     return write_toy_registry(tmp_path_factory.mktemp("toy") / "registry")
 
 

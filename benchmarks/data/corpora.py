@@ -1,9 +1,9 @@
-"""Texts and vectors of the shared data, by set; what local models make of the texts is kept in `build/vectors`.
+"""Load texts and vectors of the shared data by set. Vectors of local models are cached in `build/vectors`.
 
     python -m benchmarks.data.corpora ../shared/data build
 
-A set is a provider's texts with native vectors (the files `NAME` and `NAME-2` of `pairs/`), or `mixed`, public texts
-without any. Texts of 2,000 characters or more, and those that are not English, are left out.
+A set is a provider's texts with native vectors (the files `NAME` and `NAME-2` of `pairs/`), or `mixed`: public texts
+without vectors. Texts of 2,000 characters or more, and texts that are not English, are excluded.
 """
 
 import gzip
@@ -51,13 +51,13 @@ class Corpus:
         return len(self.text)
 
     def at(self, rows: np.ndarray) -> "Corpus":
-        """The same columns at some rows."""
+        """The same columns at the given rows."""
         vectors = {name: v[rows] for name, v in self.vectors.items()}
         return Corpus([self.text[i] for i in rows], self.source[rows], self.file[rows], self.row[rows], vectors)
 
 
 def split_module(data: Path) -> Any:
-    """The data's own `split.py`, whose arithmetic every figure uses."""
+    """The `split.py` of the data folder, which defines the splits of every figure."""
     spec = importlib.util.spec_from_file_location("split", data / "split.py")
     assert spec is not None
     assert spec.loader is not None
@@ -68,16 +68,16 @@ def split_module(data: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def provider(data: Path, build: Path, name: str, local: tuple[str, ...]) -> Corpus:
-    """English texts under 2,000 characters of a provider's files, with native vectors and those of local models."""
+    """A provider's English texts under 2,000 characters, with native vectors and vectors of local models."""
     split = split_module(data)
     parts = []
     for file in PROVIDERS[name]:
         rows, native = split.rows(file), split.vectors(file)
-        kept = np.flatnonzero([row["ascii"] >= ENGLISH and len(row["text"]) < LONGEST for row in rows])
-        text = [rows[i]["text"] for i in kept]
-        vectors = {name: native[kept]} | {model: embedded(build, f"{file}-short", model, text) for model in local}
-        source = np.array([rows[i]["source"] for i in kept])
-        parts.append(Corpus(text, source, np.full(len(kept), file), kept, vectors))
+        selected = np.flatnonzero([row["ascii"] >= ENGLISH and len(row["text"]) < LONGEST for row in rows])
+        text = [rows[i]["text"] for i in selected]
+        vectors = {name: native[selected]} | {model: embedded(build, f"{file}-short", model, text) for model in local}
+        source = np.array([rows[i]["source"] for i in selected])
+        parts.append(Corpus(text, source, np.full(len(selected), file), selected, vectors))
     vectors = {key: np.concatenate([part.vectors[key] for part in parts]) for key in parts[0].vectors}
     source, file, row = (np.concatenate([getattr(part, key) for part in parts]) for key in ("source", "file", "row"))
     return Corpus([text for part in parts for text in part.text], source, file, row, vectors)
@@ -86,21 +86,21 @@ def provider(data: Path, build: Path, name: str, local: tuple[str, ...]) -> Corp
 @lru_cache(maxsize=1)
 def mixed(data: Path, build: Path, local: tuple[str, ...]) -> Corpus:
     """A sample of distinct public texts, with the vectors of local models."""
-    found: dict[str, str] = {}
+    source_of: dict[str, str] = {}
     with gzip.open(data / "texts" / "mixed.jsonl.gz", "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             if row["text"].strip() and len(row["text"]) < LONGEST:
-                found.setdefault(row["text"], row["source"])
-    every = list(found)
+                source_of.setdefault(row["text"], row["source"])
+    every = list(source_of)
     rows = np.random.default_rng(0).permutation(len(every))[:MIXED_ROWS]
     text = [every[i] for i in rows]
     vectors = {model: embedded(build, MIXED, model, text) for model in local}
-    return Corpus(text, np.array([found[t] for t in text]), np.full(len(text), MIXED), rows, vectors)
+    return Corpus(text, np.array([source_of[t] for t in text]), np.full(len(text), MIXED), rows, vectors)
 
 
 @lru_cache(maxsize=1)
 def foreign(data: Path, build: Path, model: str) -> Foreign:
-    """Junk and ordinary texts as a local model embeds them: its confidence learns to tell them apart."""
+    """Embeddings of junk texts and of ordinary texts, which train a confidence to separate them."""
     text = mixed(data, build, ()).text
     ordinary = [text[i] for i in np.random.default_rng(FOREIGN_SEED).permutation(len(text))[:ORDINARY]]
     junk = [text for kind in junk_texts(ordinary, JUNK, FOREIGN_SEED).values() for text in kind]
@@ -108,7 +108,7 @@ def foreign(data: Path, build: Path, model: str) -> Foreign:
 
 
 def embedded(build: Path, name: str, model: str, text: Sequence[str]) -> np.ndarray:
-    """What a local model makes of a set's texts; read from `build/vectors` where it is there already."""
+    """Embeddings of a set's texts by a local model, cached in `build/vectors`."""
     file = build / "vectors" / f"{name}--{find_space(model).alias}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ def embedded(build: Path, name: str, model: str, text: Sequence[str]) -> np.ndar
         scratch = file.with_suffix(".part.npy")
         np.save(scratch, made)
         scratch.rename(file)
-    found = np.load(file)
-    if len(found) != len(text):
-        raise SystemExit(f"{file} has {len(found)} rows for {len(text)} texts: remove it, the data has changed.")
-    return found
+    vectors = np.load(file)
+    if len(vectors) != len(text):
+        raise SystemExit(f"{file} has {len(vectors)} rows for {len(text)} texts: the data changed; delete the file.")
+    return vectors
 
 
 if __name__ == "__main__":

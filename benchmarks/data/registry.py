@@ -1,9 +1,9 @@
-"""Fit the bundled adapters, and write their figures on rows and sources that the fit has not seen into their cards.
+"""Fit the bundled adapters, measure them on held-out rows and sources, and write their entries with cards.
 
     python -m benchmarks.data.registry ../shared/data build registry [NAME...]
     python -m benchmarks.data.registry ../shared/data build --kernel  # does a kernel beat `small` on held-out sources?
 
-An entry that is there already is made anew only where it is named.
+Existing entries are fitted again only if they are named.
 """
 
 import gzip
@@ -38,10 +38,10 @@ TEXTS = {
 
 
 def fit_split(task: Task, split: Split, data: Path, build: Path, family: str = "linear") -> Fitted:
-    """Fit on the pairs of a split, on folds of whole sources.
+    """Fit on the pairs of a split, with whole sources as folds.
 
-    3-small has enough pairs to hold out rows instead: that allows more steps of fine-tuning, which gain .03 R@1 in
-    domain and change R@1 across sources by less than its sampling error.
+    For 3-small, folds are rows: that allows more steps of fine-tuning, which gain .03 R@1 in domain and change R@1
+    across sources by less than its sampling error.
     """
     local = task.source != task.set
     return fit(
@@ -55,13 +55,13 @@ def fit_split(task: Task, split: Split, data: Path, build: Path, family: str = "
 
 
 def blocks_of(task: Task) -> dict[str, slice]:
-    """Columns of a composite source's members."""
+    """Columns of each member of a composite source."""
     return composite_blocks(load_encoder(task.source).spec) if task.source == PLUS else {}
 
 
 def make(task: Task, data: Path, build: Path, out: Path) -> None:
     """Fit, measure and write one entry."""
-    began = time.monotonic()
+    start = time.monotonic()
     source, target = find_space(task.source), find_space(task.target)
     tested, split = measured(task, data, build), shipped(task, data, build)
     fitted = fit_split(task, tested, data, build)
@@ -71,7 +71,7 @@ def make(task: Task, data: Path, build: Path, out: Path) -> None:
     }
     fitted = fitted if task.set == SPLIT_SET else fit_split(task, split, data, build)
     report = fitted.report | {"near_duplicates": split.left_out, "near_duplicate_cosine": NEAR, "seed": 0}
-    described = description(task, split, data)
+    text = describe_pairs(task, split, data)
     facts = load_encoder(source.id).spec.facts() if source.local and task.source != task.set else provider_facts(source)
     entry = save_entry(
         out,
@@ -81,23 +81,23 @@ def make(task: Task, data: Path, build: Path, out: Path) -> None:
         flavor=FLAVOR,
         encoder=facts,
         metrics=metrics,
-        description=described,
+        description=text,
     )
     size = sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
     sentence = summarize_comparison({"metrics": metrics, "training": report})
-    print(f"{entry.name} {time.monotonic() - began:.0f} s, {size / 1e6:.2f} MB. {sentence}", flush=True)
+    print(f"{entry.name} {time.monotonic() - start:.0f} s, {size / 1e6:.2f} MB. {sentence}", flush=True)
     for test, rows in metrics.items():
         print(
             "  ", test, {row: (f.get("cosine"), f["recall@1"], f["recall@10"]) for row, f in rows.items()}, flush=True
         )
 
 
-def description(task: Task, split: Split, data: Path) -> str:
-    """What the pairs were, by which licenses, from which sources most."""
+def describe_pairs(task: Task, split: Split, data: Path) -> str:
+    """Describe the pairs: kind, largest sources, licenses."""
     most = ", ".join(f"{source} ({count:,})" for source, count in Counter(split.groups).most_common(5))
     if task.set == MIXED:
         return f"English {TEXTS[MIXED]}, under 2,000 characters. Largest sources: {most}."
-    what = TEXTS.get(task.set) or f"texts with the vectors that {find_space(task.set).id} returned for them"
+    kind = TEXTS.get(task.set) or f"texts with the vectors that {find_space(task.set).id} returned for them"
     license_of: dict[str, str] = {}
     for name in PROVIDERS[task.set]:
         with gzip.open(data / "pairs" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -110,29 +110,29 @@ def description(task: Task, split: Split, data: Path) -> str:
         else "The figures are of a fit without a third of the sources; this adapter is fitted on all of them"
     )
     return (
-        f"English {what}, under 2,000 characters, from vector stores in public repositories: descriptions of entities, "
+        f"English {kind}, under 2,000 characters, from vector stores in public repositories: descriptions of entities, "
         f"documentation, reports and other chunks. Largest sources: {most}. Pairs by license of the source repository: "
         f"{shares}. No text is part of this adapter. {held_out}."
     )
 
 
-def kernel(data: Path, build: Path) -> None:
-    """Compare families on held-out sources, query by query, and write registry_kernel.json."""
+def compare_kernel(data: Path, build: Path) -> None:
+    """Compare the linear and the kernel family on held-out sources, query by query."""
     figures = {}
     for task in (task for task in TASKS if task.name in KERNEL_TASKS):
-        found: list[np.ndarray] = []
+        hits: list[np.ndarray] = []
         split = measured(task, data, build)
         held = split.tests[ACROSS]
         true = search(held.y, held.corpus_y, 1).row
         for family in ("linear", "kernel"):
             outputs = fit_split(task, split, data, build, family).apply(held.x, "query")
             rows = search(outputs, held.corpus_y, 10).row
-            found.append(np.stack([(rows[:, :k] == true).any(axis=1) for k in (1, 10)], axis=1).astype(float))
-        linear, other = found
-        gain = other - linear
+            hits.append(np.stack([(rows[:, :k] == true).any(axis=1) for k in (1, 10)], axis=1).astype(float))
+        linear, kernel = hits
+        gain = kernel - linear
         figures[task.name] = {
             "recall@1, recall@10 linear": linear.mean(axis=0).round(4).tolist(),
-            "kernel": other.mean(axis=0).round(4).tolist(),
+            "kernel": kernel.mean(axis=0).round(4).tolist(),
             "standard error of the difference": (gain.std(axis=0) / np.sqrt(len(gain))).round(4).tolist(),
         }
         print(task.name, figures[task.name], flush=True)
@@ -140,7 +140,7 @@ def kernel(data: Path, build: Path) -> None:
 
 
 def main(data: Path, build: Path, out: Path, names: list[str]) -> None:
-    """Make the entries that are named, or those that are not there."""
+    """Fit the named entries, or else the missing ones."""
     for task in TASKS:
         name = f"{task.name}--{FLAVOR}"
         if name in names if names else not (out / name).exists():
@@ -153,6 +153,6 @@ if __name__ == "__main__":
     start_jax()
     data, build = map(Path, sys.argv[1:3])
     if sys.argv[3] == "--kernel":
-        kernel(data, build)
+        compare_kernel(data, build)
     else:
         main(data, build, Path(sys.argv[3]), sys.argv[4:])

@@ -1,8 +1,8 @@
-"""What the bundled adapters are fitted on, and the test sets that their cards report.
+"""Pairs that the bundled adapters are fitted on, and the test sets that their cards report.
 
-3-small has rows and sources that no bundled adapter is fitted on: the in-domain queries and the three across-sources of
-the standard split. The other sets are small: what ships is fitted on all of them, and the figures are those of another
-fit, of which a third of the sources is held out.
+For 3-small, no bundled adapter is fitted on the in-domain queries and the three across-sources of the standard split.
+The other sets are small: shipped adapters are fitted on all of their pairs, and the reported figures are of a second
+fit that holds out a third of the sources.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Task:
     Attributes:
         source: Alias of the source space.
         target: Alias of the target space.
-        set: Whose texts are used.
+        set: Name of the set of texts.
     """
 
     source: str
@@ -61,7 +61,7 @@ TASKS = [
 
 @dataclass(frozen=True)
 class Split:
-    """Pairs to fit on, their sources, and test sets of which no query, nor a near-duplicate of one, is among them."""
+    """Pairs to fit on, their sources, and test sets whose queries (and near-duplicates) are not among the pairs."""
 
     x: np.ndarray
     y: np.ndarray
@@ -77,7 +77,7 @@ def corpus_of(task: Task, data: Path, build: Path) -> Corpus:
 
 
 def shipped(task: Task, data: Path, build: Path) -> Split:
-    """What ships is fitted on this: all pairs, but for 3-small those of its test sets."""
+    """The split of a shipped adapter: all pairs, except the test sets of 3-small."""
     corpus = corpus_of(task, data, build)
     if task.set != SPLIT_SET:
         return _split(task, corpus, np.arange(len(corpus)), {})
@@ -94,7 +94,7 @@ def shipped(task: Task, data: Path, build: Path) -> Split:
 
 
 def measured(task: Task, data: Path, build: Path) -> Split:
-    """The fit whose figures a card reports: of 3-small what ships, else one with a third of the sources held out."""
+    """The split that a card reports: the shipped one for 3-small, else one that holds out a third of the sources."""
     if task.set == SPLIT_SET:
         return shipped(task, data, build)
     corpus = corpus_of(task, data, build)
@@ -111,7 +111,7 @@ def measured(task: Task, data: Path, build: Path) -> Split:
 
 def _split(task: Task, corpus: Corpus, train: np.ndarray, tests: dict[str, tuple[np.ndarray, np.ndarray]]) -> Split:
     x, y = corpus.vectors[task.source], corpus.vectors[task.target]
-    held = {name: HeldOut(x[q], y[q], x[c], y[c]) for name, (q, c) in tests.items()}
-    kept = far_from_tests(Pairs(y=y[train], x=x[train]), held, NEAR)
+    test_sets = {name: HeldOut(x[q], y[q], x[c], y[c]) for name, (q, c) in tests.items()}
+    kept = far_from_tests(Pairs(y=y[train], x=x[train]), test_sets, NEAR)
     rows = train[kept]
-    return Split(x[rows], y[rows], corpus.source[rows].tolist(), held, int((~kept).sum()))
+    return Split(x[rows], y[rows], corpus.source[rows].tolist(), test_sets, int((~kept).sum()))

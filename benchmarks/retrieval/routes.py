@@ -1,10 +1,10 @@
-"""What does a detour cost? Recall of every route of two hops in the bundled registry, beside the direct adapter.
+"""Measure the recall of every two-hop route of the bundled registry, beside the direct adapter.
 
     python -m benchmarks.retrieval.routes ../shared/data build
 
-A route is judged on the test sets of the direct adapter between its ends (benchmarks/data/tasks.py); pairs that share a
-set of texts hold out the same rows of it. A route whose ends have no text in common is not measured. Writes
-results/routes.json and registry/paths.toml, which `ea-jax paths` reads.
+A route is measured on the test sets of the direct adapter between its ends (benchmarks/data/tasks.py). Pairs that share
+a set of texts hold out the same rows. Routes whose ends share no texts are skipped. The results go to
+results/routes.json and to registry/paths.toml, which `ea-jax paths` reads.
 """
 
 import sys
@@ -28,13 +28,13 @@ Figures = dict[str, dict[str, dict[str, float]]]
 
 @lru_cache(maxsize=1)
 def test_sets(source: str, target: str, data: Path, build: Path) -> dict[str, HeldOut]:
-    """Test sets of a pair by name; none where no text has vectors of both, or what ships is fitted on all of them."""
+    """Test sets of a pair by name; empty if no text has both vectors, or the shipped adapter is fitted on all texts."""
     task = next((task for task in TASKS if task.name == f"{source}--{target}"), None)
     return shipped(task, data, build).tests if task else {}
 
 
 def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, float]]:
-    """Figures of the chain, and of the direct adapter where there is one, for queries."""
+    """Query metrics of the route, and of the direct adapter if there is one."""
     source, *via, target = route.spaces
     chain = load(source, target, via=via, flavor=route.flavor, purpose="query", root=root)
     maps = {"route": chain}
@@ -46,39 +46,39 @@ def measure(route: Route, test: HeldOut, root: Path) -> dict[str, dict[str, floa
 
 
 def check(route: Route, figures: Figures) -> None:
-    """Stop if the direct adapter's recall is not what its entry says: the test sets are then not the same."""
+    """Stop if the direct adapter's recall differs from its entry's: then the test sets differ too."""
     for test, rows in figures.items():
-        said = (route.direct or {}).get(test)
-        if said is not None and abs(rows["direct"]["recall@10"] - said) > SAME:
-            told = f"R@10 {rows['direct']['recall@10']} here, {said} in its entry"
-            raise SystemExit(f"{told_name(route)}, {test}: the direct adapter has {told}. It is not the same data.")
+        recorded = (route.direct or {}).get(test)
+        if recorded is not None and abs(rows["direct"]["recall@10"] - recorded) > SAME:
+            both = f"R@10 {rows['direct']['recall@10']} here, {recorded} in its entry"
+            raise SystemExit(f"{route_name(route)}, {test}: the direct adapter has {both}. The data differ.")
 
 
-def told_name(route: Route) -> str:
-    """A route for people."""
+def route_name(route: Route) -> str:
+    """Spaces and flavor of a route, for display."""
     return f"{' -> '.join(route.spaces)} ({route.flavor or 'default'})"
 
 
-def facts(route: Route, figures: Figures, root: Path) -> dict[str, object]:
-    """A table of paths.toml."""
+def path_record(route: Route, figures: Figures, root: Path) -> dict[str, object]:
+    """The record of a route in paths.toml."""
     flavor = {"flavor": route.flavor} if route.flavor else {}
     params = [params_digest(entry) for entry in resolve_route(route.spaces, route.flavor, root)]
     recall = {test: round(rows["route"]["recall@10"], 4) for test, rows in figures.items()}
     return {"spaces": list(route.spaces), **flavor, "params": params, "recall": recall}
 
 
-def line(route: Route, figures: Figures) -> str:
-    """A row of the printed table: R@10 of the route and of the direct adapter on each test set."""
+def table_row(route: Route, figures: Figures) -> str:
+    """R@10 of the route and of the direct adapter on each test set, as a table row."""
     cells = (
         " / ".join(f"{rows[name]['recall@10']:.3f}" for rows in figures.values() if name in rows)
         for name in ("route", "direct")
     )
-    return f"| {' | '.join([told_name(route), *cells])} |"
+    return f"| {' | '.join([route_name(route), *cells])} |"
 
 
 def main(data: Path, build: Path, root: Path = BUNDLED) -> None:
-    """Measure what can be measured, route by route, and write both files."""
-    paths, told = [], {}
+    """Measure each route that has a test set, and write both files."""
+    paths, measured = [], {}
     print("| R@10 in domain / across | route | direct adapter |\n| --- | ---: | ---: |")
     for route in (route for route in list_routes(root=root) if route.hops > 1):
         sets = test_sets(route.spaces[0], route.spaces[-1], data, build)
@@ -86,12 +86,12 @@ def main(data: Path, build: Path, root: Path = BUNDLED) -> None:
             continue
         figures = {name: measure(route, test, root) for name, test in sets.items()}
         check(route, figures)
-        paths.append(facts(route, figures, root))
-        told[told_name(route)] = figures
-        print(line(route, figures), flush=True)
+        paths.append(path_record(route, figures, root))
+        measured[route_name(route)] = figures
+        print(table_row(route, figures), flush=True)
     paths.sort(key=lambda path: (path["spaces"], path.get("flavor", "")))
     (root / FILE).write_text(tomli_w.dumps({"path": paths}), encoding="utf-8")
-    write_json(__file__, {"figures": dict(sorted(told.items()))})
+    write_json(__file__, {"figures": dict(sorted(measured.items()))})
     readme.update("routes")
 
 

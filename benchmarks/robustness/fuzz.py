@@ -1,11 +1,10 @@
-"""Do broken entries and checkpoints of strangers end in a named error, or in what was published?
+"""Check that a damaged or forged entry, checkpoint or index raises a named error or loads the published values.
 
     python -m benchmarks.robustness.fuzz [COUNT]
 
-10,000 mutations unless told otherwise, of seven kinds in turn. Three happen by accident, and what loads has to be what
-was published: bytes of entry.toml, of a file of params/ or quality/, of PyTorch's adapter.pt. Four are a liar's, who
-makes the hashes fit: one fact of entry.toml, a file of params/ or quality/, the program or a file beside it in a folder
-of embedding-adapters, an index.
+It makes 10,000 mutations by default, of seven kinds in turn. Three are accidents: bytes change in entry.toml, in a file
+of params/ or quality/, or in PyTorch's adapter.pt. Four are forgeries whose hashes fit: one value of entry.toml, a file
+of params/ or quality/, a file of an embedding-adapters folder (its pickle program included), and an index.
 """
 
 import json
@@ -40,13 +39,27 @@ from ea_jax.registry.locations import BUNDLED
 from ea_jax.typing import Params, leaf_paths
 
 ENTRY = "minilm--wordllama--small"
-LIES: tuple[Any, ...] = (0, -1, 1, 2**31, 10**10, 10**30, 0.5, float("nan"), float("inf"), True, "", "../../up", "/etc")
-LIES += ([], {}, [1], {"a": 1}, "0" * 64, "linear", "kernel", "mlp", "resmlp")
+FORGED_VALUES: tuple[Any, ...] = (
+    0,
+    -1,
+    1,
+    2**31,
+    10**10,
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+    True,
+    "",
+    "../../up",
+    "/etc",
+)
+FORGED_VALUES += ([], {}, [1], {"a": 1}, "0" * 64, "linear", "kernel", "mlp", "resmlp")
 D_IN, D_OUT, WIDTH, DEPTH = 8, 12, 16, 2
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Bytes of which up to four were changed, dropped or put in."""
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Change, drop or insert bytes at up to four places."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         kind, at = rng.randrange(4), rng.randrange(len(changed)) if changed else 0
@@ -61,8 +74,8 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def write_seed(folder: Path) -> Path:
-    """A small folder of embedding-adapters, as `torch.save` writes it."""
+def write_checkpoint(folder: Path) -> Path:
+    """Write a small embedding-adapters folder with `torch.save`."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     state = ResMLP(D_IN, D_OUT, WIDTH, DEPTH).state_dict()
@@ -77,8 +90,8 @@ def write_seed(folder: Path) -> Path:
     return folder
 
 
-def lied(facts: dict[str, Any], rng: random.Random) -> bytes:
-    """An entry.toml with one fact, at any depth, replaced or left out."""
+def forge_entry(facts: dict[str, Any], rng: random.Random) -> bytes:
+    """An entry.toml with one value, at any depth, replaced or removed."""
     table, key = facts, rng.choice(list(facts))
     while isinstance(table[key], dict) and table[key] and rng.random() < 0.8:
         table = table[key]
@@ -86,22 +99,22 @@ def lied(facts: dict[str, Any], rng: random.Random) -> bytes:
     if rng.random() < 0.2:
         del table[key]
     else:
-        table[key] = rng.choice(LIES)
+        table[key] = rng.choice(FORGED_VALUES)
     return tomli_w.dumps(facts).encode()
 
 
-def with_program(archive: bytes, path: Path, rng: random.Random) -> None:
-    """A PyTorch checkpoint with a mutated program, whole as an archive."""
+def rewrite_program(archive: bytes, path: Path, rng: random.Random) -> None:
+    """Write a PyTorch checkpoint with a mutated pickle program; the archive itself stays valid."""
     path.write_bytes(archive)
     with zipfile.ZipFile(path) as old:
         files = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w") as new:
         for name, data in files.items():
-            new.writestr(name, mutated(data, rng) if name.endswith("data.pkl") else data)
+            new.writestr(name, mutate(data, rng) if name.endswith("data.pkl") else data)
 
 
-class Victims:
-    """A registry of one entry, a folder of embedding-adapters and an index, and what loads of each."""
+class Targets:
+    """A registry with one entry, an embedding-adapters folder and an index, and the values that each loads."""
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self.root = root
@@ -109,52 +122,52 @@ class Victims:
         self.names = tuple(self.folder.name.split("--")[:2])
         parts = [self.folder / part for part in ("params", "quality")]
         self.files = [file for part in parts for file in sorted(part.rglob("*")) if file.is_file()]
-        self.seed = write_seed(scratch / "seed")
+        self.checkpoint_folder = write_checkpoint(scratch / "checkpoint")
         self.index = scratch / "index.json"
         self.index.write_text(format_index([make_listing(read_entry(self.folder), "0" * 64)]))
         self.published, self.imported = self.entry(), self.checkpoint()
 
     def entry(self) -> Params:
-        """Both purposes and the quality part, which holds what is stored, by the entry's names."""
+        """Parameters of the query purpose and of the quality part, which includes the stored adapter."""
         query, quality = (read(*self.names, root=self.root) for read in (partial(load, purpose="query"), load_quality))
         return leaf_paths({"query": query.params, "quality": quality.params})
 
     def checkpoint(self) -> Params:
-        """Parameters and statistics of the folder of embedding-adapters."""
-        found = read_checkpoint(self.seed)
-        return leaf_paths({"params": found.params, "quality": found.quality or {}})
+        """Parameters and statistics of the embedding-adapters folder."""
+        loaded = read_checkpoint(self.checkpoint_folder)
+        return leaf_paths({"params": loaded.params, "quality": loaded.quality or {}})
 
     def rewrite(self, kind: str, rng: random.Random) -> tuple[Callable[[], Any], Params | None]:
-        """Make one mutation; what to call then, and what it has to give if it gives anything (anything, if None)."""
-        toml, pt = self.folder / "entry.toml", self.seed / "adapter.pt"
+        """Make one mutation; return the loader to call and the values it must give if it succeeds (None: any)."""
+        toml, pt = self.folder / "entry.toml", self.checkpoint_folder / "adapter.pt"
         if kind == "entry.toml":
-            toml.write_bytes(mutated(toml.read_bytes(), rng))
+            toml.write_bytes(mutate(toml.read_bytes(), rng))
             return self.entry, self.published
         if kind == "a file of the entry":
             file = rng.choice(self.files)
-            file.write_bytes(mutated(file.read_bytes(), rng))
+            file.write_bytes(mutate(file.read_bytes(), rng))
             return self.entry, self.published
         if kind == "adapter.pt":
-            pt.write_bytes(mutated(pt.read_bytes(), rng))
+            pt.write_bytes(mutate(pt.read_bytes(), rng))
             return self.checkpoint, self.imported
-        if kind == "a lie in entry.toml":
-            toml.write_bytes(lied(tomllib.loads(toml.read_text()), rng))
+        if kind == "a forged value in entry.toml":
+            toml.write_bytes(forge_entry(tomllib.loads(toml.read_text()), rng))
             return self.entry, self.published
-        if kind == "a file with the hash to it":
-            self._lie_of(rng.choice(self.files), rng)
+        if kind == "a forged file with its hash":
+            self._forge_file(rng.choice(self.files), rng)
             return self.entry, self.published
-        if kind == "a whole archive":
-            other = rng.choice([pt, *self.seed.glob("*.json"), *self.seed.glob("*.npz")])
+        if kind == "a valid archive":
+            other = rng.choice([pt, *self.checkpoint_folder.glob("*.json"), *self.checkpoint_folder.glob("*.npz")])
             if other == pt:
-                with_program(pt.read_bytes(), pt, rng)
+                rewrite_program(pt.read_bytes(), pt, rng)
             else:
-                other.write_bytes(mutated(other.read_bytes(), rng))
+                other.write_bytes(mutate(other.read_bytes(), rng))
             return self.checkpoint, None
-        self.index.write_bytes(mutated(self.index.read_bytes(), rng))
+        self.index.write_bytes(mutate(self.index.read_bytes(), rng))
         return lambda: read_index(self.index), None
 
-    def _lie_of(self, file: Path, rng: random.Random) -> None:
-        data, toml = mutated(file.read_bytes(), rng), self.folder / "entry.toml"
+    def _forge_file(self, file: Path, rng: random.Random) -> None:
+        data, toml = mutate(file.read_bytes(), rng), self.folder / "entry.toml"
         file.write_bytes(data)
         part, _, name = file.relative_to(self.folder).as_posix().partition("/")
         facts = tomllib.loads(toml.read_text())
@@ -166,50 +179,52 @@ KINDS = (
     "entry.toml",
     "a file of the entry",
     "adapter.pt",
-    "a lie in entry.toml",
-    "a file with the hash to it",
-    "a whole archive",
+    "a forged value in entry.toml",
+    "a forged file with its hash",
+    "a valid archive",
     "index.json",
 )
 
 
 def fuzz(root: Path, count: int, seed: int = 0) -> dict[str, Counter[str]]:
-    """Make one mutation at a time, load, and put back what was.
+    """Make one mutation at a time, load, and restore the files.
 
     Args:
         root: A registry folder that may be written to, with one entry.
-        count: How many mutations.
-        seed: Of the mutations.
+        count: Number of mutations.
+        seed: Random seed of the mutations.
 
     Returns:
-        By kind of mutation, how often each named error was raised, and `loaded` where nothing that counts was changed.
+        For each kind of mutation, the count of each named error, and of `loaded` (the values were unchanged).
 
     Raises:
-        AssertionError: Other parameters than the published ones were loaded. Any error that is not a named one passes.
+        AssertionError: Other values than the published ones were loaded. Unnamed errors propagate.
     """
-    rng, found = random.Random(seed), {kind: Counter[str]() for kind in KINDS}
+    rng, counts = random.Random(seed), {kind: Counter[str]() for kind in KINDS}
     with tempfile.TemporaryDirectory() as scratch:
-        victims = Victims(root, Path(scratch))
-        kept = {file: file.read_bytes() for top in (root, Path(scratch)) for file in top.rglob("*") if file.is_file()}
+        targets = Targets(root, Path(scratch))
+        originals = {
+            file: file.read_bytes() for top in (root, Path(scratch)) for file in top.rglob("*") if file.is_file()
+        }
         for number in range(count):
             kind = KINDS[number % len(KINDS)]
-            read, wanted = victims.rewrite(kind, rng)
+            read, expected = targets.rewrite(kind, rng)
             try:
-                there = read()
-                if wanted is not None:
-                    assert there.keys() == wanted.keys(), (number, kind)
-                    assert all(np.array_equal(there[name], wanted[name]) for name in wanted), (number, kind)
-                found[kind]["loaded"] += 1
+                values = read()
+                if expected is not None:
+                    assert values.keys() == expected.keys(), (number, kind)
+                    assert all(np.array_equal(values[name], expected[name]) for name in expected), (number, kind)
+                counts[kind]["loaded"] += 1
             except EaJaxError as error:
-                found[kind][type(error).__name__] += 1
+                counts[kind][type(error).__name__] += 1
             except Exception as error:
-                error.add_note(f"mutation {number}, {kind}, of seed {seed}")
+                error.add_note(f"mutation {number} ({kind}), seed {seed}")
                 raise
             finally:
-                for file, data in kept.items():
+                for file, data in originals.items():
                     if not file.is_file() or file.read_bytes() != data:
                         file.write_bytes(data)
-    return found
+    return counts
 
 
 def main(count: int) -> None:
@@ -217,12 +232,12 @@ def main(count: int) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copytree(BUNDLED / ENTRY, Path(scratch) / ENTRY)
-        found = fuzz(Path(scratch), count)
-    for kind, outcomes in found.items():
+        counts = fuzz(Path(scratch), count)
+    for kind, outcomes in counts.items():
         print(f"{kind:<28}", ", ".join(f"{name} {n:,}" for name, n in sorted(outcomes.items())))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    took = round(time.perf_counter() - start)
-    write_json(__file__, {"mutations": count, "outcomes": found, "peak MiB": peak, "seconds": took})
+    seconds = round(time.perf_counter() - start)
+    write_json(__file__, {"mutations": count, "outcomes": counts, "peak MiB": peak, "seconds": seconds})
     readme.update("fuzz")
 
 

@@ -31,7 +31,7 @@ def test_the_fuzzer_sees_an_error_without_a_name_and_other_parameters(root, monk
     with pytest.raises(TypeError, match="not callable"):
         fuzz(root, 3)
     monkeypatch.undo()
-    monkeypatch.setattr("benchmarks.robustness.fuzz.mutated", lambda data, rng: data)
+    monkeypatch.setattr("benchmarks.robustness.fuzz.mutate", lambda data, rng: data)
     monkeypatch.setattr("benchmarks.robustness.fuzz.np.array_equal", lambda a, b: False)
     with pytest.raises(AssertionError):
         fuzz(root, 1)
