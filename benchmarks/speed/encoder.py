@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import readme
 from benchmarks.machine import write_json
 from ea_jax import load_encoder
-from ea_jax.encoders.batching import batches
+from ea_jax.encoders.batching import make_batches
 from ea_jax.encoders.encoder import BUDGET
 from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.registry.spaces import find_space
@@ -127,9 +127,9 @@ def _sorted_batches(texts: list[str], one) -> np.ndarray:
 def padding(encode, texts: list[str]) -> dict[str, float]:
     """Padded tokens over real ones, and the number of shapes that are compiled for them."""
     ids = encode.tokenize(texts).ids
-    most = encode.spec.positions
-    made = batches(ids, budget=BUDGET["cpu"], most_rows=BUDGET["cpu"], most_tokens=most, pad_id=0)
-    shapes = [tokens.ids.shape for _, tokens in made]
+    max_tokens = encode.spec.positions
+    batches = make_batches(ids, budget=BUDGET["cpu"], max_rows=BUDGET["cpu"], max_tokens=max_tokens, pad_id=0)
+    shapes = [tokens.ids.shape for _, tokens in batches]
     padded = sum(rows * length for rows, length in shapes)
     return {"waste": round(padded / sum(map(len, ids)), 3), "shapes": len(set(shapes))}
 

@@ -1,4 +1,7 @@
-"""Encoder families: which architecture reads which kind of checkpoint."""
+"""Encoder families: the architecture that computes each `model_type` of a config.json.
+
+To add a family, write a module in `architectures/` and list it in `FAMILIES`.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +13,13 @@ from ea_jax.encoders.architectures.weights import WeightMap
 
 
 class Family(NamedTuple):
-    """How a `model_type` of config.json is computed: its numbers, its module, its weights' names."""
+    """The three parts of an architecture.
+
+    Attributes:
+        config: Reads config.json into the configuration of the module.
+        module: Makes the Flax module of a configuration. It maps token ids and mask to token vectors.
+        weights: Lists the names of the checkpoint's weights, and where each goes in the parameters.
+    """
 
     config: Callable[[Mapping[str, Any]], Any]
     module: Callable[[Any], nn.Module]
@@ -18,7 +27,6 @@ class Family(NamedTuple):
 
 
 ROBERTA = Family(bert.roberta_config, bert.Bert, bert.bert_weights)
-
 
 FAMILIES = {
     "bert": Family(bert.bert_config, bert.Bert, bert.bert_weights),

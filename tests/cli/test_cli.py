@@ -88,7 +88,7 @@ def test_verbose_speaks_on_stderr_alone(ea, minilm):
         ((*EMBED, "--text", "caf\udce9"), "lone surrogate"),
         ((*EMBED, "--max-length", "9999", "--text", "a"), "takes from 3 to 512 tokens"),
         (("info", "minilm--oai-3-smal--small"), "Did you mean minilm--oai-3-small--small"),
-        (("fetch", "oai-3-small"), "has no encoder that runs here"),
+        (("fetch", "oai-3-small"), "has no local encoder"),
         (("fit", "none.parquet", "--source", "toy-x", "--target", "oai-3-small", "--out", "x"), "No model space"),
     ],
 )

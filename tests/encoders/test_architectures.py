@@ -268,14 +268,17 @@ def test_a_static_embedding_module_keeps_every_token(tmp_path):
 BREAKS = {
     "only a pickle": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-        r"pytorch_model\.bin, which can hold code and is not read: `AutoModel",
+        r"pytorch_model\.bin, a pickle, which can run code and is not read\. Create it with `AutoModel",
     ),
-    "an unknown module": (lambda f: write_chain(f, "mean", "LSTM"), "has a module LSTM"),
-    "a strange order": (lambda f: write_chain(f, "mean", "Normalize", "Dense"), "the order is Transformer"),
-    "an unknown pooling": (lambda f: write_chain(f, "meen"), r"pools by 'meen'\. Did you mean mean"),
+    "an unknown module": (lambda f: write_chain(f, "mean", "LSTM"), "has the module LSTM, which is not supported"),
+    "a strange order": (lambda f: write_chain(f, "mean", "Normalize", "Dense"), "the order must be Transformer"),
+    "an unknown pooling": (
+        lambda f: write_chain(f, "meen"),
+        r"has the unsupported pooling 'meen'\. Did you mean mean",
+    ),
     "pooling without the prompt": (
         lambda f: (f / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean", "include_prompt": false}'),
-        "leaves the prompt out",
+        "excludes the prompt",
     ),
 }
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from ea_jax.encoders.batching import Tokens, Windows, batches
+from ea_jax.encoders.batching import Tokens, Windows, make_batches
 from ea_jax.encoders.composite import join_encoders, select_layers
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
@@ -194,7 +194,7 @@ def test_a_member_that_is_not_mean_pooled_cuts_long_texts(root):
     np.testing.assert_allclose(encode(TEXTS), unit(both), atol=2e-6)
     assert [member.windows for member in encode.spec.members] == [1, 6]
     assert encode.tokenize(["a " * 9]).truncated == [True]
-    assert load_encoder("tf@1", root=root).spec.windows == 6  # its hidden states are averaged, whatever it pools by
+    assert load_encoder("tf@1", root=root).spec.windows == 6  # its hidden states are averaged, whatever its pooling
 
 
 def test_what_is_beyond_six_windows_is_cut_and_counted(plus):
@@ -294,7 +294,7 @@ def test_windows_of_a_plain_encoder_are_averaged_and_recorded(root):
     assert long.spec.facts()["windows"] == 6
     assert "windows" not in plain.spec.facts()
     assert long.spec.facts()["fingerprint"] != plain.spec.facts()["fingerprint"]
-    with pytest.raises(BadInput, match="toy/first pools by cls; windows need mean pooling"):
+    with pytest.raises(BadInput, match="toy/first uses cls pooling, but windows need mean pooling"):
         load_encoder("tf", long="window", root=root)
     with pytest.raises(BadInput, match="long is 'windows'; it must be one of cut, window"):
         load_encoder("tb", long="windows", root=root)
@@ -417,7 +417,7 @@ def test_what_shows_itself_only_in_a_members_folder_is_an_error_too(root):
         find_encoder_folder(find_space("toy-plus", root))
     (root / "other").mkdir()
     (root / "other" / "spaces.toml").write_text(SPACES.replace("tb@0,3+tt", "tb@0,1,3+tt"))
-    with pytest.raises(BadEncoder, match=r"toy/plus has width 86, but its members make 120 \+ 6"):
+    with pytest.raises(BadEncoder, match=r"toy/plus has width 86, but its members have widths 120 \+ 6"):
         load_encoder("toy-plus", root=root / "other")
 
 
@@ -436,15 +436,15 @@ def test_a_composite_is_found_without_heavy_imports():
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("most_rows", [2, 1024])
-def test_all_windows_of_a_text_are_in_one_batch_of_one_of_few_shapes(most_rows):
+@pytest.mark.parametrize("max_rows", [2, 1024])
+def test_all_windows_of_a_text_are_in_one_batch_of_one_of_few_shapes(max_rows):
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, 50, size=int(n)).tolist() for n in rng.integers(1, 60, size=300)]
-    made = list(batches(ids, budget=40, most_rows=most_rows, most_tokens=10, pad_id=0))
+    made = list(make_batches(ids, budget=40, max_rows=max_rows, max_tokens=10, pad_id=0))
     assert sorted(row for rows, _ in made for row in rows) == list(range(300))
     assert len({tokens.ids.shape for _, tokens in made}) <= 5
     for rows, tokens in made:
-        assert len(rows) <= most_rows
+        assert len(rows) <= max_rows
         if isinstance(tokens, Windows):
             for i, row in enumerate(rows):
                 mine = tokens.text == i

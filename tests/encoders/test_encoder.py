@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ea_jax.encoders.batching import Tokens, batches
+from ea_jax.encoders.batching import Tokens, make_batches
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
 from ea_jax.encoders.locate import find_encoder_folder
@@ -160,7 +160,7 @@ def test_few_shapes_serve_texts_of_all_lengths():
         [2, *rng.integers(5, 50, size=int(n)).tolist(), 3]
         for n in np.exp(rng.uniform(np.log(6), np.log(250), size=2000))
     ]
-    made = list(batches(ids, budget=1024, most_rows=1024, most_tokens=256, pad_id=0))
+    made = list(make_batches(ids, budget=1024, max_rows=1024, max_tokens=256, pad_id=0))
     assert sorted(row for rows, _ in made for row in rows) == list(range(2000))
     assert len({tokens.ids.shape for _, tokens in made}) <= 12
     assert sum(tokens.ids.size for _, tokens in made) / sum(map(len, ids)) < 1.2
@@ -179,7 +179,7 @@ def test_no_texts_give_no_rows(tiny):
         (lambda e: e("a text"), "list of strings"),
         (lambda e: e(text for text in ["a", 7]), "Text 1 is int, not a string"),
         (lambda e: e(text for text in ["a"] * 5000 + [None]), "Text 5000 is NoneType"),
-        (lambda e: e(["a", "\udce9"]), "Text 1 holds a lone surrogate"),
+        (lambda e: e(["a", "\udce9"]), "Text 1 contains a lone surrogate"),
         (lambda e: e(["a" * 10_000_000]), "Text 0 has 10,000,000 characters"),
         (lambda e: e(["a"], max_length=41), "from 3 to 40 tokens"),
         (lambda e: e(["a"], max_length=2), "from 3 to 40 tokens"),

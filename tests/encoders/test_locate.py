@@ -87,7 +87,7 @@ def test_a_model_that_is_nowhere_is_an_error_that_says_how_to_get_it(cache):
 
 
 def test_a_providers_model_has_no_folder():
-    with pytest.raises(EncoderNotFound, match="has no encoder that runs here"):
+    with pytest.raises(EncoderNotFound, match="has no local encoder"):
         load_encoder("oai-3-small")
 
 

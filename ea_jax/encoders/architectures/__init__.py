@@ -1,1 +1,1 @@
-"""Source encoders as Flax modules: one file an architecture, with its configuration and its weight map."""
+"""Source encoders as Flax modules: one file for each architecture, with its configuration and its weight names."""

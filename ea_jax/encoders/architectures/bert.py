@@ -1,4 +1,4 @@
-"""BERT and its kin, with the norm after each residual: BERT, RoBERTa and XLM-R, MPNet, DistilBERT.
+"""BERT, RoBERTa, XLM-R, MPNet and DistilBERT: encoders with a layer norm after each residual connection.
 
 Sources: Devlin et al. 2019, arXiv:1810.04805; Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116;
 Song et al. 2020, arXiv:2004.09297; Sanh et al. 2019, arXiv:1910.01108.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ea_jax.encoders.architectures.layers import ACTIVATIONS, Dense, attend, padding_bias, positions
-from ea_jax.encoders.architectures.weights import WeightMap, dense, norm, read_config
+from ea_jax.encoders.architectures.weights import WeightMap, dense_names, norm_names, read_config
 
 ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 SIZES = {
@@ -33,12 +33,12 @@ DISTIL_SIZES = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The numbers that shape the output.
+    """Sizes and settings.
 
     Attributes:
         offset: Position of the first token: 0, or one past the padding index in RoBERTa and MPNet.
-        segments: Rows of the segment table; 0 where there is none.
-        buckets: Relative-position buckets of MPNet; 0 where there are none.
+        segments: Rows of the segment table; 0 without one.
+        buckets: Relative-position buckets, which MPNet has; 0 without them.
     """
 
     vocab_size: int
@@ -56,38 +56,38 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that the position table serves."""
+        """Maximum number of tokens, limited by the position table."""
         return self.positions - self.offset
 
 
 def bert_config(config: Mapping[str, Any]) -> BertConfig:
-    """From a BERT's config.json."""
+    """Read the config.json of a BERT."""
     supported = {"hidden_act": ACTS, "position_embedding_type": ("absolute",), "is_decoder": (False,)}
     sizes = read_config("BERT", config, SIZES | {"segments": "type_vocab_size"}, supported)
     return BertConfig(**sizes, act=config.get("hidden_act", "gelu"))
 
 
 def roberta_config(config: Mapping[str, Any]) -> BertConfig:
-    """From a RoBERTa's or XLM-R's config.json: positions start one past the padding index."""
+    """Read the config.json of a RoBERTa or XLM-R, whose positions start one past the padding index."""
     plain = bert_config(config)
     return BertConfig(**{**vars(plain), "offset": plain.pad_id + 1})
 
 
 def mpnet_config(config: Mapping[str, Any]) -> BertConfig:
-    """From an MPNet's config.json: no segments, and a bias by relative position. Its padding index is always 1."""
+    """Read the config.json of an MPNet: no segments, a relative-position bias, and padding index 1."""
     keys = SIZES | {"buckets": "relative_attention_num_buckets"}
     sizes = read_config("MPNet", {"pad_token_id": 1} | dict(config), keys, {"hidden_act": ACTS})
     return BertConfig(**sizes, act=config.get("hidden_act", "gelu"), offset=2)
 
 
 def distilbert_config(config: Mapping[str, Any]) -> BertConfig:
-    """From a DistilBERT's config.json: no segments."""
+    """Read the config.json of a DistilBERT, which has no segments."""
     sizes = read_config("DistilBERT", {"pad_token_id": 0} | dict(config), DISTIL_SIZES, {"activation": ACTS})
     return BertConfig(**sizes, eps=1e-12, act=config.get("activation", "gelu"))
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each followed by a residual and a layer norm."""
+    """Attention and feed-forward, each followed by a residual connection and a layer norm."""
 
     config: BertConfig
 
@@ -102,7 +102,7 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Token ids and mask to token vectors."""
+    """Maps token ids and mask to token vectors."""
 
     config: BertConfig
 
@@ -111,73 +111,73 @@ class Bert(nn.Module):
 
     @nn.compact
     def hidden_states(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"], depth: int) -> list[Float[Array, "b t d"]]:
-        """Outputs of the embedding layer, its norm included, and of the first `depth` layers."""
+        """Return the outputs of the embedding layer, its norm included, and of the first `depth` layers."""
         c = self.config
-        place = positions(mask) + c.offset
+        position = positions(mask) + c.offset
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)
-        x += nn.Embed(c.positions, c.hidden_size, name="position")(place)
+        x += nn.Embed(c.positions, c.hidden_size, name="position")(position)
         if c.segments:
             x += nn.Embed(c.segments, c.hidden_size, name="segment")(jnp.zeros_like(ids))
         x = nn.LayerNorm(c.eps, name="norm")(x)
         bias = padding_bias(mask)
         if c.buckets:
-            near = nn.Embed(c.buckets, c.num_attention_heads, name="relative")(relative_bucket(place, c.buckets))
-            bias += jnp.moveaxis(near, -1, 1)
+            relative = nn.Embed(c.buckets, c.num_attention_heads, name="relative")
+            bias += jnp.moveaxis(relative(relative_bucket(position, c.buckets)), -1, 1)
         states = [x]
         for i in range(depth):
             states.append(Layer(c, name=f"layer_{i}")(states[-1], bias))
         return states
 
 
-def relative_bucket(place: Int[Array, "b t"], buckets: int, furthest: int = 128) -> Int[Array, "b t t"]:
-    """Bucket of each (query, key) distance: one a step nearby, then logarithmic; the upper half for later keys.
+def relative_bucket(position: Int[Array, "b t"], buckets: int, max_distance: int = 128) -> Int[Array, "b t t"]:
+    """Bucket of each (query, key) distance: linear up close, then logarithmic; keys after the query use the upper half.
 
     Source: Raffel et al. 2020, arXiv:1910.10683, as MPNet uses it.
     """
     half = buckets // 2
     exact = half // 2
-    distance = place[:, None, :] - place[:, :, None]
-    far = jnp.abs(distance)
-    log = jnp.log(jnp.maximum(far, 1).astype(jnp.float32) / exact) / jnp.log(furthest / exact)
+    offset = position[:, None, :] - position[:, :, None]
+    distance = jnp.abs(offset)
+    log = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / jnp.log(max_distance / exact)
     large = jnp.minimum(exact + (log * (half - exact)).astype(jnp.int32), half - 1)
-    return jnp.where(far < exact, far, large) + half * (distance > 0)
+    return jnp.where(distance < exact, distance, large) + half * (offset > 0)
 
 
 def bert_weights(config: BertConfig) -> WeightMap:
-    """Names in a transformers BertModel, RobertaModel or XLMRobertaModel."""
+    """Weight names of a transformers BertModel, RobertaModel or XLMRobertaModel."""
     leaves = _embeddings("embeddings", segments=True)
     for i in range(config.num_hidden_layers):
         theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
         for name in ("query", "key", "value"):
-            leaves |= dense(f"{theirs}.attention.self.{name}", f"{ours}.{name}")
-        leaves |= dense(f"{theirs}.attention.output.dense", f"{ours}.out") | _feed_forward(theirs, ours)
-        leaves |= norm(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
+            leaves |= dense_names(f"{theirs}.attention.self.{name}", f"{ours}.{name}")
+        leaves |= dense_names(f"{theirs}.attention.output.dense", f"{ours}.out") | _feed_forward(theirs, ours)
+        leaves |= norm_names(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
     ignored = r"embeddings\.position_ids|pooler\..*|cls\..*|lm_head\..*"
     return WeightMap(leaves, ignored, prefix=r"bert\.|roberta\.")
 
 
 def mpnet_weights(config: BertConfig) -> WeightMap:
-    """Names in a transformers MPNetModel."""
+    """Weight names of a transformers MPNetModel."""
     leaves = _embeddings("embeddings", segments=False)
     leaves |= {"encoder.relative_attention_bias.weight": "relative.embedding"}
     for i in range(config.num_hidden_layers):
         theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
         for short, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
-            leaves |= dense(f"{theirs}.attention.attn.{short}", f"{ours}.{name}")
-        leaves |= norm(f"{theirs}.attention.LayerNorm", f"{ours}.attention_norm") | _feed_forward(theirs, ours)
+            leaves |= dense_names(f"{theirs}.attention.attn.{short}", f"{ours}.{name}")
+        leaves |= norm_names(f"{theirs}.attention.LayerNorm", f"{ours}.attention_norm") | _feed_forward(theirs, ours)
     return WeightMap(leaves, r"embeddings\.position_ids|pooler\..*|lm_head\..*", prefix=r"mpnet\.")
 
 
 def distilbert_weights(config: BertConfig) -> WeightMap:
-    """Names in a transformers DistilBertModel."""
+    """Weight names of a transformers DistilBertModel."""
     leaves = _embeddings("embeddings", segments=False)
     for i in range(config.num_hidden_layers):
         theirs, ours = f"transformer.layer.{i}", f"layer_{i}"
         for short, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items():
-            leaves |= dense(f"{theirs}.attention.{short}_lin", f"{ours}.{name}")
-        leaves |= norm(f"{theirs}.sa_layer_norm", f"{ours}.attention_norm")
-        leaves |= dense(f"{theirs}.ffn.lin1", f"{ours}.up") | dense(f"{theirs}.ffn.lin2", f"{ours}.down")
-        leaves |= norm(f"{theirs}.output_layer_norm", f"{ours}.norm")
+            leaves |= dense_names(f"{theirs}.attention.{short}_lin", f"{ours}.{name}")
+        leaves |= norm_names(f"{theirs}.sa_layer_norm", f"{ours}.attention_norm")
+        leaves |= dense_names(f"{theirs}.ffn.lin1", f"{ours}.up") | dense_names(f"{theirs}.ffn.lin2", f"{ours}.down")
+        leaves |= norm_names(f"{theirs}.output_layer_norm", f"{ours}.norm")
     return WeightMap(leaves, r"embeddings\.position_ids|vocab_.*", prefix=r"distilbert\.")
 
 
@@ -185,9 +185,10 @@ def _embeddings(theirs: str, segments: bool) -> dict[str, str]:
     tables = {"word_embeddings": "word", "position_embeddings": "position"}
     tables |= {"token_type_embeddings": "segment"} if segments else {}
     names = {f"{theirs}.{table}.weight": f"{ours}.embedding" for table, ours in tables.items()}
-    return names | norm(f"{theirs}.LayerNorm", "norm")
+    return names | norm_names(f"{theirs}.LayerNorm", "norm")
 
 
 def _feed_forward(theirs: str, ours: str) -> dict[str, str]:
-    up, down = dense(f"{theirs}.intermediate.dense", f"{ours}.up"), dense(f"{theirs}.output.dense", f"{ours}.down")
-    return up | down | norm(f"{theirs}.output.LayerNorm", f"{ours}.norm")
+    names = dense_names(f"{theirs}.intermediate.dense", f"{ours}.up")
+    names |= dense_names(f"{theirs}.output.dense", f"{ours}.down")
+    return names | norm_names(f"{theirs}.output.LayerNorm", f"{ours}.norm")

@@ -1,4 +1,4 @@
-"""Composite encoders: pooled hidden states of one forward pass, and several encoders' unit vectors side by side."""
+"""Composite encoders: pooled hidden states of one forward pass, and concatenated unit vectors of several encoders."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,13 +15,13 @@ from ea_jax.typing import ArrayIn
 
 
 class HiddenStates(nn.Module):
-    """Token ids and mask to the mean-pooled hidden states of some layers, side by side.
+    """Maps token ids and mask to the concatenated mean-pooled hidden states of some layers.
 
-    As in `Pipeline`, `text` and `tokens` are those of `batching.Windows`, where rows are windows.
+    If rows are windows, `text` and `tokens` are those of `batching.Windows`, as in `Pipeline`.
 
     Attributes:
-        model: Token ids and mask to token vectors; layers after the last one wanted are not computed.
-        layers: 0 for the output of the embedding layer, i for that of layer i.
+        model: Maps token ids and mask to hidden states; layers after the last selected one are not computed.
+        layers: Layer numbers: 0 is the output of the embedding layer, i that of layer i.
     """
 
     model: Any
@@ -44,12 +44,12 @@ class HiddenStates(nn.Module):
 
 
 class Composite(nn.Module):
-    """Tokens of each member to the composite's embeddings.
+    """Maps the tokens of each member to the composite's embeddings.
 
     Attributes:
-        members: Modules, each from its own tokens to vectors of the same texts.
-        blocks: By member, how many vectors stand side by side in what it returns.
-        weights: By member, the length of each of its blocks before all are scaled to length one.
+        members: Modules that map their own tokens to vectors of the same texts.
+        blocks: For each member, the number of concatenated vectors in its output.
+        weights: For each member, the length of each of its blocks before all are normalized together.
     """
 
     members: tuple[nn.Module, ...]
@@ -57,7 +57,7 @@ class Composite(nn.Module):
     weights: tuple[float, ...]
 
     def __call__(self, *tokens: Sequence[Int[Array, "..."]]) -> Float[Array, "b d"]:
-        parts = [member(*theirs) for member, theirs in zip(self.members, tokens, strict=True)]
+        parts = [member(*own) for member, own in zip(self.members, tokens, strict=True)]
         return concatenate_blocks(parts, self.blocks, self.weights)
 
 
@@ -65,12 +65,12 @@ class Composite(nn.Module):
 def concatenate_blocks(
     parts: Sequence[Float[ArrayIn, "b _"]], blocks: tuple[int, ...], weights: tuple[float, ...]
 ) -> Float[Array, "b d"]:
-    """`unit([w_1 unit(x_1), w_2 unit(x_2), ...])`, where the x_i are the blocks of the parts.
+    """Compute `unit([w_1 unit(x_1), w_2 unit(x_2), ...])`, where the x_i are the blocks of the parts.
 
     Args:
-        parts: What each member makes of the texts: its blocks, side by side.
-        blocks: How many each part has, of equal width.
-        weights: Length that the blocks of each part are given.
+        parts: The output of each member: its blocks, concatenated.
+        blocks: Number of blocks in each part; the blocks of a part have equal widths.
+        weights: Length of the blocks of each part.
     """
     scaled = [
         weight * unit(block)

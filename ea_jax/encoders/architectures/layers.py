@@ -1,4 +1,4 @@
-"""What the families share. Shapes: b texts, t tokens, h heads, g key heads, c width of a head, d width."""
+"""Layers that the architectures share. Shapes: b texts, t tokens, h heads, g key heads, c width of a head, d width."""
 
 from functools import partial
 
@@ -16,11 +16,11 @@ ACTIVATIONS = {
     "tanh": nn.tanh,
     "identity": lambda x: x,
 }
-NEVER = -1e30
+MASKED = -1e30  # attention logit of a position that gets no weight
 
 
 class Dense(nn.Module):
-    """`x W + b`, with products in the dtype that W is stored in and sums in float32."""
+    """Computes `x W + b`, with products in the dtype of W and sums in float32."""
 
     features: int
     use_bias: bool = True
@@ -36,19 +36,19 @@ class Dense(nn.Module):
 
 
 def positions(mask: Int[Array, "b t"]) -> Int[Array, "b t"]:
-    """Place of each token in its text, from 0, whichever side the padding is on; 0 on leading padding."""
+    """Position of each token in its text, from 0, whichever side the padding is on; 0 on leading padding."""
     return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
 
 
 def padding_bias(mask: Int[Array, "b t"]) -> Float[Array, "b 1 1 t"]:
-    """What is added to attention logits: 0 on tokens, so low on padding that it gets no weight."""
-    return jnp.where(mask[:, None, None, :] > 0, 0.0, NEVER)
+    """Additive bias of attention logits: 0 on tokens, and so low on padding that it gets no weight."""
+    return jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED)
 
 
 def attend(
     q: Float[Array, "b t h c"], k: Float[Array, "b t g c"], v: Float[Array, "b t g c"], bias: Float[Array, "b hh tt t"]
 ) -> Float[Array, "b t hc"]:
-    """Scaled dot-product attention with grouped keys, `softmax(q k^T / sqrt(c) + bias) v`, the heads side by side.
+    """Scaled dot-product attention with grouped keys, `softmax(q k^T / sqrt(c) + bias) v`, heads concatenated.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245, for grouped keys.
     """
@@ -60,11 +60,11 @@ def attend(
     return mixed.reshape(b, t, heads * width)
 
 
-def rotate(x: Float[Array, "b t h c"], place: Int[Array, "b t"], theta: float) -> Float[Array, "b t h c"]:
+def rotate(x: Float[Array, "b t h c"], position: Int[Array, "b t"], theta: float) -> Float[Array, "b t h c"]:
     """Rotary position embedding, in the half-split layout of transformers. Source: Su et al. 2021, arXiv:2104.09864."""
     half = x.shape[-1] // 2
     frequency = 1.0 / theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    angle = place[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    angle = position[..., None, None].astype(jnp.float32) * frequency[None, None, None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     left, right = x[..., :half], x[..., half:]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)

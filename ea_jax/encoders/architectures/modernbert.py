@@ -1,5 +1,7 @@
-"""ModernBERT: alternating global and local attention, rotary positions, gated feed-forward; Warner et al. 2024,
-arXiv:2412.13663."""
+"""ModernBERT: alternating global and local attention, rotary positions and gated feed-forward.
+
+Source: Warner et al. 2024, arXiv:2412.13663.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.architectures.layers import ACTIVATIONS, NEVER, Dense, attend, padding_bias, positions, rotate
-from ea_jax.encoders.architectures.weights import WeightMap, dense, norm, read_config
+from ea_jax.encoders.architectures.layers import ACTIVATIONS, MASKED, Dense, attend, padding_bias, positions, rotate
+from ea_jax.encoders.architectures.weights import WeightMap, dense_names, norm_names, read_config
 
 SIZES = {
     name: name
@@ -21,11 +23,11 @@ LOCAL = "sliding_attention"
 
 @dataclass(frozen=True)
 class ModernBertConfig:
-    """The numbers that shape the output.
+    """Sizes and settings.
 
     Attributes:
-        local: By layer, whether it attends to its neighbourhood alone.
-        reach: How far that goes, in tokens to either side.
+        local: For each layer, whether attention is limited to a neighborhood.
+        radius: Size of the neighborhood, in tokens to either side.
         theta: Rotary base of global layers.
         local_theta: Rotary base of local layers.
     """
@@ -38,7 +40,7 @@ class ModernBertConfig:
     max_tokens: int
     pad_id: int
     local: tuple[bool, ...]
-    reach: int
+    radius: int
     theta: float
     local_theta: float
     eps: float
@@ -49,14 +51,14 @@ class ModernBertConfig:
 
 
 def modernbert_config(config: Mapping[str, Any]) -> ModernBertConfig:
-    """From a ModernBERT's config.json, of transformers 4 or 5."""
+    """Read the config.json of a ModernBERT, as transformers 4 or 5 writes it."""
     sizes = read_config("ModernBERT", config, SIZES, {"hidden_activation": tuple(ACTIVATIONS)})
     every, rope = config.get("global_attn_every_n_layers", 3), config.get("rope_parameters") or {}
     kinds = config.get("layer_types") or [LOCAL if i % every else "" for i in range(sizes["num_hidden_layers"])]
     return ModernBertConfig(
         **sizes,
         local=tuple(kind == LOCAL for kind in kinds),
-        reach=config.get("local_attention", 128) // 2,
+        radius=config.get("local_attention", 128) // 2,
         theta=rope.get("full_attention", {}).get("rope_theta") or config.get("global_rope_theta", 160_000.0),
         local_theta=rope.get(LOCAL, {}).get("rope_theta") or config.get("local_rope_theta", 10_000.0),
         eps=config.get("norm_eps", 1e-5),
@@ -68,21 +70,21 @@ def modernbert_config(config: Mapping[str, Any]) -> ModernBertConfig:
 
 
 class Layer(nn.Module):
-    """Attention and gated feed-forward, each on a normed input; the first layer's input is normed already."""
+    """Attention and gated feed-forward, each on a normalized input; the first layer's input is normalized already."""
 
     config: ModernBertConfig
     index: int
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], bias: Float[Array, "b h tt t"], place: Int[Array, "b t"]
+        self, x: Float[Array, "b t d"], bias: Float[Array, "b h tt t"], position: Int[Array, "b t"]
     ) -> Float[Array, "b t d"]:
         c, local = self.config, self.config.local[self.index]
         theta = c.local_theta if local else c.theta
         normed = _norm(c, "attention_norm")(x) if self.index else x
         qkv = Dense(3 * c.hidden_size, c.attention_bias, name="qkv")(normed)
         q, k, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * c.num_attention_heads, -1), 3, axis=2)
-        mixed = attend(rotate(q, place, theta), rotate(k, place, theta), v, bias)
+        mixed = attend(rotate(q, position, theta), rotate(k, position, theta), v, bias)
         x = x + Dense(c.hidden_size, c.attention_bias, name="out")(mixed)
         wide = Dense(2 * c.intermediate_size, c.mlp_bias, name="up")(_norm(c, "norm")(x))
         value, gate = jnp.split(wide, 2, axis=-1)
@@ -90,7 +92,7 @@ class Layer(nn.Module):
 
 
 class ModernBert(nn.Module):
-    """Token ids and mask to token vectors."""
+    """Maps token ids and mask to token vectors."""
 
     config: ModernBertConfig
 
@@ -99,13 +101,13 @@ class ModernBert(nn.Module):
 
     @nn.compact
     def hidden_states(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"], depth: int) -> list[Float[Array, "b t d"]]:
-        """Outputs of the embedding layer and of the first `depth` layers; that of the last one is normed."""
-        c, place, everywhere = self.config, positions(mask), padding_bias(mask)
-        distance = jnp.abs(place[:, :, None] - place[:, None, :])
-        nearby = everywhere + jnp.where(distance <= c.reach, 0.0, NEVER)[:, None]
+        """Return the outputs of the embedding layer and of the first `depth` layers; the last one is normalized."""
+        c, position, everywhere = self.config, positions(mask), padding_bias(mask)
+        distance = jnp.abs(position[:, :, None] - position[:, None, :])
+        nearby = everywhere + jnp.where(distance <= c.radius, 0.0, MASKED)[:, None]
         states = [_norm(c, "norm")(nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids))]
         for i in range(depth):
-            states.append(Layer(c, i, name=f"layer_{i}")(states[-1], nearby if c.local[i] else everywhere, place))
+            states.append(Layer(c, i, name=f"layer_{i}")(states[-1], nearby if c.local[i] else everywhere, position))
         if depth == c.num_hidden_layers:
             states[-1] = _norm(c, "final_norm")(states[-1])
         return states
@@ -116,16 +118,16 @@ def _norm(c: ModernBertConfig, name: str) -> nn.LayerNorm:
 
 
 def modernbert_weights(config: ModernBertConfig) -> WeightMap:
-    """Names in a transformers ModernBertModel."""
+    """Weight names of a transformers ModernBertModel."""
     c = config
     leaves = {"embeddings.tok_embeddings.weight": "word.embedding"}
-    leaves |= norm("embeddings.norm", "norm", c.norm_bias) | norm("final_norm", "final_norm", c.norm_bias)
+    leaves |= norm_names("embeddings.norm", "norm", c.norm_bias) | norm_names("final_norm", "final_norm", c.norm_bias)
     for i in range(c.num_hidden_layers):
         theirs, ours = f"layers.{i}", f"layer_{i}"
-        leaves |= norm(f"{theirs}.attn_norm", f"{ours}.attention_norm", c.norm_bias) if i else {}
-        leaves |= dense(f"{theirs}.attn.Wqkv", f"{ours}.qkv", c.attention_bias)
-        leaves |= dense(f"{theirs}.attn.Wo", f"{ours}.out", c.attention_bias)
-        leaves |= norm(f"{theirs}.mlp_norm", f"{ours}.norm", c.norm_bias)
-        leaves |= dense(f"{theirs}.mlp.Wi", f"{ours}.up", c.mlp_bias)
-        leaves |= dense(f"{theirs}.mlp.Wo", f"{ours}.down", c.mlp_bias)
+        leaves |= norm_names(f"{theirs}.attn_norm", f"{ours}.attention_norm", c.norm_bias) if i else {}
+        leaves |= dense_names(f"{theirs}.attn.Wqkv", f"{ours}.qkv", c.attention_bias)
+        leaves |= dense_names(f"{theirs}.attn.Wo", f"{ours}.out", c.attention_bias)
+        leaves |= norm_names(f"{theirs}.mlp_norm", f"{ours}.norm", c.norm_bias)
+        leaves |= dense_names(f"{theirs}.mlp.Wi", f"{ours}.up", c.mlp_bias)
+        leaves |= dense_names(f"{theirs}.mlp.Wo", f"{ours}.down", c.mlp_bias)
     return WeightMap(leaves, r"head\..*|decoder\..*", prefix=r"model\.")

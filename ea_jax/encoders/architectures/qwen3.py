@@ -1,4 +1,7 @@
-"""Qwen3 as an embedder: causal, grouped queries, rotary positions; Yang et al. 2025, arXiv:2505.09388."""
+"""Qwen3 as an encoder: causal attention with grouped queries and rotary positions.
+
+Source: Yang et al. 2025, arXiv:2505.09388.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.architectures.layers import ACTIVATIONS, NEVER, Dense, attend, padding_bias, positions, rotate
-from ea_jax.encoders.architectures.weights import WeightMap, dense, norm, read_config
+from ea_jax.encoders.architectures.layers import ACTIVATIONS, MASKED, Dense, attend, padding_bias, positions, rotate
+from ea_jax.encoders.architectures.weights import WeightMap, dense_names, norm_names, read_config
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -26,7 +29,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Qwen3Config:
-    """The numbers that shape the output."""
+    """Sizes and settings."""
 
     vocab_size: int
     hidden_size: int
@@ -44,7 +47,7 @@ class Qwen3Config:
 
 
 def qwen3_config(config: Mapping[str, Any]) -> Qwen3Config:
-    """From a Qwen3's config.json, of transformers 4 or 5."""
+    """Read the config.json of a Qwen3, as transformers 4 or 5 writes it."""
     supported = {"hidden_act": tuple(ACTIVATIONS), "use_sliding_window": (False,), "rope_scaling": (None,)}
     sizes = read_config("Qwen3", config, SIZES, supported)
     rope = config.get("rope_parameters") or {}
@@ -59,13 +62,13 @@ def qwen3_config(config: Mapping[str, Any]) -> Qwen3Config:
 
 
 class Layer(nn.Module):
-    """Attention and gated feed-forward, each on a normed input; queries and keys are normed by head."""
+    """Attention and gated feed-forward, each on a normalized input; queries and keys are normalized by head."""
 
     config: Qwen3Config
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], bias: Float[Array, "b h tt t"], place: Int[Array, "b t"]
+        self, x: Float[Array, "b t d"], bias: Float[Array, "b h tt t"], position: Int[Array, "b t"]
     ) -> Float[Array, "b t d"]:
         c = self.config
         normed = nn.RMSNorm(c.eps, name="attention_norm")(x)
@@ -73,8 +76,8 @@ class Layer(nn.Module):
         def heads(name: str, n: int) -> Float[Array, "b t n c"]:
             return Dense(n * c.head_dim, c.attention_bias, name=name)(normed).reshape(*x.shape[:-1], n, c.head_dim)
 
-        q = rotate(nn.RMSNorm(c.eps, name="query_norm")(heads("query", c.heads)), place, c.theta)
-        k = rotate(nn.RMSNorm(c.eps, name="key_norm")(heads("key", c.key_heads)), place, c.theta)
+        q = rotate(nn.RMSNorm(c.eps, name="query_norm")(heads("query", c.heads)), position, c.theta)
+        k = rotate(nn.RMSNorm(c.eps, name="key_norm")(heads("key", c.key_heads)), position, c.theta)
         mixed = attend(q, k, heads("value", c.key_heads), bias)
         x = x + Dense(c.hidden_size, c.attention_bias, name="out")(mixed)
         normed = nn.RMSNorm(c.eps, name="norm")(x)
@@ -83,7 +86,7 @@ class Layer(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """Token ids and mask to token vectors; each token sees those before it."""
+    """Maps token ids and mask to token vectors; each token attends to itself and those before it."""
 
     config: Qwen3Config
 
@@ -92,30 +95,30 @@ class Qwen3(nn.Module):
 
     @nn.compact
     def hidden_states(self, ids: Int[Array, "b t"], mask: Int[Array, "b t"], depth: int) -> list[Float[Array, "b t d"]]:
-        """Outputs of the embedding layer and of the first `depth` layers; that of the last one is normed."""
-        c, place = self.config, positions(mask)
+        """Return the outputs of the embedding layer and of the first `depth` layers; the last one is normalized."""
+        c, position = self.config, positions(mask)
         step = jnp.arange(ids.shape[-1])
-        causal = jnp.where(step[None, :] <= step[:, None], 0.0, NEVER)
+        causal = jnp.where(step[None, :] <= step[:, None], 0.0, MASKED)
         bias = padding_bias(mask) + causal[None, None]
         states = [nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)]
         for i in range(depth):
-            states.append(Layer(c, name=f"layer_{i}")(states[-1], bias, place))
+            states.append(Layer(c, name=f"layer_{i}")(states[-1], bias, position))
         if depth == c.num_hidden_layers:
             states[-1] = nn.RMSNorm(c.eps, name="norm")(states[-1])
         return states
 
 
 def qwen3_weights(config: Qwen3Config) -> WeightMap:
-    """Names in a transformers Qwen3Model."""
-    leaves = {"embed_tokens.weight": "word.embedding"} | norm("norm", "norm", bias=False)
+    """Weight names of a transformers Qwen3Model."""
+    leaves = {"embed_tokens.weight": "word.embedding"} | norm_names("norm", "norm", bias=False)
     for i in range(config.num_hidden_layers):
         theirs, ours = f"layers.{i}", f"layer_{i}"
         for short, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
-            leaves |= dense(f"{theirs}.self_attn.{short}_proj", f"{ours}.{name}", config.attention_bias)
+            leaves |= dense_names(f"{theirs}.self_attn.{short}_proj", f"{ours}.{name}", config.attention_bias)
         for short, name in {"q": "query", "k": "key"}.items():
-            leaves |= norm(f"{theirs}.self_attn.{short}_norm", f"{ours}.{name}_norm", bias=False)
+            leaves |= norm_names(f"{theirs}.self_attn.{short}_norm", f"{ours}.{name}_norm", bias=False)
         for name in ("gate", "up", "down"):
-            leaves |= dense(f"{theirs}.mlp.{name}_proj", f"{ours}.{name}", bias=False)
-        leaves |= norm(f"{theirs}.input_layernorm", f"{ours}.attention_norm", bias=False)
-        leaves |= norm(f"{theirs}.post_attention_layernorm", f"{ours}.norm", bias=False)
+            leaves |= dense_names(f"{theirs}.mlp.{name}_proj", f"{ours}.{name}", bias=False)
+        leaves |= norm_names(f"{theirs}.input_layernorm", f"{ours}.attention_norm", bias=False)
+        leaves |= norm_names(f"{theirs}.post_attention_layernorm", f"{ours}.norm", bias=False)
     return WeightMap(leaves, r"lm_head\..*", prefix=r"model\.")

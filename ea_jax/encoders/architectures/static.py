@@ -1,4 +1,6 @@
-"""Static token tables: a text is the mean of its tokens' vectors (WordLlama, model2vec, StaticEmbedding).
+"""Static token tables: the embedding of a text is the mean of its tokens' vectors.
+
+WordLlama, model2vec and the StaticEmbedding module of sentence-transformers are such tables.
 
 Source: Tulkens and van Dongen 2024 (model2vec); Miller 2024 (WordLlama).
 """
@@ -13,14 +15,14 @@ from ea_jax.encoders.architectures.weights import WeightMap
 
 @dataclass(frozen=True)
 class StaticConfig:
-    """Size of a table. A row already holds its token's weight, where the model has weights."""
+    """Size of a table. If the model has token weights, the rows are multiplied by them already."""
 
     vocab_size: int
     hidden_size: int
 
 
 class Static(nn.Module):
-    """Token ids to rows of the table."""
+    """Maps token ids to rows of the table."""
 
     config: StaticConfig
 
@@ -30,5 +32,5 @@ class Static(nn.Module):
 
 
 def static_weights(config: StaticConfig) -> WeightMap:
-    """The one table, under the name that `folders` gives it."""
+    """The one table, under the name that `load_folder` gives it."""
     return WeightMap({"table": "word.embedding"})

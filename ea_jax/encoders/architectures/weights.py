@@ -1,4 +1,4 @@
-"""Weights of a checkpoint into a parameter tree: exhaustive both ways, nothing skipped in silence."""
+"""Copy the weights of a checkpoint into a parameter tree; missing and unused weights are errors."""
 
 import re
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from ea_jax.typing import Params, leaf_paths
 
 @dataclass(frozen=True)
 class WeightMap:
-    """Where each weight of a checkpoint goes.
+    """Where each weight of a checkpoint goes in the parameter tree.
 
     Attributes:
-        leaves: Checkpoint name to dotted parameter path. A path that ends in `kernel` is stored transposed.
+        leaves: Maps each checkpoint name to a dotted parameter path. Paths that end in `kernel` are transposed.
         ignored: Pattern of the names that the model does not need.
-        prefix: Pattern of what may stand before every name.
+        prefix: Pattern of an optional prefix of every name.
     """
 
     leaves: Mapping[str, str]
@@ -27,69 +27,69 @@ class WeightMap:
     prefix: str = ""
 
 
-def map_weights(weights: Mapping[str, np.ndarray], plan: WeightMap, abstract: Params, dtype: str) -> Params:
-    """The parameter tree of a checkpoint.
+def map_weights(weights: Mapping[str, np.ndarray], names: WeightMap, abstract: Params, dtype: str) -> Params:
+    """Return the parameter tree of a checkpoint.
 
     Args:
-        weights: Checkpoint name to array.
-        plan: Where each goes.
-        abstract: Shapes of the tree that the module asks for.
-        dtype: What kernels are stored in, and so multiplied in; everything else is float32.
+        weights: Arrays by checkpoint name.
+        names: Where each array goes.
+        abstract: Shapes of the module's parameters.
+        dtype: Dtype of stored kernels, and so of their products; everything else is float32.
 
     Raises:
-        BadEncoder: Lists at once every missing, unused and wrongly shaped weight.
+        BadEncoder: A weight is missing, unused or of a wrong shape; the message lists them all.
     """
-    named = {re.sub(rf"^({plan.prefix})", "", name): value for name, value in weights.items()}
-    wanted = leaf_paths(abstract)
-    missing = [name for name in plan.leaves if name not in named]
-    unused = [name for name in named if name not in plan.leaves and not re.fullmatch(plan.ignored, name)]
+    named = {re.sub(rf"^({names.prefix})", "", name): value for name, value in weights.items()}
+    expected = leaf_paths(abstract)
+    missing = [name for name in names.leaves if name not in named]
+    unused = [name for name in named if name not in names.leaves and not re.fullmatch(names.ignored, name)]
     placed = {
         path: named[name].T if path.endswith("kernel") else named[name]
-        for name, path in plan.leaves.items()
+        for name, path in names.leaves.items()
         if name in named
     }
-    misshapen = [
-        f"{path} {value.shape} for {wanted[path].shape}"
+    wrong_shape = [
+        f"{path} {value.shape} for {expected[path].shape}"
         for path, value in placed.items()
-        if value.shape != wanted[path].shape
+        if value.shape != expected[path].shape
     ]
-    faults = {"missing": missing, "unused": unused, "wrong shape": misshapen}
+    faults = {"missing": missing, "unused": unused, "wrong shape": wrong_shape}
     if any(faults.values()):
-        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
-        raise BadEncoder(f"The weights do not fit the configuration ({told}). Is config.json from another model?")
+        message = "; ".join(f"{fault}: {', '.join(paths)}" for fault, paths in faults.items() if paths)
+        raise BadEncoder(f"The weights do not fit the configuration ({message}). Is config.json from another model?")
     leaves = [
         jnp.asarray(np.asarray(placed[path], np.float32), dtype if path.endswith("kernel") else jnp.float32)
-        for path in wanted
+        for path in expected
     ]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def dense(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
-    """Names of a linear layer."""
+def dense_names(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
+    """Checkpoint names of a linear layer, and their parameter paths."""
     return {f"{theirs}.weight": f"{ours}.kernel"} | ({f"{theirs}.bias": f"{ours}.bias"} if bias else {})
 
 
-def norm(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
-    """Names of a layer norm, or without bias of a root mean square norm."""
+def norm_names(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
+    """Checkpoint names of a layer norm (without bias, a root mean square norm), and their parameter paths."""
     return {f"{theirs}.weight": f"{ours}.scale"} | ({f"{theirs}.bias": f"{ours}.bias"} if bias else {})
 
 
 def read_config(kind: str, config: Mapping, keys: Mapping[str, str], supported: Mapping[str, tuple]) -> dict:
-    """Numbers of a config.json by our names; a variant that would be computed wrongly is an error.
+    """Read the sizes of a config.json under our names, and refuse settings that are not implemented.
 
     Args:
-        kind: The family, for messages.
-        config: The file's content.
-        keys: Our name to the file's.
-        supported: For a key, the values that are computed rightly; the first is meant where the key is absent.
+        kind: Name of the family, for messages.
+        config: Content of the file.
+        keys: Maps our names to those of the file.
+        supported: For each key, the implemented values; the first is the default.
 
     Raises:
-        BadEncoder: A number is missing, or a setting is not supported.
+        BadEncoder: A size is missing, or a setting is not implemented.
     """
     for key, values in supported.items():
         if config.get(key, values[0]) not in values:
-            raise BadEncoder(f"config.json has {key} = {config[key]!r}; {kind} is computed for {values} only.")
+            raise BadEncoder(f"config.json has {key} = {config[key]!r}; for {kind}, only {values} is implemented.")
     missing = [theirs for theirs in keys.values() if config.get(theirs) is None]
     if missing:
-        raise BadEncoder(f"config.json lacks {', '.join(missing)}. Is it a {kind}'s?")
+        raise BadEncoder(f"config.json lacks {', '.join(missing)}. Is it the file of a {kind} model?")
     return {ours: config[theirs] for ours, theirs in keys.items()}
