@@ -14,7 +14,7 @@ from ea_jax.retrieval.metrics import KS
 INK, FIRST, SECOND = "#010203", "#040506", "#070809"  # placeholders that the SVG text is searched for
 CSS_COLORS = {INK: "var(--ink)", FIRST: "var(--first)", SECOND: "var(--second)"}
 WIDTH, HEIGHT, ROW_HEIGHT = 3.7, 2.7, 0.2  # inches: text stays readable when a chart fills a phone screen
-BAND_OPACITY = 0.25  # too faint for some readers, so the edges of a band are drawn solid
+BAND_OPACITY = 0.25  # too faint for some readers, so a band also has solid edges
 MAX_NAME = 20  # characters of a group name
 Draw = Callable[[Any], None]  # takes the axes of matplotlib
 
