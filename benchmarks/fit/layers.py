@@ -16,9 +16,9 @@ from benchmarks import readme
 from benchmarks.data.corpora import embedded, provider, split_module
 from benchmarks.machine import write_json
 from ea_jax.fitting.cross_validation import FOLDS, group_folds
-from ea_jax.fitting.query_layer import whitened
+from ea_jax.fitting.query_layer import whiten_layer
 from ea_jax.fitting.regression.moments import Moments, covariance, moments
-from ea_jax.fitting.regression.ridge import directions, solve_ridge
+from ea_jax.fitting.regression.ridge import low_rank_covariance, solve_ridge
 from ea_jax.retrieval.search import search
 
 EVERY = "minilm@0,1,2,3,4,5,6+wordllama"
@@ -57,7 +57,9 @@ def recalls(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[float, floa
         for other in range(2, FOLDS):
             m = Moments.plus(m, parts[(k + other) % FOLDS])
         c, inside, others = covariance(m), np.flatnonzero(fold == k), np.flatnonzero(fold != k)
-        layer = whitened(solve_ridge(x[others], c, PENALTY), c, c.xx, directions(y[others], c.y_mean, c.yy))
+        layer = whiten_layer(
+            solve_ridge(x[others], c, PENALTY), c, c.xx, low_rank_covariance(y[others], c.y_mean, c.yy)
+        )
         out = layer.apply(x[inside])
         native, ours = (search(q, y[inside], 11).row for q in (y[inside], out / np.linalg.norm(out, axis=1)[:, None]))
         itself = np.arange(len(inside))[:, None]

@@ -37,5 +37,5 @@ def fit_features(family: str, x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n 
 
 
 def linear_features(x: Float[ArrayIn, "n d_in"], y: Float[ArrayIn, "n d_out"], seed: int = 0) -> Features:
-    """The inputs as they are."""
+    """Return the inputs unchanged."""
     return Features("linear", {}, {}, x)

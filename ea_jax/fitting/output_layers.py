@@ -1,4 +1,4 @@
-"""Output layers in closed form, and their out-of-fold outputs."""
+"""Fit the output layers in closed form, with out-of-fold outputs for a sample of the pairs."""
 
 from functools import reduce
 from typing import NamedTuple
@@ -10,59 +10,62 @@ from ea_jax.adapters.adapter import Adapter
 from ea_jax.adapters.quantization import quantize_columns
 from ea_jax.errors import BadInput
 from ea_jax.fitting.cross_validation import FOLDS
-from ea_jax.fitting.domain_statistics import PRIOR_ROWS, SAMPLE, prior_directions
-from ea_jax.fitting.query_layer import whitened
+from ea_jax.fitting.domain_statistics import PRIOR_ROWS, SAMPLE, covariance_of_statistics
+from ea_jax.fitting.query_layer import whiten_layer
 from ea_jax.fitting.regression.moments import Affine, Moments, covariance, moments
-from ea_jax.fitting.regression.ridge import Directions, Ridge, fit_ridge, pooled, solve_ridge
+from ea_jax.fitting.regression.ridge import LowRankCovariance, Ridge, fit_ridge, pool_covariances, solve_ridge
 from ea_jax.quality.scores import Quality
 from ea_jax.retrieval.neighbors import Ranking, rank_true_neighbors, unit_rows
 from ea_jax.typing import ArrayIn, Params
 
-RANKED = 4096  # out-of-fold queries that search the corpus; their sampling error is below .005
-
-
-CORPUS = 16384  # native vectors that queries search, which bounds time and memory
+QUERIES = 4096  # out-of-fold queries that search the corpus; the sampling error of their recall is below .005
+CORPUS = 16384  # native vectors that queries search; limits time and memory
 
 
 class Prior(NamedTuple):
-    """What a fit starts from.
+    """The prior of a fit.
 
     Attributes:
-        kernel: Of the store layer.
-        quality: Parameters of the quality part, prepared; None where the prior has none.
-        xx: Covariance of the source embeddings, out of the quality part.
-        target: Directions of the target embeddings, likewise.
+        kernel: Kernel of the store layer.
+        quality: Parameters of the quality part; None if the prior has none.
+        xx: Covariance of the source embeddings, from the quality part.
+        target: Covariance of the target embeddings, from the quality part.
     """
 
     kernel: Float[np.ndarray, "d_in d_out"] | None = None
     quality: Params | None = None
     xx: Float[np.ndarray, "d_in d_in"] | None = None
-    target: Directions | None = None
+    target: LowRankCovariance | None = None
 
 
-class Solution(NamedTuple):
-    """Closed-form output layers, and their outputs for a sample of the pairs by fits without each pair's fold.
+class OutputLayers(NamedTuple):
+    """Closed-form output layers, and out-of-fold outputs: each from a fit without the fold of its pair.
 
     Attributes:
         ridge: The store layer.
         query: The query layer.
-        without: Query layer of a fit without the fold number 0.
-        rows: Row numbers of the sample.
-        store: Out-of-fold store outputs of the sample, not of unit length.
-        asked: Out-of-fold query outputs of its first rows.
-        searched: What these find in the corpus.
+        query_without_fold: The query layer of the fit without fold 0.
+        rows: Row numbers of the sampled pairs.
+        store_outputs: Out-of-fold outputs of the store layer for the sample, before normalization.
+        query_outputs: Out-of-fold outputs of the query layer for the first rows of the sample.
+        ranking: Results of a search of the corpus with `query_outputs`.
     """
 
     ridge: Ridge
     query: Affine
-    without: Affine
+    query_without_fold: Affine
     rows: Int[np.ndarray, " s"]
-    store: Float32[np.ndarray, "s d_out"]
-    asked: Float32[np.ndarray, "q d_out"]
-    searched: Ranking
+    store_outputs: Float32[np.ndarray, "s d_out"]
+    query_outputs: Float32[np.ndarray, "q d_out"]
+    ranking: Ranking
 
 
 def read_prior(prior: Adapter | Quality | None, d_in: int, d_out: int) -> Prior:
+    """Extract the parts of a prior that a fit uses.
+
+    Raises:
+        BadInput: The prior is not a linear adapter for `store` with these widths.
+    """
     if prior is None:
         return Prior()
     spec = prior.spec
@@ -75,11 +78,12 @@ def read_prior(prior: Adapter | Quality | None, d_in: int, d_out: int) -> Prior:
     kernel = np.asarray(params["out"]["kernel"], np.float64)
     if quality is None:
         return Prior(kernel)
-    return Prior(kernel, quality, prior_directions(quality).matrix(), prior_directions(quality["target"]))
+    source, target = (covariance_of_statistics(statistics) for statistics in (quality, quality["target"]))
+    return Prior(kernel, quality, source.matrix(), target)
 
 
 def sample_corpus(corpus: Float[ArrayIn, "m d_out"], seed: int) -> Float32[np.ndarray, "c d_out"]:
-    """A sample of the native corpus in memory, of unit length."""
+    """Load a sample of the native corpus into memory, normalized."""
     rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(corpus))[:CORPUS])
     return unit_rows(corpus[rows])
 
@@ -91,42 +95,57 @@ def fit_output_layers(
     prior: Prior,
     native: Float32[np.ndarray, "c d_out"],
     seed: int,
-) -> Solution:
-    """Output layers in closed form on all pairs, and on all folds but one for each fold."""
-    parts = [moments(z, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
-    whole = reduce(Moments.plus, parts)
-    ridge = fit_ridge(z, y, whole, prior.kernel, seed=seed)
+) -> OutputLayers:
+    """Fit the output layers on all pairs, and once without each fold for the out-of-fold outputs.
+
+    Args:
+        z: Features of the pairs.
+        y: Target embeddings of the pairs.
+        fold: Fold of each pair.
+        prior: The prior of the fit.
+        native: Native vectors that the out-of-fold queries search.
+        seed: Random seed of the sample.
+    """
+    fold_moments = [moments(z, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
+    total = reduce(Moments.plus, fold_moments)
+    ridge = fit_ridge(z, y, total, prior.kernel, seed=seed)
     rows = np.random.default_rng(seed).permutation(len(z))[:SAMPLE]
-    store = np.zeros((len(rows), y.shape[1]), np.float32)
-    asked = np.zeros((min(RANKED, len(rows)), y.shape[1]), np.float32)
-    without = None
+    store_outputs = np.zeros((len(rows), y.shape[1]), np.float32)
+    query_outputs = np.zeros((min(QUERIES, len(rows)), y.shape[1]), np.float32)
+    query_without_fold = None
     for k in range(FOLDS):
-        others, m = np.flatnonzero(fold != k), whole.minus(parts[k])
-        few = (as_float32(z[others]), as_float32(y[others])) if len(others) < max(z.shape[1], y.shape[1]) else (z, y)
-        layer = solve_ridge(few[0], covariance(m), ridge.penalty, prior.kernel)
-        query = _query(layer, *few, m, prior)
+        others, m = np.flatnonzero(fold != k), total.minus(fold_moments[k])
+        # the dual form of few rows needs the rows themselves, without those of the fold
+        is_dual = len(others) < max(z.shape[1], y.shape[1])
+        pairs = (as_float32(z[others]), as_float32(y[others])) if is_dual else (z, y)
+        store = solve_ridge(pairs[0], covariance(m), ridge.penalty, prior.kernel)
+        query = _fit_query_layer(store, *pairs, m, prior)
         inside = np.flatnonzero(fold[rows] == k)
         inputs = as_float32(z[rows[inside]])
-        store[inside] = layer.apply(inputs)
-        first = inside < len(asked)
-        asked[inside[first]] = query.apply(inputs[first])
-        without = query if k == 0 else without
-    assert without is not None
-    found = rank_true_neighbors(unit_rows(asked), unit_rows(y[rows[: len(asked)]]), native)
-    return Solution(ridge, _query(ridge.layer, z, y, whole, prior), without, rows, store, asked, found)
+        store_outputs[inside] = store.apply(inputs)
+        is_query = inside < len(query_outputs)
+        query_outputs[inside[is_query]] = query.apply(inputs[is_query])
+        query_without_fold = query if k == 0 else query_without_fold
+    assert query_without_fold is not None
+    true = unit_rows(y[rows[: len(query_outputs)]])
+    ranking = rank_true_neighbors(unit_rows(query_outputs), true, native)
+    query = _fit_query_layer(ridge.layer, z, y, total, prior)
+    return OutputLayers(ridge, query, query_without_fold, rows, store_outputs, query_outputs, ranking)
 
 
-def _query(store: Affine, z: Float[ArrayIn, "n d"], y: Float[ArrayIn, "n d_out"], m: Moments, prior: Prior) -> Affine:
-    """The query layer in closed form; its covariances are pooled with the prior's."""
-    c, own = covariance(m), len(z) / (len(z) + PRIOR_ROWS)
-    xx = c.xx if prior.xx is None else own * c.xx + (1 - own) * prior.xx
-    return whitened(store, c, xx, pooled(y, c.y_mean, c.yy, prior.target, PRIOR_ROWS))
+def _fit_query_layer(
+    store: Affine, z: Float[ArrayIn, "n d"], y: Float[ArrayIn, "n d_out"], m: Moments, prior: Prior
+) -> Affine:
+    """Fit the query layer in closed form, with covariances averaged with those of the prior."""
+    c, weight = covariance(m), len(z) / (len(z) + PRIOR_ROWS)
+    xx = c.xx if prior.xx is None else weight * c.xx + (1 - weight) * prior.xx
+    return whiten_layer(store, c, xx, pool_covariances(y, c.y_mean, c.yy, prior.target, PRIOR_ROWS))
 
 
 def quantize_layer(layer: Affine) -> Params:
-    """An output layer as it is stored: its kernel as int8 codes."""
+    """Convert an output layer to its stored form, with the kernel as int8 codes."""
     if not np.isfinite(layer.kernel).all():
-        raise BadInput("The fit is not finite. Are there values near the largest of their dtype in x or y?")
+        raise BadInput("The fit is not finite. Look for values near the largest of their dtype in x and y.")
     return {"kernel": quantize_columns(layer.kernel)._asdict(), "bias": layer.bias.astype(np.float32)}
 
 

@@ -1,6 +1,6 @@
-"""Fit the quality part: heads that forecast the adapter's error, from out-of-fold outputs.
+"""Fit the quality part: regressions that forecast the error of the adapter, from its out-of-fold outputs.
 
-Each head stays near to the prior's, if there is one: few pairs recalibrate it, many replace it.
+Each regression shrinks towards the prior's, if there is one: a few pairs recalibrate it, many pairs replace it.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ea_jax.fitting.domain_statistics import (
     TARGET_DIRECTIONS,
     TARGET_REFERENCES,
     fit_statistics,
-    measured,
+    measure_distances,
 )
 from ea_jax.fitting.regression.logistic import logistic
 from ea_jax.fitting.regression.moments import moments
@@ -27,20 +27,20 @@ from ea_jax.quality.scores import SOURCE_FEATURES, quadratic_features, search_fe
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.typing import ArrayIn, Params
 
-INPUT_SCALE = 10.0  # of the input beside the features in the ridge of the cosine: AUROC .940 without, .949 for 3 to 10
-HIT_PENALTY, FOREIGN_PENALTY, JUNK_PENALTY = 10.0, 1.0, 0.1  # of a squared standardized weight, in log loss of one row
+INPUT_SCALE = 10.0  # of the input beside the features of the cosine's ridge: AUROC .949 for 3 to 10, .940 without
+HIT_PENALTY, FOREIGN_PENALTY, JUNK_PENALTY = 10.0, 1.0, 0.1  # times a squared standardized weight, in units of log loss
 COVERAGE = 0.9
-SYNTHETIC = 1000  # vectors of each kind that are no text's
-ORDINARY = 4096  # rows beside the junk
+SYNTHETIC = 1000  # synthetic vectors of each kind
+ORDINARY = 4096  # ordinary rows in the fit of junk
 NEVER = -100.0  # logit
 
 
 class Foreign(NamedTuple):
-    """Source embeddings other than the pairs', on which the confidence is trained too.
+    """Source embeddings of other texts than the pairs, from which the confidence learns too.
 
     Attributes:
-        junk: Of junk texts, as `junk_texts` makes them.
-        ordinary: Of texts that are neither junk nor like the pairs; there may be none.
+        junk: Embeddings of junk texts, as `junk_texts` makes them.
+        ordinary: Embeddings of texts that are neither junk nor like the pairs; may have no rows.
     """
 
     junk: Float[np.ndarray, "j d_in"]
@@ -48,13 +48,13 @@ class Foreign(NamedTuple):
 
 
 class OutOfFold(NamedTuple):
-    """Outputs for some pairs, each by a fit without the pair's fold.
+    """Outputs for a sample of the pairs, each by a fit without the fold of the pair.
 
     Attributes:
         rows: Row numbers of the pairs.
-        raw: `store` outputs before they get unit length.
-        hit: Whether the `query` output of each of the first rows has its true neighbor among its first ten.
-        top: The ten largest scores of these outputs in the corpus, descending.
+        raw: `store` outputs before normalization.
+        hit: For the first rows, whether the `query` output has its true neighbor among its first ten results.
+        top: For the same rows, the ten largest scores in the corpus, descending.
     """
 
     rows: Int[np.ndarray, " n"]
@@ -73,127 +73,129 @@ def fit_quality(
     *,
     seed: int = 0,
 ) -> Params:
-    """Fit what an entry stores of a quality part, except its map of similarities.
+    """Fit a quality part in its stored form, except for the map of similarities.
 
     Args:
         x: Source embeddings of the pairs.
         y: Target embeddings of the pairs.
-        fold: Of each pair.
-        out: Outputs that the heads learn from; its rows are those of the statistics' sample.
-        prior: Parameters of a prior's quality part, prepared.
-        foreign: Embeddings beside the pairs; None where there are none.
-        seed: Of all sampling.
+        fold: Fold of each pair.
+        out: Out-of-fold outputs of the rows that `fit_statistics` samples.
+        prior: Parameters of a prior's quality part.
+        foreign: Embeddings of other texts, if any.
+        seed: Random seed of all samples.
     """
-    stored, sampled, held_out = fit_statistics(x, fold, REFERENCES, DIRECTIONS, prior, seed=seed)
+    stored, sample, out_of_fold = fit_statistics(x, fold, REFERENCES, DIRECTIONS, prior, seed=seed)
     target, *_ = fit_statistics(y, fold, TARGET_REFERENCES, TARGET_DIRECTIONS, prior and prior["target"], seed=seed)
-    s = prepare_quality(stored)
-    far, near = held_out[:, np.searchsorted(sampled, out.rows)]
+    statistics = prepare_quality(stored)
+    mahalanobis, knn = out_of_fold[:, np.searchsorted(sample, out.rows)]
     rows = unit_rows(x[out.rows])
-    values = np.asarray(stack_features(far, near, rows, s["mean"], out.raw))
-    scale = prior["features"] if prior else _single({"mean": values.mean(0), "deviation": values.std(0) + 1e-6})
+    values = np.asarray(stack_features(mahalanobis, knn, rows, statistics["mean"], out.raw))
+    scale = prior["features"] if prior else _as_float32({"mean": values.mean(0), "deviation": values.std(0) + 1e-6})
     z = np.asarray(standardize(scale, jnp.asarray(values)))
-    truth = np.sum(unit_rows(out.raw) * unit_rows(y[out.rows]), axis=1)
-    cosine, forecast = cosine_head(z, rows, truth, prior and prior["cosine"])
-    asked = slice(0, len(out.hit))
-    hit, chance = hit_head(z[asked], forecast[asked], out.hit, fold[out.rows][asked], prior and prior["hit"])
-    not_source = foreign_head(scale, s, z, rows, prior and prior["foreign"], seed)
-    junk = prior["junk"] if prior and foreign is None else junk_head(rows[:ORDINARY], foreign)
-    is_foreign = expit(z[asked][:, :SOURCE_FEATURES] @ not_source["features"] + not_source["bias"])
-    new = np.maximum(is_foreign, expit(rows[asked] @ np.asarray(junk["x"]) + junk["bias"]))
-    confidence = chance * (1 - new)
-    search, after = search_head(confidence, out.top, out.hit, fold[out.rows][asked], prior and prior["search"])
-    scores = np.stack([far[asked], near[asked], new, forecast[asked], confidence, after], axis=1)
+    true_cosine = np.sum(unit_rows(out.raw) * unit_rows(y[out.rows]), axis=1)
+    cosine, forecast = fit_cosine(z, rows, true_cosine, prior and prior["cosine"])
+    queries = slice(0, len(out.hit))
+    query_fold = fold[out.rows][queries]
+    hit, probability = fit_hit(z[queries], forecast[queries], out.hit, query_fold, prior and prior["hit"])
+    not_source = fit_foreign(scale, statistics, z, rows, prior and prior["foreign"], seed)
+    junk = prior["junk"] if prior and foreign is None else fit_junk(rows[:ORDINARY], foreign)
+    is_foreign = expit(z[queries][:, :SOURCE_FEATURES] @ not_source["features"] + not_source["bias"])
+    novelty = np.maximum(is_foreign, expit(rows[queries] @ np.asarray(junk["x"]) + junk["bias"]))
+    confidence = probability * (1 - novelty)
+    search, after_search = fit_search(confidence, out.top, out.hit, query_fold, prior and prior["search"])
+    columns = (mahalanobis[queries], knn[queries], novelty, forecast[queries], confidence, after_search)
     return stored | {
         "target": target,
         "features": scale,
         "cosine": cosine,
-        "margin": margins(forecast, truth),
+        "margin": fit_margins(forecast, true_cosine),
         "hit": hit,
         "search": search,
         "foreign": not_source,
-        "junk": _single(junk),
-        "calibration": {"scores": scores.astype(np.float32), "found": out.hit.astype(np.int8)},
+        "junk": _as_float32(junk),
+        "calibration": {"scores": np.stack(columns, axis=1).astype(np.float32), "found": out.hit.astype(np.int8)},
     }
 
 
-def cosine_head(
-    z: Float[np.ndarray, "n f"], x: Float[np.ndarray, "n d"], truth: Float[np.ndarray, " n"], prior: Params | None
+def fit_cosine(
+    z: Float[np.ndarray, "n f"], x: Float[np.ndarray, "n d"], cosine: Float[np.ndarray, " n"], prior: Params | None
 ) -> tuple[Params, Float[np.ndarray, " n"]]:
-    """Ridge regression of the cosine, towards the prior's, and its leave-one-out forecasts."""
-    powers = np.asarray(quadratic_features(jnp.asarray(z)))
-    design = np.concatenate([powers, INPUT_SCALE * x], axis=1).astype(np.float32)
+    """Fit the ridge regression of the cosine towards the prior's. Also returns its leave-one-out forecasts."""
+    quadratic = np.asarray(quadratic_features(jnp.asarray(z)))
+    design = np.concatenate([quadratic, INPUT_SCALE * x], axis=1).astype(np.float32)
     start = None
     if prior is not None:
         start = np.concatenate([prior["quadratic"], np.asarray(prior["x"]) / INPUT_SCALE]).astype(np.float64)[:, None]
-    column = truth[:, None].astype(np.float32)
+    column = cosine[:, None].astype(np.float32)
     ridge = fit_ridge(design, column, moments(design, column), start)
-    quadratic, linear = np.split(ridge.layer.kernel[:, 0], [powers.shape[1]])
-    least, most = np.quantile(truth, (0.001, 0.999))
-    head = {"quadratic": quadratic, "x": INPUT_SCALE * linear, "bias": ridge.layer.bias[0]}
+    of_quadratic, of_x = np.split(ridge.layer.kernel[:, 0], [quadratic.shape[1]])
+    least, most = np.quantile(cosine, (0.001, 0.999))
+    regression = {"quadratic": of_quadratic, "x": INPUT_SCALE * of_x, "bias": ridge.layer.bias[0]}
     forecast = ridge.leave_one_out(design, column)[:, 0]
-    return _single(head | {"least": least, "most": most}), np.clip(forecast, least, most)
+    return _as_float32(regression | {"least": least, "most": most}), np.clip(forecast, least, most)
 
 
-def margins(forecast: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> Params:
-    """Margin below a forecast that nine in ten true cosines exceed, as a function of the forecast.
+def fit_margins(forecast: Float[np.ndarray, " n"], cosine: Float[np.ndarray, " n"]) -> Params:
+    """Fit the margin below a forecast that nine in ten cosines exceed, as a function of the forecast.
 
-    Rows are cut into bins of like forecasts, each with the quantile of its own errors that holds for one row more.
+    Rows are split into bins of similar forecasts. The margin of a bin is the conformal quantile of its errors.
 
     Source: Vovk et al. 2003 (Mondrian); Lei et al. 2018, arXiv:1604.04173 (split conformal).
     """
     bins = np.array_split(np.argsort(forecast, kind="stable"), MARGINS)
     at = np.array([forecast[rows].mean() for rows in bins])
     level = [min(1.0, np.ceil((len(rows) + 1) * COVERAGE) / max(len(rows), 1)) for rows in bins]
-    width = [np.quantile(forecast[rows] - truth[rows], q, method="higher") for rows, q in zip(bins, level, strict=True)]
-    return _single({"at": at, "width": np.array(width)})
+    errors = [forecast[rows] - cosine[rows] for rows in bins]
+    width = [np.quantile(error, q, method="higher") for error, q in zip(errors, level, strict=True)]
+    return _as_float32({"at": at, "width": np.array(width)})
 
 
-def hit_head(
+def fit_hit(
     z: Float[np.ndarray, "n f"],
     forecast: Float[np.ndarray, " n"],
     hit: Bool[np.ndarray, " n"],
     fold: Int[np.ndarray, " n"],
     prior: Params | None,
 ) -> tuple[Params, Float[np.ndarray, " n"]]:
-    """Logistic regression of finding the true neighbor, towards the prior's, and out-of-fold probabilities."""
+    """Fit the logistic regression of a hit towards the prior's. Also returns out-of-fold probabilities."""
     columns = np.concatenate([z, forecast[:, None]], axis=1)
     start = None if prior is None else np.append(np.asarray(prior["features"]), prior["cosine"])
-    weight, bias, chance = _held_out_logistic(columns, hit, fold, start)
-    return _single({"features": weight[:-1], "cosine": weight[-1], "bias": bias}), chance
+    weight, bias, probability = _out_of_fold_logistic(columns, hit, fold, start)
+    return _as_float32({"features": weight[:-1], "cosine": weight[-1], "bias": bias}), probability
 
 
-def search_head(
+def fit_search(
     confidence: Float[np.ndarray, " n"],
     top: Float32[np.ndarray, "n k"],
     hit: Bool[np.ndarray, " n"],
     fold: Int[np.ndarray, " n"],
     prior: Params | None,
 ) -> tuple[Params, Float[np.ndarray, " n"]]:
-    """The same from the confidence before the search and the scores that the search found."""
+    """Fit the logistic regression of a hit on the confidence and the scores of a search, as `fit_hit`."""
     columns = np.asarray(search_features(jnp.asarray(confidence), jnp.asarray(top)))
     start = None if prior is None else np.asarray(prior["features"])
-    weight, bias, chance = _held_out_logistic(columns, hit, fold, start)
-    return _single({"features": weight, "bias": bias}), chance
+    weight, bias, probability = _out_of_fold_logistic(columns, hit, fold, start)
+    return _as_float32({"features": weight, "bias": bias}), probability
 
 
-def _held_out_logistic(
+def _out_of_fold_logistic(
     columns: Float[np.ndarray, "n p"],
     hit: Bool[np.ndarray, " n"],
     fold: Int[np.ndarray, " n"],
     start: Float[np.ndarray, " p"] | None,
 ) -> tuple[Float[np.ndarray, " p"], float, Float[np.ndarray, " n"]]:
-    """Weights and bias on all rows, and for each row the probability by the other folds."""
-    chance = np.zeros(len(columns))
+    """Fit weights and bias on all rows. Also returns each row's probability by a fit without its fold."""
+    probability = np.zeros(len(columns))
     for k in range(FOLDS):
         weight, bias = logistic(columns[fold != k], hit[fold != k], HIT_PENALTY, start)
-        chance[fold == k] = expit(columns[fold == k] @ weight + bias)
-    return *logistic(columns, hit, HIT_PENALTY, start), chance
+        probability[fold == k] = expit(columns[fold == k] @ weight + bias)
+    return *logistic(columns, hit, HIT_PENALTY, start), probability
 
 
 def synthetic_vectors(x: Float32[np.ndarray, "n d"], seed: int) -> Float32[np.ndarray, "m d"]:
-    """Vectors that the source model makes of no text: random ones, and real ones with numbers permuted or rotated.
+    """Make vectors that the source model gives for no text: random ones, and permuted or rotated embeddings.
 
-    A rotation stands for another model of the same width: its vectors have the same angles in another basis.
+    A rotation simulates another model of the same width: its vectors have the same angles in another basis.
     """
     rng = np.random.default_rng(seed)
     rows, d = x[rng.permutation(len(x))[:SYNTHETIC]], x.shape[1]
@@ -202,7 +204,7 @@ def synthetic_vectors(x: Float32[np.ndarray, "n d"], seed: int) -> Float32[np.nd
     return np.concatenate([unit_rows(random), rows[:, rng.permutation(d)], rng.permuted(rows, axis=1), rows @ rotation])
 
 
-def foreign_head(
+def fit_foreign(
     scale: Params,
     statistics: Params,
     z: Float[np.ndarray, "n f"],
@@ -210,26 +212,26 @@ def foreign_head(
     prior: Params | None,
     seed: int,
 ) -> Params:
-    """Logistic regression of not being a vector of the source model, on the features that need no adapter."""
-    made = synthetic_vectors(x, seed)
-    far, near = measured(statistics, made)
-    values = stack_features(far, near, made, statistics["mean"], np.ones((len(made), 1), np.float32))
-    theirs = np.asarray(standardize(scale, values))
-    columns = np.concatenate([z, theirs])[:, :SOURCE_FEATURES]
-    label = np.arange(len(columns)) >= len(z)
+    """Fit the logistic regression of synthetic vectors against the pairs, on the features that need no adapter."""
+    synthetic = synthetic_vectors(x, seed)
+    raw = np.ones((len(synthetic), 1), np.float32)  # its feature is not used
+    values = stack_features(*measure_distances(statistics, synthetic), synthetic, statistics["mean"], raw)
+    columns = np.concatenate([z, np.asarray(standardize(scale, values))])[:, :SOURCE_FEATURES]
+    is_synthetic = np.arange(len(columns)) >= len(z)
     start = None if prior is None else np.asarray(prior["features"])
-    weight, bias = logistic(columns, label, FOREIGN_PENALTY, start)
-    return _single({"features": weight, "bias": bias})
+    weight, bias = logistic(columns, is_synthetic, FOREIGN_PENALTY, start)
+    return _as_float32({"features": weight, "bias": bias})
 
 
-def junk_head(x: Float[np.ndarray, "n d"], foreign: Foreign | None) -> Params:
-    """Logistic regression of being junk on the source embedding; without junk, a constant 0."""
+def fit_junk(x: Float[np.ndarray, "n d"], foreign: Foreign | None) -> Params:
+    """Fit the logistic regression of junk on the source embedding; without junk, its probability is 0."""
     if foreign is None:
-        return _single({"x": np.zeros(x.shape[1]), "bias": NEVER})
+        return _as_float32({"x": np.zeros(x.shape[1]), "bias": NEVER})
     rows = np.concatenate([x, unit_rows(foreign.ordinary[:ORDINARY]), unit_rows(foreign.junk)])
-    weight, bias = logistic(rows, np.arange(len(rows)) >= len(rows) - len(foreign.junk), JUNK_PENALTY)
-    return _single({"x": weight, "bias": bias})
+    is_junk = np.arange(len(rows)) >= len(rows) - len(foreign.junk)
+    weight, bias = logistic(rows, is_junk, JUNK_PENALTY)
+    return _as_float32({"x": weight, "bias": bias})
 
 
-def _single(head: Params) -> Params:
-    return {name: np.asarray(value, np.float32) for name, value in head.items()}
+def _as_float32(regression: Params) -> Params:
+    return {name: np.asarray(value, np.float32) for name, value in regression.items()}

@@ -1,7 +1,7 @@
-"""The output layer for queries: partial whitening in closed form, then contrastive fine-tuning where it gains.
+"""The output layer for queries: partial whitening in closed form, then contrastive fine-tuning if it helps.
 
-Regression shrinks outputs towards the mean and the leading directions of the target space, which makes hubs: native
-rows that are near to every query. Whitening undoes that.
+Regression shrinks outputs towards the mean and the leading directions of the target space. This creates hubs: native
+rows that are close to every query. Whitening reverses the shrinkage.
 """
 
 from typing import NamedTuple
@@ -13,51 +13,52 @@ from scipy.optimize import isotonic_regression
 
 from ea_jax.adapters.families import Linear
 from ea_jax.fitting.regression.moments import Affine, Covariance
-from ea_jax.fitting.regression.ridge import Directions
-from ea_jax.fitting.training.train import Held, Training, train
+from ea_jax.fitting.regression.ridge import LowRankCovariance
+from ea_jax.fitting.training.train import TrainingConfig, ValidationSet, train
 from ea_jax.quality.schema import KNOTS
 from ea_jax.retrieval.neighbors import unit_rows
 from ea_jax.typing import ArrayIn, Params
 
-# Results hardly depend on these three: R@1 across sources is .464 to .467 for powers .5 to .7 and lengths 2 to 8.
+# R@1 across sources is .464 to .467 for powers .5 to .7 and lengths 2 to 8.
 SHRINKAGE, POWER, LENGTH = 0.3, 0.5, 4.0
-FINE_TUNING = Training()
+FINE_TUNING = TrainingConfig()
 
 
-def whitening(y: Directions) -> Float64[np.ndarray, "d_out d_out"]:
-    """Partial whitening of the target covariance C by its leading directions, `(C + s c I)^-p`, c its mean eigenvalue.
+def whitening_matrix(y: LowRankCovariance) -> Float64[np.ndarray, "d_out d_out"]:
+    """Partial whitening of the target covariance C, `(C + s c I)^-p`, where c is its mean eigenvalue.
 
-    Source: Radovanovic et al. 2010, JMLR 11, on hubs; Mu and Viswanath 2018, arXiv:1702.01417, on leading directions.
+    Source: Radovanovic et al. 2010, JMLR 11 (hubs); Mu and Viswanath 2018, arXiv:1702.01417 (leading directions).
     """
     floor = y.rest + SHRINKAGE * y.trace / len(y.vectors)
     gain = (y.values + floor) ** -POWER - floor**-POWER
     return floor**-POWER * np.eye(len(y.vectors)) + (y.vectors * gain) @ y.vectors.T
 
 
-def whitened(store: Affine, c: Covariance, xx: Float64[np.ndarray, "d d"], y: Directions) -> Affine:
-    """The store layer with its centered output whitened, and given a fixed length.
+def whiten_layer(store: Affine, c: Covariance, xx: Float64[np.ndarray, "d d"], y: LowRankCovariance) -> Affine:
+    """Whiten the centered output of the store layer, and rescale it.
 
-    `y = mu + f (x W + b - mu) H`, f such that the centered part has `LENGTH` times the root mean square length of
-    centered native vectors: the longer it is, the less weighs the mean, which all outputs share.
+    `y = mu + f (x W + b - mu) H`, where H is the whitening matrix, and f gives the centered part `LENGTH` times the
+    root mean square length of centered native vectors. A longer centered part reduces the weight of the mean, which
+    all outputs share.
 
     Args:
-        store: The layer for faithful vectors.
-        c: Covariance of features and targets, whose means are kept.
-        xx: Covariance of the features, pooled with a prior's.
-        y: Directions of the targets, likewise.
+        store: The store layer.
+        c: Means of features and targets.
+        xx: Covariance of the features, averaged with the prior's.
+        y: Covariance of the targets, averaged with the prior's.
     """
-    kernel = store.kernel @ whitening(y)
+    kernel = store.kernel @ whitening_matrix(y)
     factor = LENGTH * np.sqrt(y.trace / np.sum(kernel * (xx @ kernel)))
     return Affine(factor * kernel, c.y_mean - factor * (c.x_mean @ kernel))
 
 
 class FineTuned(NamedTuple):
-    """A query layer after fine-tuning, and how the validation score went.
+    """Result of fine-tuning a query layer.
 
     Attributes:
-        layer: The best layer by validation score; the start where no step gained.
-        steps: Steps that led to it; 0 where no step gained.
-        scores: Mean reciprocal rank of the true neighbors at each evaluation, the start's first.
+        layer: The layer with the best validation score.
+        steps: The number of steps that led to it; 0 for the start.
+        scores: Mean reciprocal rank of the true neighbors at each evaluation; the first is the start's.
     """
 
     layer: Affine
@@ -69,28 +70,28 @@ def fine_tune(
     start: Affine,
     z: Float[ArrayIn, "n d"],
     y: Float[ArrayIn, "n d_out"],
-    held: Held,
-    training: Training = FINE_TUNING,
+    validation: ValidationSet,
+    training: TrainingConfig = FINE_TUNING,
     *,
     rows: Int[np.ndarray, " k"] | None = None,
     seed: int = 0,
     show_progress: bool = False,
 ) -> FineTuned:
-    """Train a query layer to have the neighbors that native vectors have, as long as validation queries gain.
+    """Fine-tune a query layer contrastively, with early stopping on validation queries.
 
     Args:
         start: The closed-form layer.
-        z: Features that are trained on.
-        y: Native vectors of the same rows.
-        held: Queries that neither the start nor the training has seen, and the native corpus that they search.
-        training: Steps, batch, rate and loss.
-        rows: Row numbers to train on, ascending; all rows if None. No more than a batch of them is copied.
-        seed: Of the order of rows.
-        show_progress: Draw a bar on stderr.
+        z: Features of the pairs.
+        y: Native vectors of the pairs.
+        validation: Queries that neither the start nor the training has seen, and a native corpus.
+        training: Hyperparameters.
+        rows: Row numbers to train on, ascending; all rows if None. Only a batch of them is copied at a time.
+        seed: Random seed of the batches.
+        show_progress: Show a progress bar on stderr.
     """
     params = {"out": {"kernel": start.kernel.astype(np.float32), "bias": start.bias.astype(np.float32)}}
     module = Linear(len(start.bias), unit_norm=True)
-    trained = train(module, params, z, y, held, training, rows=rows, seed=seed, show_progress=show_progress)
+    trained = train(module, params, z, y, validation, training, rows=rows, seed=seed, show_progress=show_progress)
     scores = [score for _, score in trained.scores]
     if not trained.best:
         return FineTuned(start, 0, scores)
@@ -101,11 +102,11 @@ def fine_tune(
 def similarity_map(
     queries: Float[np.ndarray, "q d_out"], native: Float[np.ndarray, "q d_out"], corpus: Float[np.ndarray, "c d_out"]
 ) -> Params:
-    """Monotone map from scores of query vectors to native similarities, as knots for `np.interp`.
+    """Fit a monotone map from scores of query vectors to native similarities, as knots for `np.interp`.
 
-    Isotonic least squares over each query's 50 best rows of the corpus, which is where thresholds are set.
+    It is an isotonic regression over the 50 best corpus rows of each query, where thresholds are applied.
 
-    Source: Barlow et al. 1972; Zadrozny and Elkan 2002, for calibration.
+    Source: Barlow et al. 1972; Zadrozny and Elkan 2002 (calibration).
     """
     score, truth = unit_rows(queries) @ corpus.T, native @ corpus.T
     best = np.argpartition(-score, min(50, score.shape[1] - 1), axis=1)[:, :50]

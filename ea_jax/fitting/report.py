@@ -1,4 +1,4 @@
-"""Figures of a fit on held-out queries, and what they say."""
+"""Metrics of a fit on held-out queries, and their summary in a sentence."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,27 +7,32 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ea_jax.fitting.features import Features
-from ea_jax.fitting.output_layers import CORPUS, Solution, as_float32
+from ea_jax.fitting.output_layers import CORPUS, OutputLayers, as_float32
 from ea_jax.fitting.query_layer import FineTuned
 from ea_jax.retrieval.neighbors import TOP, rank_true_neighbors, unit_rows
 from ea_jax.typing import ArrayIn
 
 
 def verdict(report: dict[str, Any], source: str) -> str:
-    """A sentence: recall of local queries, recall of keeping the source model, and which of them is better."""
+    """Summarize a report: recall of the adapter, recall of keeping the source model, and which of them ranks better.
+
+    Args:
+        report: The report of `fit`.
+        source: Name of the source model.
+    """
     ours, keep, n = report["query"], report["keep_source"], report["held_out_queries"]
     source = source if report["kept"] == "source" else report["kept"]
-    found = f"{ours['recall@10']:.1%} of {n:,} held-out queries find their true neighbor among the first ten"
-    beside = (
+    recall = f"{ours['recall@10']:.1%} of {n:,} held-out queries find their true neighbor among the first ten"
+    comparison = (
         f"({ours['recall@1']:.1%} first); with {source} on both sides, {keep['recall@10']:.1%} ({keep['recall@1']:.1%})"
     )
     error = np.hypot(ours["standard_error"], keep["standard_error"])
     difference = ours["reciprocal_rank"] - keep["reciprocal_rank"]
     if difference > error:
-        return f"{found} {beside}. The adapter is better."
+        return f"{recall} {comparison}. The adapter is better."
     if difference < -error:
-        return f"{found} {beside}. Embedding the corpus again with {source} would rank better."
-    return f"{found} {beside}. They differ by less than the sampling error."
+        return f"{recall} {comparison}. Embedding the corpus again with {source} would rank better."
+    return f"{recall} {comparison}. They differ by less than the sampling error."
 
 
 def measure_held_out(
@@ -35,41 +40,51 @@ def measure_held_out(
     x: Float[ArrayIn, "n d_in"],
     y: Float[ArrayIn, "n d_out"],
     blocks: Mapping[str, slice],
-    solution: Solution,
+    layers: OutputLayers,
     tuned: FineTuned,
     validation: Int[np.ndarray, " v"],
     seed: int,
 ) -> dict[str, Any]:
-    """Figures of held-out queries that search the pairs, by the adapter and by the best of the source embeddings."""
-    rows = solution.rows[: len(solution.asked)]
-    asked, outputs = rows, solution.asked
+    """Measure held-out queries that search the pairs, with the adapter and with the best of the source embeddings.
+
+    Args:
+        features: Features of the pairs.
+        x: Source embeddings of the pairs.
+        y: Target embeddings of the pairs.
+        blocks: Columns of x that are embeddings on their own, by name.
+        layers: Output layers with their out-of-fold outputs.
+        tuned: The fine-tuned query layer. With zero steps, the out-of-fold outputs are measured instead.
+        validation: Row numbers of the queries that fine-tuning did not train on.
+        seed: Random seed of the searched sample.
+    """
+    queries, outputs = layers.rows[: len(layers.query_outputs)], layers.query_outputs
     if tuned.steps:
-        asked, outputs = validation, tuned.layer.apply(as_float32(features.z[validation]))
-    searched = np.sort(np.random.default_rng([seed, 4]).permutation(len(x))[:CORPUS])
-    corpus, native = unit_rows(y[searched]), unit_rows(y[asked])
+        queries, outputs = validation, tuned.layer.apply(as_float32(features.z[validation]))
+    rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(x))[:CORPUS])
+    corpus, native = unit_rows(y[rows]), unit_rows(y[queries])
     ours = rank_true_neighbors(unit_rows(outputs), native, corpus).rank
     sources = {"source": slice(None), **blocks}
     keep = {
-        name: rank_true_neighbors(unit_rows(x[asked][:, part]), native, corpus, unit_rows(x[searched][:, part])).rank
+        name: rank_true_neighbors(unit_rows(x[queries][:, part]), native, corpus, unit_rows(x[rows][:, part])).rank
         for name, part in sources.items()
     }
     kept = max(keep, key=lambda name: float(np.mean(1 / keep[name])))
-    truth = unit_rows(y[solution.rows])
-    mean = unit_rows(truth.mean(axis=0)[None])[0]
+    true = unit_rows(y[layers.rows])
+    mean = unit_rows(true.mean(axis=0)[None])[0]
     return {
-        "held_out_queries": len(asked),
+        "held_out_queries": len(queries),
         "query": _recalls(ours),
         "keep_source": _recalls(keep[kept]),
         "kept": kept,
         "store": {
-            "cosine": round(float(np.mean(np.sum(unit_rows(solution.store) * truth, axis=1))), 4),
-            "cosine_of_mean_vector": round(float(np.mean(truth @ mean)), 4),
+            "cosine": round(float(np.mean(np.sum(unit_rows(layers.store_outputs) * true, axis=1))), 4),
+            "cosine_of_mean_vector": round(float(np.mean(true @ mean)), 4),
         },
     }
 
 
 def _recalls(ranks: Int[np.ndarray, " q"]) -> dict[str, float]:
-    figures = {f"recall@{k}": float(np.mean(ranks <= k)) for k in (1, TOP)}
-    figures |= {"reciprocal_rank": float(np.mean(1 / ranks))}
-    figures |= {"standard_error": float(np.std(1 / ranks) / np.sqrt(len(ranks)))}
-    return {name: round(value, 4) for name, value in figures.items()}
+    metrics = {f"recall@{k}": float(np.mean(ranks <= k)) for k in (1, TOP)}
+    metrics |= {"reciprocal_rank": float(np.mean(1 / ranks))}
+    metrics |= {"standard_error": float(np.std(1 / ranks) / np.sqrt(len(ranks)))}
+    return {name: round(value, 4) for name, value in metrics.items()}

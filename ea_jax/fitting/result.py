@@ -1,4 +1,4 @@
-"""What `fit` returns."""
+"""The result of `fit`."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,14 +19,14 @@ BLOCK = 8192  # rows a call
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
-        family: Which module computes it.
+        family: Adapter family.
         sizes: The family's widths and counts.
-        params: What a registry entry stores: an output layer `out` for each purpose, weights as int8 codes.
-        quality_params: What a registry entry stores of the quality part.
-        report: What was fitted on and chosen, and figures of held-out queries.
+        params: The parameters as a registry entry stores them: an output layer `out` for each purpose, int8 codes.
+        quality_params: The quality part as a registry entry stores it.
+        report: Numbers of pairs, chosen hyperparameters, and metrics of held-out queries.
     """
 
     family: str
@@ -36,25 +36,25 @@ class Fitted:
     report: dict[str, Any]
 
     def apply(self, x: Float[ArrayIn, "n d_in"], purpose: Purpose = "store") -> Float32[np.ndarray, "n d_out"]:
-        """Outputs of unit length for source embeddings."""
+        """Map source embeddings to unit-length outputs, in blocks."""
         adapter = self.adapter(purpose)
         module = build(adapter.spec)
         blocks = [np.asarray(x[i : i + BLOCK], np.float32) for i in range(0, len(x), BLOCK)]
         return np.concatenate([np.asarray(forward(module, adapter.params, block)) for block in blocks])
 
     def adapter(self, purpose: Purpose = "store") -> Adapter:
-        """The adapter for a purpose, without the names of its models."""
+        """The adapter for a purpose. Its spec does not name the models."""
         params = dequantize(self.params | {"out": self.params["out"][purpose]})
         return Adapter(replace(self._spec, purpose=purpose), params)
 
     @property
     def quality(self) -> Quality:
-        """Its quality part: `fitted.quality(fitted.quality.params, x)`; also a prior for another fit."""
+        """The quality part: `fitted.quality(fitted.quality.params, x)`. It can be the prior of another fit."""
         return Quality(self._spec, {**prepare_quality(self.quality_params), "adapter": self.adapter().params})
 
     @property
     def parameters(self) -> int:
-        """Numbers that a call for one purpose reads."""
+        """Number of parameters of the adapter for one purpose."""
         return sum(leaf.size for leaf in leaf_paths(self.adapter().params).values())
 
     @property

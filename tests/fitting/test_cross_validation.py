@@ -34,14 +34,14 @@ def test_near_duplicates_are_those_above_the_cosine(monkeypatch):
     test = unit_rows(rng, 20, 32)
     rows = np.concatenate([test[:3], unit_rows(rng, 5, 32)])
     rows[0] = (test[0] + 0.1 * unit_rows(rng, 1, 32)[0]) / np.linalg.norm(test[0] + 0.1 * unit_rows(rng, 1, 32)[0])
-    wanted = (rows.astype(np.float64) @ test.T).max(1) >= 0.97
+    expected = (rows.astype(np.float64) @ test.T).max(1) >= 0.97
     monkeypatch.setattr(neighbors, "BLOCK", 3)
-    np.testing.assert_array_equal(near_duplicates(rows, test, 0.97), wanted)
-    assert wanted.sum() >= 2
+    np.testing.assert_array_equal(near_duplicates(rows, test, 0.97), expected)
+    assert expected.sum() >= 2
 
 
 @pytest.fixture
-def searched():
+def search_case():
     """Outputs, native queries, a corpus whose first rows are those of the queries, and other vectors beside it."""
     rng = np.random.default_rng(0)
     corpus = unit_rows(rng, 90, 12)
@@ -64,31 +64,31 @@ def sorted_search(outputs, native, corpus, searched):
 
 
 @pytest.mark.parametrize("side", [False, True], ids=["the corpus", "other vectors of its rows"])
-def test_search_is_a_full_sort_without_the_query_itself(searched, side, monkeypatch):
-    outputs, native, corpus, other = searched
+def test_ranks_agree_with_a_full_sort_without_the_query_itself(search_case, side, monkeypatch):
+    outputs, native, corpus, other = search_case
     monkeypatch.setattr(neighbors, "QUERIES", 16)
-    found = rank_true_neighbors(outputs, native, corpus, other if side else None)
+    ranking = rank_true_neighbors(outputs, native, corpus, other if side else None)
     rank, top = sorted_search(outputs, native, corpus, other if side else corpus)
-    np.testing.assert_array_equal(found.rank, rank)
-    np.testing.assert_allclose(found.top, top, atol=1e-6)
-    assert np.all(np.diff(found.top, axis=1) <= 0)
+    np.testing.assert_array_equal(ranking.rank, rank)
+    np.testing.assert_allclose(ranking.top, top, atol=1e-6)
+    assert np.all(np.diff(ranking.top, axis=1) <= 0)
 
 
-def test_queries_find_their_neighbor_and_never_themselves(searched):
-    _, native, corpus, _ = searched
-    found = rank_true_neighbors(native, native, corpus)
-    assert np.all(found.rank == 1)
-    assert found.top.max() < 0.999
+def test_queries_find_their_neighbor_and_never_themselves(search_case):
+    _, native, corpus, _ = search_case
+    ranking = rank_true_neighbors(native, native, corpus)
+    assert np.all(ranking.rank == 1)
+    assert ranking.top.max() < 0.999
 
 
-def test_a_corpus_without_the_queries_is_searched_whole(searched):
-    outputs, native, corpus, _ = searched
-    found = rank_true_neighbors(outputs, native, corpus[40:])
+def test_a_corpus_without_the_queries_is_searched_whole(search_case):
+    outputs, native, corpus, _ = search_case
+    ranking = rank_true_neighbors(outputs, native, corpus[40:])
     true = (native.astype(np.float64) @ corpus[40:].T).argmax(1)
     score = outputs.astype(np.float64) @ corpus[40:].T
-    np.testing.assert_array_equal(found.rank, 1 + (score > score[np.arange(40), true][:, None]).sum(1))
+    np.testing.assert_array_equal(ranking.rank, 1 + (score > score[np.arange(40), true][:, None]).sum(1))
 
 
-def test_fewer_rows_than_ten_are_all_returned(searched):
-    outputs, native, corpus, _ = searched
+def test_fewer_rows_than_ten_are_all_returned(search_case):
+    outputs, native, corpus, _ = search_case
     assert rank_true_neighbors(outputs, native, corpus[60:64]).top.shape == (40, 4)

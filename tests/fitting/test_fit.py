@@ -1,4 +1,4 @@
-"""`fit` as a whole: what it returns, what it measures, what it starts from, and what it refuses."""
+"""`fit` as a whole: its result, its report, its prior, and its errors."""
 
 import sys
 from dataclasses import replace
@@ -26,12 +26,12 @@ def split(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def related_pairs(n: int, seed: int = 0, turned: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of 24 and 32 numbers with a noisy linear map between them, which `turned` changes."""
+def related_pairs(n: int, seed: int = 0, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of widths 24 and 32 with a noisy linear map between them, which `shift` changes."""
     rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
     mix, other = fixed.normal(size=(2, 24, 32)) * np.geomspace(1, 0.2, 32)
     x = split(rng.normal(size=(n, 24)) * np.geomspace(1, 0.3, 24) + 0.2)
-    return x, split(x @ (mix + turned * other) + 0.5 + 0.1 * rng.normal(size=(n, 32)))
+    return x, split(x @ (mix + shift * other) + 0.5 + 0.1 * rng.normal(size=(n, 32)))
 
 
 def nonlinear_pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def assert_same(a: Fitted, b: Fitted) -> None:
     assert a.report == b.report
 
 
-def test_a_planted_map_is_found(fitted):
+def test_fit_recovers_a_planted_map(fitted):
     x, y = toy_pairs(300)
     assert cosine(fitted, x, y) > 0.98
     assert fitted.family == "linear"
@@ -85,35 +85,35 @@ def test_the_store_layer_is_ridge_regression(fitted):
     np.testing.assert_allclose(out["kernel"], np.linalg.solve(a.T @ a + lift, a.T @ b), atol=0.1)
 
 
-def test_one_seed_gives_one_result(fitted):
+def test_the_same_seed_gives_the_same_result(fitted):
     assert_same(fitted, fit(*toy_pairs(300)))
     other = fit(*toy_pairs(300), seed=1)
     assert not np.array_equal(other.quality_params["references"], fitted.quality_params["references"])
 
 
-def test_pairs_in_files_are_read_as_pairs_in_memory(tmp_path, fitted):
+def test_memory_maps_give_the_same_fit(tmp_path, fitted):
     for name, rows in zip(("x", "y"), toy_pairs(300), strict=True):
         np.save(tmp_path / f"{name}.npy", rows)
     assert_same(fitted, fit(*(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "y"))))
 
 
-def test_out_of_fold_outputs_are_those_of_fits_without_the_fold():
+def test_out_of_fold_outputs_agree_with_fits_without_the_fold():
     x, y = related_pairs(200)
     fold = group_folds([f"g{i // 3}" for i in range(200)], 200)
-    solution = fit_output_layers(x, y, fold, Prior(), y, 0)
+    layers = fit_output_layers(x, y, fold, Prior(), y, 0)
     for k in range(FOLDS):
         a, b = x[fold != k].astype(np.float64), y[fold != k].astype(np.float64)
         a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-        lift = solution.ridge.penalty * np.square(a).sum() / 24 * np.eye(24)
+        lift = layers.ridge.penalty * np.square(a).sum() / 24 * np.eye(24)
         kernel = np.linalg.solve(a.T @ a + lift, a.T @ b)
-        inside = fold[solution.rows] == k
-        wanted = (x[solution.rows[inside]] - x[fold != k].mean(axis=0)) @ kernel + y[fold != k].mean(axis=0)
-        np.testing.assert_allclose(solution.store[inside], wanted, atol=1e-4)
-    assert solution.asked.shape == (200, 32)
-    assert len(solution.searched.rank) == 200
+        inside = fold[layers.rows] == k
+        expected = (x[layers.rows[inside]] - x[fold != k].mean(axis=0)) @ kernel + y[fold != k].mean(axis=0)
+        np.testing.assert_allclose(layers.store_outputs[inside], expected, atol=1e-4)
+    assert layers.query_outputs.shape == (200, 32)
+    assert len(layers.ranking.rank) == 200
 
 
-def test_the_figures_are_of_held_out_queries_and_new_pairs_confirm_them():
+def test_metrics_of_held_out_queries_agree_with_new_pairs():
     x, y = related_pairs(2000)
     report = fit(x[:600], y[:600], fine_tune=False).report
     assert report["held_out_queries"] == report["pairs"] == report["groups"] == report["corpus"] == 600
@@ -126,13 +126,13 @@ def test_the_figures_are_of_held_out_queries_and_new_pairs_confirm_them():
 
 
 def ranks(outputs, native, corpus, searched, itself: bool = False) -> np.ndarray:
-    """Rank of each true neighbor by sorting; a query may be a row of the corpus, which does not count then."""
-    found = []
+    """Rank of each true neighbor by sorting. With `itself`, query i is corpus row i and is left out of its results."""
+    result = []
     for i, (out, true) in enumerate(zip(outputs, native, strict=True)):
         rows = np.delete(np.arange(len(corpus)), i if itself else [])
         order = rows[np.argsort(-(searched[rows] @ out), kind="stable")]
-        found.append(1 + list(order).index(rows[np.argmax(corpus[rows] @ true)]))
-    return np.array(found)
+        result.append(1 + list(order).index(rows[np.argmax(corpus[rows] @ true)]))
+    return np.array(result)
 
 
 def test_keeping_the_source_is_measured_on_the_same_queries_and_corpus(fitted):
@@ -144,7 +144,7 @@ def test_keeping_the_source_is_measured_on_the_same_queries_and_corpus(fitted):
     assert keep["standard_error"] == pytest.approx(np.std(1 / rank) / np.sqrt(300), abs=1e-4)
 
 
-def test_the_best_block_of_a_composite_is_the_alternative():
+def test_the_best_block_of_a_composite_is_compared():
     x, y = related_pairs(300)
     noise = unit_rows(np.random.default_rng(1), 300, 12)
     both = np.concatenate([noise, x], axis=1)
@@ -153,7 +153,7 @@ def test_the_best_block_of_a_composite_is_the_alternative():
     assert report["keep_source"] == fit(x, y).report["keep_source"]
 
 
-def test_groups_keep_copies_out_of_the_held_out_figures():
+def test_groups_keep_copies_out_of_the_held_out_metrics():
     x, y = related_pairs(100)
     x, y = np.repeat(x, 3, axis=0), np.repeat(y, 3, axis=0)
     documents = [f"d{i // 3}" for i in range(300)]
@@ -167,18 +167,18 @@ def test_a_larger_corpus_is_harder_to_search():
     pairs = fit(x[:300], y[:300])
     index = fit(x[:300], y[:300], corpus=y)
     assert (pairs.report["corpus"], index.report["corpus"]) == (300, 2000)
-    found = [f.quality_params["calibration"]["found"].mean() for f in (pairs, index)]
-    assert found[1] < found[0]
+    recall = [f.quality_params["calibration"]["found"].mean() for f in (pairs, index)]
+    assert recall[1] < recall[0]
 
 
 @pytest.fixture(scope="module")
 def many():
-    """Pairs enough for fine-tuning, others, and a fit without it."""
+    """Enough pairs for fine-tuning, new pairs, and a fit without fine-tuning."""
     x, y = related_pairs(2400)
     return x[:1400], y[:1400], x[1400:], y[1400:], fit(x[:1400], y[:1400], fine_tune=False)
 
 
-def test_fine_tuning_is_kept_where_held_out_queries_gain(many):
+def test_fine_tuning_is_kept_if_held_out_queries_improve(many):
     x, y, new_x, new_y, plain = many
     tuned = fit(x, y)
     assert plain.report["fine_tuning_steps"] == 0
@@ -189,10 +189,12 @@ def test_fine_tuning_is_kept_where_held_out_queries_gain(many):
     np.testing.assert_array_equal(plain.apply(x), tuned.apply(x))
 
 
-def test_fine_tuning_is_dropped_where_no_held_out_query_gains(many, monkeypatch):
+def test_fine_tuning_is_dropped_if_held_out_queries_do_not_improve(many, monkeypatch):
     x, y, _, _, plain = many
-    wild = partial(fine_tune, training=replace(FINE_TUNING, rate=10.0))
-    monkeypatch.setattr(sys.modules["ea_jax.fitting.fit"], "fine_tune", wild)  # the package's `fit` is the function
+    diverging = partial(fine_tune, training=replace(FINE_TUNING, learning_rate=10.0))
+    monkeypatch.setattr(
+        sys.modules["ea_jax.fitting.fit"], "fine_tune", diverging
+    )  # the package's `fit` is the function
     assert_same(plain, fit(x, y))
 
 
@@ -202,24 +204,24 @@ def test_few_pairs_are_not_fine_tuned(fitted):
 
 @pytest.mark.parametrize("kind", ["quality", "adapter"])
 def test_few_pairs_do_better_with_a_prior_than_without(global_fit, kind):
-    x, y = related_pairs(60, seed=1, turned=0.1)
-    new_x, new_y = related_pairs(500, seed=2, turned=0.1)
+    x, y = related_pairs(60, seed=1, shift=0.1)
+    new_x, new_y = related_pairs(500, seed=2, shift=0.1)
     prior = global_fit.quality if kind == "quality" else global_fit.adapter()
     alone, own = fit(x, y), fit(x, y, prior=prior)
     assert (alone.report["prior"], own.report["prior"]) == ("none", "given")
     assert 1 - cosine(own, new_x, new_y) < 0.7 * (1 - cosine(alone, new_x, new_y))
-    if kind == "quality":  # which knows the covariances that whitening needs
+    if kind == "quality":  # it has the covariances that whitening needs
         scores = [np.mean(1 / ranks(f.apply(new_x, "query"), new_y, new_y, new_y, itself=True)) for f in (alone, own)]
         assert scores[1] > scores[0] + 0.02
 
 
-def test_many_pairs_leave_a_prior_that_is_wrong(global_fit):
-    x, y = related_pairs(1500, seed=1, turned=-2.0)
+def test_many_pairs_override_a_wrong_prior(global_fit):
+    x, y = related_pairs(1500, seed=1, shift=-2.0)
     with_prior, alone = (fit(x[:1000], y[:1000], prior=p, fine_tune=False) for p in (global_fit.quality, None))
     assert cosine(with_prior, x[1000:], y[1000:]) == pytest.approx(cosine(alone, x[1000:], y[1000:]), abs=0.003)
 
 
-def test_a_prior_counts_as_its_rows_in_the_statistics(global_fit):
+def test_a_prior_covariance_counts_as_its_rows(global_fit):
     x, y = related_pairs(60, seed=1)
     own = fit(x, y, prior=global_fit.quality).quality.params
     prior = global_fit.quality.params
@@ -239,9 +241,9 @@ def test_a_module_gives_the_features_times_the_layer(family):
     fitted = fit(x, y, family=family)
     z = kernel_features(x, y).z if family == "kernel" else x
     out = fitted.adapter("query").params["out"]
-    wanted = z.astype(np.float64) @ np.asarray(out["kernel"], np.float64) + np.asarray(out["bias"])
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(fitted.apply(x, "query"), wanted, atol=2e-5)
+    expected = z.astype(np.float64) @ np.asarray(out["kernel"], np.float64) + np.asarray(out["bias"])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(fitted.apply(x, "query"), expected, atol=2e-5)
 
 
 def test_kernel_features_have_the_inner_products_of_the_kernel():
@@ -261,7 +263,7 @@ def test_kernel_features_have_the_inner_products_of_the_kernel():
     np.testing.assert_allclose(build(spec).apply({"params": params}, jnp.asarray(x)), features.z[:, 10:13], atol=1e-4)
 
 
-def test_auto_takes_the_kernel_for_a_nonlinear_map_and_linear_for_a_linear_one():
+def test_auto_selects_the_kernel_only_for_a_nonlinear_map():
     x, y = nonlinear_pairs(600)
     kernel, linear = fit(x[:300], y[:300], family="auto"), fit(x[:300], y[:300])
     assert kernel.family == "kernel"
@@ -288,7 +290,7 @@ REPORT = {
         (0.49, "They differ by less than the sampling error."),
     ],
 )
-def test_the_verdict_says_which_of_both_ranks_better(rank, end):
+def test_the_verdict_names_the_better_alternative(rank, end):
     report = REPORT | {"keep_source": REPORT["keep_source"] | {"reciprocal_rank": rank}}
     sentence = verdict(report, "minilm")
     assert sentence.endswith(end)
@@ -300,7 +302,7 @@ def test_the_verdict_says_which_of_both_ranks_better(rank, end):
 @pytest.mark.parametrize(
     ("x", "y", "names", "message"),
     [
-        (10, 10, {}, "There are 10 pairs; a fit needs 50"),
+        (10, 10, {}, "There are 10 pairs; a fit needs at least 50"),
         (100, 99, {}, "x has 100 rows and y 99"),
         (100, 100, {"groups": ["a"]}, "row-aligned"),
         (100, 100, {"family": "cubic"}, "family is 'cubic'; it must be one of linear, kernel, auto"),
@@ -321,7 +323,7 @@ def test_pairs_that_cannot_be_fitted_are_refused(x, y, names, message):
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_value_that_is_not_finite_is_refused_with_its_row(side, value):
+def test_a_non_finite_value_is_refused_with_its_row(side, value):
     pairs = toy_pairs()
     pairs[side][7, 1] = value
     with pytest.raises(BadInput, match="Row 7 of x or y has a value that is not finite"):

@@ -3,14 +3,22 @@ import pytest
 from scipy.linalg import fractional_matrix_power
 from sklearn.isotonic import IsotonicRegression
 
-from ea_jax.fitting.query_layer import LENGTH, POWER, SHRINKAGE, fine_tune, similarity_map, whitened, whitening
+from ea_jax.fitting.query_layer import (
+    LENGTH,
+    POWER,
+    SHRINKAGE,
+    fine_tune,
+    similarity_map,
+    whiten_layer,
+    whitening_matrix,
+)
 from ea_jax.fitting.regression.moments import Affine, Covariance, covariance, moments
-from ea_jax.fitting.regression.ridge import Directions, directions, solve_ridge
-from ea_jax.fitting.training.train import Held, Training
+from ea_jax.fitting.regression.ridge import LowRankCovariance, low_rank_covariance, solve_ridge
+from ea_jax.fitting.training.train import TrainingConfig, ValidationSet
 from ea_jax.quality.schema import KNOTS
 from tests.conftest import toy_pairs, unit_rows
 
-SHORT = Training(steps=20, batch=256, every=10, rate=3e-2, average=0.8)
+SHORT = TrainingConfig(steps=20, batch_size=256, eval_every=10, learning_rate=3e-2, ema_decay=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +34,23 @@ def c(pairs) -> Covariance:
 def test_whitening_is_a_power_of_the_shrunk_covariance(pairs, c):
     _, y = pairs
     dense = np.cov(y.T.astype(np.float64), bias=True)
-    wanted = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 12 * np.eye(12), -POWER)
-    np.testing.assert_allclose(whitening(directions(y, c.y_mean, c.yy)), wanted, rtol=1e-3, atol=1e-3)
+    expected = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 12 * np.eye(12), -POWER)
+    actual = whitening_matrix(low_rank_covariance(y, c.y_mean, c.yy))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_whitening_by_leading_directions_is_that_of_their_covariance():
+def test_whitening_a_low_rank_covariance_agrees_with_the_dense_one():
     vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(20, 3)))[0]
-    y = Directions(np.array([5.0, 2.0, 1.0]), vectors, 0.1)
+    y = LowRankCovariance(np.array([5.0, 2.0, 1.0]), vectors, 0.1)
     dense = (vectors * [5, 2, 1]) @ vectors.T + 0.1 * np.eye(20)
-    wanted = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 20 * np.eye(20), -POWER)
-    np.testing.assert_allclose(whitening(y), wanted, atol=1e-9)
+    expected = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 20 * np.eye(20), -POWER)
+    np.testing.assert_allclose(whitening_matrix(y), expected, atol=1e-9)
 
 
-def test_the_query_layer_is_the_whitened_store_layer_at_a_fixed_length(pairs, c):
+def test_the_query_layer_is_the_whitened_and_rescaled_store_layer(pairs, c):
     x, y = (rows.astype(np.float64) for rows in pairs)
     store = solve_ridge(pairs[0], c, 0.1)
-    layer = whitened(store, c, c.xx, directions(pairs[1], c.y_mean, c.yy))
+    layer = whiten_layer(store, c, c.xx, low_rank_covariance(pairs[1], c.y_mean, c.yy))
     dense = np.cov(y.T, bias=True)
     power = fractional_matrix_power(dense + SHRINKAGE * np.trace(dense) / 12 * np.eye(12), -POWER)
     plain = (x @ store.kernel + store.bias - y.mean(axis=0)) @ power
@@ -54,26 +63,26 @@ def test_the_query_layer_is_the_whitened_store_layer_at_a_fixed_length(pairs, c)
 
 
 @pytest.fixture(scope="module")
-def held(pairs):
+def validation(pairs):
     x, y = pairs
-    return Held(x[:100], y[:100], y[100:300])
+    return ValidationSet(x[:100], y[:100], y[100:300])
 
 
-def test_fine_tuning_gains_from_a_poor_start(pairs, held):
+def test_fine_tuning_improves_a_poor_start(pairs, validation):
     x, y = pairs
     poor = solve_ridge(x, covariance(moments(x, y)), 0.1)
     poor = Affine(poor.kernel + 0.5 * np.random.default_rng(0).normal(size=(8, 12)), poor.bias)
-    tuned = fine_tune(poor, x[300:], y[300:], held, SHORT)
+    tuned = fine_tune(poor, x[300:], y[300:], validation, SHORT)
     assert tuned.steps in (10, 20)
     assert len(tuned.scores) == 3
     assert max(tuned.scores) == tuned.scores[tuned.steps // 10] > tuned.scores[0] + 0.02
     assert np.abs(tuned.layer.kernel - poor.kernel).max() > 1e-3
 
 
-def test_a_start_that_ranks_perfectly_is_returned_as_it_was():
+def test_a_start_that_ranks_perfectly_is_returned_unchanged():
     x = unit_rows(np.random.default_rng(0), 600, 8)
     perfect = Affine(np.eye(8), np.zeros(8))
-    tuned = fine_tune(perfect, x[300:], x[300:], Held(x[:100], x[:100], x[100:300]), SHORT)
+    tuned = fine_tune(perfect, x[300:], x[300:], ValidationSet(x[:100], x[:100], x[100:300]), SHORT)
     assert tuned.steps == 0
     assert tuned.layer is perfect
     assert tuned.scores[0] == 1

@@ -1,4 +1,4 @@
-"""Logistic regression by Newton's method."""
+"""Logistic regression towards a prior, by Newton's method."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -13,14 +13,15 @@ def logistic(
     penalty: float,
     prior: Float[np.ndarray, " p"] | None = None,
 ) -> tuple[Float64[np.ndarray, " p"], float]:
-    """Weights and bias of a logistic regression, `P = 1 / (1 + exp(-z w - b))`, by Newton's method.
+    """Fit the weights and bias of a logistic regression, `P = 1 / (1 + exp(-z w - b))`.
 
     Args:
-        z: One row an observation.
-        label: Its outcome.
-        penalty: Of the squared distance of the weights from the prior's, for columns of variance one, beside the total
-            log loss: so the more rows, the less the prior weighs. The bias is free.
-        prior: Weights that the fit stays near to; zero if None.
+        z: One row per observation.
+        label: The outcome of each observation.
+        penalty: Weight of the squared distance from the prior weights, for columns scaled to variance one. It is added
+            to the total log loss, so the influence of the prior falls with the number of rows. The bias is not
+            penalized.
+        prior: Weights that the penalty shrinks towards; zero if None.
 
     Source: Hastie, Tibshirani and Friedman 2009, section 4.4 (iteratively reweighted least squares).
     """
@@ -41,9 +42,9 @@ def logistic(
         step = np.linalg.solve(design.T @ (design * spread[:, None]) / len(z) + np.diag(pull), slope)
         before = loss(weight)
         while loss(weight - step) > before and np.abs(step).max() > SMALLEST_STEP:
-            step /= 2  # far from the minimum a whole step may overshoot it
+            step /= 2  # far from the minimum, a full step may overshoot
         weight -= step
         if np.abs(step).max() < SMALLEST_STEP:
             break
-    plain = weight[:-1] / deviation
-    return plain, float(weight[-1] - mean @ plain)
+    unscaled = weight[:-1] / deviation
+    return unscaled, float(weight[-1] - mean @ unscaled)

@@ -1,4 +1,4 @@
-"""Random batches of pairs from a seed."""
+"""Random batches of pairs."""
 
 from collections.abc import Iterator
 
@@ -16,17 +16,17 @@ def batches(
     seed: int,
     rows: Int[np.ndarray, " k"] | None = None,
 ) -> Iterator[tuple[Float32[np.ndarray, "b d_in"], Float32[np.ndarray, "b d_out"]]]:
-    """Batches in float32, without end.
+    """Yield batches in float32, endlessly.
 
-    Each epoch is a new permutation of the rows; rows that do not fill a batch are left out of it. Only the rows of a
-    batch are read, in order, so x and y may be memory maps.
+    Each epoch is a new permutation of the rows; it skips the rows that do not fill a batch. A batch reads only its own
+    rows, in order, so x and y may be memory maps.
 
     Args:
         x: Source embeddings.
         y: Target embeddings.
-        size: Pairs of a batch; all of them where there are fewer.
-        seed: Of the permutations.
-        rows: Row numbers to draw from, ascending; all rows if None.
+        size: Pairs in a batch; all pairs if there are fewer.
+        seed: Random seed of the permutations.
+        rows: Row numbers to use, ascending; all rows if None.
     """
     rows = np.arange(len(x)) if rows is None else rows
     size, epoch = min(size, len(rows)), 0

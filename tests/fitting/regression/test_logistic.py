@@ -16,7 +16,7 @@ def labelled():
     return z, rng.random(400) < 1 / (1 + np.exp(-(z @ [1, -0.5, 0.2, 0, 0.1] - 0.3)))
 
 
-def test_logistic_regression_is_scikit_learns(labelled):
+def test_logistic_regression_agrees_with_scikit_learn(labelled):
     z, label = labelled
     weight, bias = logistic(z, label, 4.0)
     deviation = z.std(axis=0)
@@ -35,13 +35,13 @@ def test_logistic_regression_towards_a_prior_minimizes_its_loss(labelled, penalt
             ((w[:5] - prior) * deviation) ** 2
         )
 
-    wanted = minimize(loss, np.zeros(6), tol=1e-10).x
+    expected = minimize(loss, np.zeros(6), tol=1e-10).x
     weight, bias = logistic(z, label, penalty, prior)
-    np.testing.assert_allclose(weight, wanted[:5], atol=1e-4)
-    assert bias == pytest.approx(wanted[5], abs=1e-3)
+    np.testing.assert_allclose(weight, expected[:5], atol=1e-4)
+    assert bias == pytest.approx(expected[5], abs=1e-3)
 
 
-def test_a_huge_penalty_keeps_the_prior_and_a_tiny_one_forgets_it(labelled):
+def test_a_huge_penalty_keeps_the_prior_and_a_tiny_one_does_not(labelled):
     z, label = labelled
     prior = np.array([0.5, 0.5, 0, -0.2, 0.3])
     kept, bias = logistic(z, label, 1e9, prior)
@@ -60,21 +60,21 @@ def test_the_more_rows_the_less_the_prior_weighs(labelled):
     assert away[0] > 3 * away[1] > 9 * away[2]
 
 
-def test_a_prior_that_is_far_off_is_left_behind(labelled):
+def test_a_distant_prior_with_a_small_penalty_has_no_effect(labelled):
     z, label = labelled
     free = logistic(z, label, 1e-6)[0]
     for scale in (-20.0, 20.0):
         np.testing.assert_allclose(logistic(z, label, 1e-6, np.full(5, scale))[0], free, atol=1e-3)
 
 
-def test_labels_that_can_be_separated_have_finite_weights():
+def test_separable_labels_have_finite_weights():
     z = np.linspace(-1, 1, 40)[:, None]
     weight, bias = logistic(z, z[:, 0] > 0, 1e-4)
     assert np.isfinite(weight).all()
     assert np.all(((z @ weight + bias) > 0) == (z[:, 0] > 0))
 
 
-def test_labels_that_are_all_alike_have_a_finite_bias():
+def test_equal_labels_have_a_finite_bias():
     weight, bias = logistic(np.random.default_rng(0).normal(size=(40, 3)), np.ones(40, bool), 1.0)
     assert np.isfinite([*weight, bias]).all()
     assert bias > 5

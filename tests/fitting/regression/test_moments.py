@@ -24,15 +24,15 @@ def test_moments_add_up_over_blocks_and_parts(pairs, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
-def test_covariance_is_numpys(pairs, c):
+def test_covariance_agrees_with_numpy(pairs, c):
     x, y = pairs
-    wanted = np.cov(np.hstack([x, y]).T.astype(np.float64), bias=True)
-    np.testing.assert_allclose(c.xx, wanted[:8, :8], atol=1e-6)
-    np.testing.assert_allclose(c.xy, wanted[:8, 8:], atol=1e-6)
-    np.testing.assert_allclose(c.yy, wanted[8:, 8:], atol=1e-6)
+    expected = np.cov(np.hstack([x, y]).T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(c.xx, expected[:8, :8], atol=1e-6)
+    np.testing.assert_allclose(c.xy, expected[:8, 8:], atol=1e-6)
+    np.testing.assert_allclose(c.yy, expected[8:, 8:], atol=1e-6)
 
 
-def test_moments_of_named_rows_are_those_of_a_selection(pairs, monkeypatch):
+def test_moments_of_row_numbers_agree_with_a_selection(pairs, monkeypatch):
     x, y = pairs
     monkeypatch.setattr(solve, "BLOCK", 64)
     rows = np.random.default_rng(0).permutation(400)[:170]
@@ -40,7 +40,7 @@ def test_moments_of_named_rows_are_those_of_a_selection(pairs, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
-def test_memory_maps_are_streamed_to_the_same_moments(pairs, tmp_path, monkeypatch):
+def test_memory_maps_have_the_same_moments(pairs, tmp_path, monkeypatch):
     for name, rows in zip(("x", "y"), pairs, strict=True):
         mapped = np.memmap(tmp_path / name, rows.dtype, "w+", shape=rows.shape)
         mapped[:] = rows
@@ -51,17 +51,17 @@ def test_memory_maps_are_streamed_to_the_same_moments(pairs, tmp_path, monkeypat
         np.testing.assert_array_equal(a, b)
 
 
-def test_moments_without_some_pairs_are_those_of_the_others(pairs):
+def test_subtracted_moments_are_those_of_the_other_pairs(pairs):
     x, y = pairs
     others = solve.moments(x, y).minus(solve.moments(x, y, np.arange(150)))
     for a, b in zip(others, solve.moments(x[150:], y[150:]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_the_largest_eigenvalues_are_those_of_all():
+def test_the_largest_eigenpairs_agree_with_numpy():
     a = np.random.default_rng(0).normal(size=(20, 9))
     values, vectors = np.linalg.eigh(a.T @ a)
     for k in (3, 9, 12):
-        found, basis = solve.largest(a.T @ a, k)
-        np.testing.assert_allclose(found, values[-k:], rtol=1e-9)
+        largest, basis = solve.largest_eigenpairs(a.T @ a, k)
+        np.testing.assert_allclose(largest, values[-k:], rtol=1e-9)
         np.testing.assert_allclose(np.abs(np.sum(basis * vectors[:, -k:], axis=0)), 1, rtol=1e-9)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax.fitting.training.losses import Terms, contrastive_loss, neighbor_loss
+from ea_jax.fitting.training.losses import LossWeights, contrastive_loss, neighbor_loss
 from tests.conftest import unit_rows
 
 SOFT = tuple(partial(loss, temperature=0.05) for loss in (contrastive_loss, neighbor_loss))
@@ -22,7 +22,7 @@ def infonce(output, target, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
-def test_the_contrastive_loss_is_numpys(temperature):
+def test_the_contrastive_loss_agrees_with_numpy(temperature):
     # the logits are up to 1 / temperature, and float32 carries seven digits of them
     np.testing.assert_allclose(
         contrastive_loss(*rows(), temperature), infonce(*rows(), temperature), rtol=1e-6, atol=2e-7 / temperature
@@ -30,40 +30,40 @@ def test_the_contrastive_loss_is_numpys(temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0])
-def test_the_neighbor_loss_is_numpys(temperature):
+def test_the_neighbor_loss_agrees_with_numpy(temperature):
     def others(row, i):
         weight = np.exp((row - row.max()) / temperature)
         weight[i] = 0
         return weight / weight.sum()
 
     o, t = (a.astype(np.float64) for a in rows())
-    wanted = 0
+    expected = 0
     for i in range(7):
         p, q = others(t[i] @ t.T, i), others(o[i] @ t.T, i)
-        wanted += sum(p[j] * np.log(p[j] / q[j]) for j in range(7) if j != i) / 7
-    np.testing.assert_allclose(neighbor_loss(*rows(), temperature), wanted, rtol=2e-5)
+        expected += sum(p[j] * np.log(p[j] / q[j]) for j in range(7) if j != i) / 7
+    np.testing.assert_allclose(neighbor_loss(*rows(), temperature), expected, rtol=2e-5)
 
 
-def test_the_neighbor_loss_asks_for_no_more_than_the_ranking_of_the_others():
-    """A row's own target does not count: outputs that are off by what no other target sees lose nothing."""
+def test_the_neighbor_loss_depends_only_on_the_other_rows():
+    """A component orthogonal to all targets does not change the loss."""
     o, t = rows()
     assert abs(neighbor_loss(t, t, 0.05)) < 1e-6
     wide = np.concatenate([t, np.zeros_like(t)], axis=1)
-    off = np.concatenate([t, np.ones_like(t)], axis=1)  # along what no target has
+    off = np.concatenate([t, np.ones_like(t)], axis=1)  # orthogonal to all targets
     assert abs(neighbor_loss(off, wide, 0.05)) < 1e-6
     assert neighbor_loss(o, t, 0.05) > 0.1
 
 
-def test_the_contrastive_loss_is_nought_for_targets_and_log_n_for_chance():
+def test_the_contrastive_loss_ranges_from_zero_to_chance():
     o = np.eye(6, dtype=np.float32)
     assert contrastive_loss(o, o, 0.01) < 1e-6
     np.testing.assert_allclose(contrastive_loss(np.ones_like(o), o, 0.05), np.log(6), rtol=1e-6)
 
 
-def test_terms_are_a_weighted_sum():
+def test_loss_weights_give_a_weighted_sum():
     o, t = rows()
-    wanted = 0.3 * infonce(o, t, 0.1) + 2 * float(neighbor_loss(o, t, 0.1))
-    np.testing.assert_allclose(Terms(0.3, 2.0, 0.1).loss(o, t), wanted, rtol=1e-5)
+    expected = 0.3 * infonce(o, t, 0.1) + 2 * float(neighbor_loss(o, t, 0.1))
+    np.testing.assert_allclose(LossWeights(0.3, 2.0, 0.1).loss(o, t), expected, rtol=1e-5)
 
 
 def test_the_order_of_pairs_does_not_change_a_loss():
