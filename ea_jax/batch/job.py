@@ -33,7 +33,7 @@ from ea_jax.batch.state import (
 )
 from ea_jax.batch.writers import check_format, join_parts
 from ea_jax.errors import BadInput, Conflict
-from ea_jax.io.atomic import hold_lock, write_atomically
+from ea_jax.io.atomic import hold_lock, hold_shared_lock, write_atomically
 from ea_jax.progress import progress_bar
 
 PART_ROWS = 32_768
@@ -135,7 +135,7 @@ def run_job(
         raise BadInput(f"{output.state} cannot be created: {error.strerror}. Choose another output.") from error
     busy: dict[str, float] = {}
     with ExitStack() as stack:
-        stack.enter_context(hold_lock(output.state / "lock", str(output.out), shared=count > 1))
+        stack.enter_context(hold_shared_lock(output.state / "lock", str(output.out), exclusive=count == 1))
         stack.enter_context(hold_lock(output.state / f"lock-{index}", str(output.out)))
         with hold_lock(output.state / "lock-begin", str(output.out), wait=True):
             before = begin_job(output, job.facts, len(inputs.parts), inputs.rows, inputs.stamps)

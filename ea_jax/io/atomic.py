@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a process ends; locks that end with their process."""
+"""Files and folders that are written completely or not at all, and locks that end with their process."""
 
 import os
 import shutil
@@ -12,22 +12,26 @@ from ea_jax.errors import Conflict
 
 @contextmanager
 def write_atomically(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
-    """Write to a temporary file, put it on the disk, and only then into place.
+    """Write to a temporary file, flush it to the disk and move it into place. If the block fails, nothing is left.
 
     Args:
-        path: What it is called in the end; one that is there is replaced.
-        temporary: What it is called until then, on the same file system; `<path>.tmp` if None.
+        path: Final path of the file. An existing file is replaced.
+        temporary: Path of the temporary file, on the same file system. If None, `<path>.tmp`.
     """
     temporary = temporary or path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        yield stream
-    move_into_place(temporary, path)
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+        move_into_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Put a file that is written on the disk, and then into place.
+    """Flush a written file to the disk and move it to its final path.
 
-    Its pages leave the system's cache, since whoever writes much would push all else out of there.
+    Its pages are dropped from the page cache: a large job would otherwise evict everything else from there.
     """
     handle = os.open(temporary, os.O_RDWR)
     try:
@@ -41,86 +45,119 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def hold_lock(path: Path, what: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a file's lock, which the system releases when the process ends, however it does.
+def hold_lock(path: Path, output: str, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on a file. The system releases it when the process ends, even by SIGKILL.
 
     Args:
-        what: What is at work, for the error.
-        shared: Whether others may hold it as well, as long as all share it.
-        wait: Until it is free, instead of an error.
+        path: The lock file, which is created if necessary.
+        output: The output that the lock protects, for the error message.
+        wait: Whether to wait for another process that holds the lock, instead of raising an error.
 
     Raises:
-        Conflict: Another process holds it.
+        Conflict: Another process holds the lock, and `wait` is False.
     """
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            raise Conflict(f"{what} is already being written by another process. Wait for it, or end it.") from error
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout as error:
+        raise _locked(output) from error
+    try:
         yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def hold_shared_lock(path: Path, output: str, exclusive: bool = False) -> Iterator[None]:
+    """Hold a lock that several processes may share, or hold it alone. Otherwise as `hold_lock`.
+
+    Args:
+        path: The lock file, which is created if necessary. `hold_lock` cannot use the same file.
+        output: The output that the lock protects, for the error message.
+        exclusive: Whether no other process may hold the lock.
+
+    Raises:
+        Conflict: Another process holds the lock in a way that excludes this one.
+    """
+    from filelock import ReadWriteLock, Timeout
+
+    lock = ReadWriteLock(path, is_singleton=False)  # two holders in one process exclude each other as well
+    try:
+        (lock.acquire_write if exclusive else lock.acquire_read)(blocking=False)
+    except Timeout as error:
+        raise _locked(output) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock."""
+    """Whether a process holds a shared lock."""
     try:
-        with hold_lock(path, ""):
+        with hold_shared_lock(path, "", exclusive=True):
             return False
     except Conflict:
         return True
 
 
-def replace_folder(new: Path, there: Path) -> None:
-    """Put a whole folder in the place of another, on the same file system. A kill in between loses neither.
+def replace_folder(new: Path, folder: Path) -> None:
+    """Replace a folder by another on the same file system. A kill at any moment loses neither.
 
-    The old folder waits beside it as `.<name>.old`, from where `recover_folders` takes it back if need be.
+    Meanwhile the old folder is at `.<name>.old`. After a kill, `recover_folders` moves it back.
     """
-    with _folder_lock(there.parent):
-        _restore(there)
-        if there.exists():
-            there.rename(_aside(there))
-        new.rename(there)
-        _sync_folder(there.parent)
-        shutil.rmtree(_aside(there), ignore_errors=True)
+    with _hold_folder(folder.parent):
+        _recover(folder)
+        if folder.exists():
+            folder.rename(_backup(folder))
+        new.rename(folder)
+        _sync_folder(folder.parent)
+        shutil.rmtree(_backup(folder), ignore_errors=True)
 
 
 def recover_folders(root: Path) -> None:
-    """Finish the swaps in a folder that were cut off, if it may be written and no process is at one."""
+    """Complete the replacements in a folder that were interrupted, unless it is read-only or in use."""
     if any(root.glob(".*.old")):
-        with suppress(OSError), _folder_lock(root, wait=False):
+        with suppress(OSError), _hold_folder(root, wait=False):
             for old in root.glob(".*.old"):
-                _restore(root / old.name[1 : -len(".old")])
+                _recover(root / old.name[1 : -len(".old")])
 
 
-def _restore(there: Path) -> None:
-    """The new folder if it is in place, else the old one."""
-    old = _aside(there)
-    if old.exists() and there.exists():
+def _recover(folder: Path) -> None:
+    """Keep the new folder if it is in place, and else the old one."""
+    old = _backup(folder)
+    if old.exists() and folder.exists():
         shutil.rmtree(old)
     elif old.exists():
-        old.rename(there)
+        old.rename(folder)
 
 
-def _aside(there: Path) -> Path:
-    return there.with_name(f".{there.name}.old")
+def _backup(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _locked(output: str) -> Conflict:
+    return Conflict(f"{output} is already being written by another process. Wait for it, or end it.")
 
 
 @contextmanager
-def _folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a folder's own lock; OSError where another process does, unless it is waited for."""
-    import fcntl
+def _hold_folder(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Lock a folder itself, which leaves no lock file in it. Raises OSError if it is locked and `wait` is False."""
+    from filelock import lock_descriptor
 
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not lock_descriptor(handle, blocking=wait):
+            raise BlockingIOError(f"{folder} is locked by another process.")
         yield
     finally:
         os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can."""
+    """Flush the names in a folder to the disk, where the system supports it."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

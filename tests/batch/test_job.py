@@ -22,7 +22,7 @@ from ea_jax.batch.job import plan, run_job
 from ea_jax.batch.state import status
 from ea_jax.data import provenance
 from ea_jax.errors import BadInput
-from ea_jax.io.atomic import hold_lock
+from ea_jax.io.atomic import hold_shared_lock
 from tests.batch.test_batch_map import plain
 from tests.conftest import unit_rows
 
@@ -212,7 +212,8 @@ def test_an_input_that_changes_under_a_running_job_ends_it(adapt, x, tmp_path, m
 def test_two_jobs_on_one_output_do_not_mix(adapt, x, tmp_path):
     given, out = write(tmp_path / "in.parquet", x), tmp_path / "out"
     job(adapt, [given], out)
-    with hold_lock(out / "_ea_jax" / "lock", "out"), pytest.raises(BadInput, match="already being written by another"):
+    lock = hold_shared_lock(out / "_ea_jax" / "lock", "out", exclusive=True)
+    with lock, pytest.raises(BadInput, match="already being written by another"):
         job(adapt, [given], out)
 
 
