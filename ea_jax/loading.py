@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from ea_jax.adapters.adapter import Adapter, compose
+from ea_jax.adapters.adapter import Adapter, compose, truncate
 from ea_jax.adapters.quantization import dequantize
 from ea_jax.adapters.spec import PURPOSES, Purpose
 from ea_jax.compat.catalog import find_public_adapter
@@ -41,6 +41,7 @@ def load(
     via: str | Sequence[str] | None = None,
     flavor: str | None = None,
     purpose: Purpose = "store",
+    dim: int | None = None,
     dtype: str | None = None,
     sharding: jax.sharding.Sharding | None = None,
     root: Root = None,
@@ -58,6 +59,7 @@ def load(
             chain, pairs without this flavor use their default.
         purpose: `store` for vectors as close as possible to native ones, `query` for the best recall against an index
             of native vectors. All adapters of a chain but the last are `store` adapters.
+        dim: Number of leading outputs to keep, for an index of shortened vectors of a Matryoshka target. If None, all.
         dtype: Precision of products with int8 weights, `float32` or `bfloat16`; sums are always float32. Both represent
             the weights exactly. If None, bfloat16 where the device has instructions for it.
         sharding: Where the parameters are placed. If None, the default device.
@@ -65,17 +67,19 @@ def load(
 
     Raises:
         UnknownName: The space, the pair or the flavor is unknown. The message suggests a measured route of two hops.
-        BadInput: `purpose` or `dtype` is unknown.
+        BadInput: `purpose` or `dtype` is unknown, or `dim` is given for a target that cannot be shortened.
         BadEntry, CorruptCheckpoint: The stored adapter is damaged. Nothing is loaded in part.
     """
     _check_purpose(purpose)
+    check_dim(target, dim, root)
     stops = [via] if isinstance(via, str) else list(via or ())
     if stops:
         *before, last = resolve_route([source, *stops, target], flavor, root)
     else:
         before, last = [], resolve_entry(source, target, flavor, root)
     chain = [load_adapter(entry, dtype=dtype, sharding=sharding) for entry in before]
-    return reduce(compose, [*chain, load_adapter(last, purpose, dtype=dtype, sharding=sharding)])
+    adapter = reduce(compose, [*chain, load_adapter(last, purpose, dtype=dtype, sharding=sharding)])
+    return adapter if dim is None else truncate(adapter, dim)
 
 
 def load_quality(
@@ -93,6 +97,18 @@ def load_quality(
     """
     entry = resolve_entry(source, target, flavor, root)
     return load_quality_part(entry, load_adapter(entry, dtype=dtype, sharding=sharding), sharding=sharding)
+
+
+def check_dim(target: str, dim: int | None, root: Root) -> None:
+    """Raise BadInput if the leading dimensions of a target model are not an embedding."""
+    if dim is None:
+        return
+    try:
+        space = find_space(target, root)
+    except UnknownName:
+        return
+    if not space.matryoshka:
+        raise BadInput(f"{target} is not a Matryoshka model: its first {dim} dimensions are no embedding. Omit dim.")
 
 
 def load_adapter(

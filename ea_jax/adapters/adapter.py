@@ -1,6 +1,6 @@
 """The adapter: a pytree of parameters and a pure function over them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
@@ -91,6 +91,26 @@ def compose(first: Adapter, second: Adapter) -> Adapter:
     )
     links = _links(first) + _links(second)
     return Adapter(spec, {f"links_{i}": params for i, params in enumerate(links)})
+
+
+def truncate(adapter: Adapter, dim: int) -> Adapter:
+    """Keep the first `dim` outputs of an adapter to a Matryoshka model, and normalize them again.
+
+    Raises:
+        BadInput: The adapter has fewer outputs, or is an imported network, whose outputs depend on each other.
+    """
+    spec, params = adapter.spec, adapter.params
+    if not 1 <= dim <= spec.d_out:
+        raise BadInput(f"dim is {dim}; the adapter has {spec.d_out} outputs, so it must be from 1 to {spec.d_out}.")
+    if spec.parts:
+        last = f"links_{len(spec.parts) - 1}"
+        link = truncate(Adapter(spec.parts[-1], params[last]), dim)
+        parts = (*spec.parts[:-1], link.spec)
+        return Adapter(replace(spec, d_out=dim, parts=parts), params | {last: link.params})
+    if "out" not in params:
+        raise BadInput(f"A {spec.family} adapter has no output layer that can be shortened. Omit dim.")
+    out = {name: leaf[..., :dim] for name, leaf in params["out"].items()}
+    return Adapter(replace(spec, d_out=dim), params | {"out": out})
 
 
 def _parts(spec: Spec) -> tuple[Spec, ...]:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from ea_jax.adapters.spec import Purpose
 from ea_jax.batch.batch_map import BatchMap, Options
-from ea_jax.errors import BadInput, UnknownName
-from ea_jax.loading import Root, load_adapters, load_quality_part, load_source_encoder, resolve_entry
-from ea_jax.registry.spaces import find_space
+from ea_jax.loading import Root, check_dim, load_adapters, load_quality_part, load_source_encoder, resolve_entry
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
     """
     options = options or Options()
     entry = resolve_entry(config.source, config.target, config.flavor, config.root)
-    _check_dim(entry.target, options.dim, entry.path.parent)
+    check_dim(entry.target, options.dim, entry.path.parent)
     purposes: set[Purpose] = {config.purpose, "store"} if config.confidence else {config.purpose}
     adapters = load_adapters(entry, purposes)
     quality = load_quality_part(entry, adapters["store"]) if config.confidence else None
@@ -55,14 +53,3 @@ def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
         "encoder": dict(entry.encoder),
     }
     return BatchMap(adapters[config.purpose], quality, encode, options, facts)
-
-
-def _check_dim(target: str, dim: int | None, root: Root) -> None:
-    if dim is None:
-        return
-    try:
-        space = find_space(target, root)
-    except UnknownName:
-        return
-    if not space.matryoshka:
-        raise BadInput(f"{target} is not a Matryoshka model: its first {dim} dimensions are no embedding. Omit dim.")

@@ -1,3 +1,4 @@
+import shutil
 from functools import partial
 
 import jax
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ea_jax.adapters.adapter import forward
+from ea_jax.adapters.adapter import Adapter, forward, truncate
 from ea_jax.adapters.families import abstract_params, build
 from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadEntry, BadInput
@@ -159,3 +160,32 @@ def test_the_abstract_parameters_are_what_init_would_make():
 def test_an_unknown_family_is_named():
     with pytest.raises(BadEntry, match=r"'linaer'\. Did you mean linear"):
         build(Spec("linaer", "a", "b", 3, 5))
+
+
+@pytest.fixture
+def matryoshka_root(tmp_path, toy_root):
+    """The toy registry with a target whose leading dimensions are an embedding."""
+    root = shutil.copytree(toy_root, tmp_path / "registry")
+    text = (root / "spaces.toml").read_text().replace('aliases = ["toy-b"]', 'aliases = ["toy-b"]\nmatryoshka = true')
+    (root / "spaces.toml").write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("purpose", ["store", "query"])
+def test_load_shortens_the_outputs_of_a_matryoshka_target(matryoshka_root, purpose, key):  # CASES F11
+    x = jax.random.normal(key, (3, 8))
+    whole = load("toy-a", "toy-b", purpose=purpose, root=matryoshka_root)
+    short = load("toy-a", "toy-b", purpose=purpose, dim=5, root=matryoshka_root)
+    y = np.asarray(whole(whole.params, x), np.float64)[:, :5]
+    assert short.spec.d_out == 5
+    np.testing.assert_allclose(short(short.params, x), y / np.linalg.norm(y, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_a_target_that_cannot_be_shortened_is_refused(toy_root, matryoshka_root):  # CASES F11
+    with pytest.raises(BadInput, match="toy-b is not a Matryoshka model"):
+        load("toy-a", "toy-b", dim=5, root=toy_root)
+    with pytest.raises(BadInput, match="dim is 13; the adapter has 12 outputs"):
+        load("toy-a", "toy-b", dim=13, root=matryoshka_root)
+    spec = Spec("resmlp", "a", "b", 3, 5, sizes=(("depth", 1), ("width", 4)))
+    with pytest.raises(BadInput, match="no output layer that can be shortened"):
+        truncate(Adapter(spec, abstract_params(spec)), 2)

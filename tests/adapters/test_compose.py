@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ea_jax.adapters.adapter import Adapter, compose, forward
+from ea_jax.adapters.adapter import Adapter, compose, forward, truncate
 from ea_jax.adapters.families import abstract_params
 from ea_jax.adapters.spec import Spec
 from ea_jax.errors import BadInput, UnknownName
@@ -157,3 +157,12 @@ def test_a_pair_without_the_flavor_uses_its_default_flavor(root):
 def test_a_missing_hop_is_named(root, names, options, message):
     with pytest.raises(UnknownName, match=message):
         load(*names, root=root, **options)
+
+
+def test_a_chain_is_shortened_in_its_last_link(a_to_b):
+    chain = compose(a_to_b, adapter("linear", "b", "c", 12, 5))
+    x = unit_rows(np.random.default_rng(0), 4, 8)
+    short = truncate(chain, 3)
+    y = np.asarray(chain(chain.params, x), np.float64)[:, :3]
+    assert (short.spec.d_out, short.spec.parts[-1].d_out) == (3, 3)
+    np.testing.assert_allclose(short(short.params, x), y / np.linalg.norm(y, axis=1, keepdims=True), atol=1e-5)
