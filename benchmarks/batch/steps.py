@@ -47,14 +47,15 @@ def whole_job(given: Path, out: Path) -> dict[str, float]:
 
 def read_alone(given: Path, out: Path) -> dict[str, float]:
     """Read, digest and check the rows of the job."""
-    from ea_jax.batch.columns import check_vectors
-    from ea_jax.batch.inputs import read_inputs
     from ea_jax.batch.row_digests import read_with_digests
+    from ea_jax.data.columns import check_vectors
+    from ea_jax.data.tables import open_tables
+    from ea_jax.embeddings import VectorRule
 
     elapsed = clock()
-    inputs = read_inputs([str(given)], "embedding", PART)
-    for _, block, _ in read_with_digests(inputs, inputs.parts, BATCH):
-        check_vectors(block.batch.column("embedding"), 384)
+    tables, rule = open_tables([given], part_rows=PART), VectorRule(width=384, unit_norm=True)
+    for _, block, _ in read_with_digests(tables, tables.parts, BATCH):
+        check_vectors(block.batch.column("embedding"), rule)
     return elapsed()
 
 
@@ -75,11 +76,11 @@ def compute_alone(given: Path, out: Path) -> dict[str, float]:
 
 def write_alone(given: Path, out: Path) -> dict[str, float]:
     """Write as many batches to as many parts, synced to disk."""
-    from ea_jax.batch.inputs import read_inputs
     from ea_jax.batch.part_writer import MappedBlock, write_parts
     from ea_jax.batch.state import Totals, begin_job, output_paths
+    from ea_jax.data.tables import open_tables
 
-    inputs, output = read_inputs([str(given)], "embedding", PART), output_paths(out, None)
+    inputs, output = open_tables([given], part_rows=PART), output_paths(out, None)
     y = np.random.default_rng(0).standard_normal((BATCH, 1536), np.float32)
     batch = pa.record_batch([np.arange(BATCH), pa.FixedSizeListArray.from_arrays(y.ravel(), 1536)], ["id", "embedding"])
 

@@ -8,18 +8,20 @@ import numpy as np
 import pyarrow as pa
 
 from ea_jax.adapters.adapter import Adapter
-from ea_jax.batch.columns import (
+from ea_jax.batch.columns import floats_to_column, vector_type, vectors_to_column
+from ea_jax.batch.device import ROWS, DeviceRunner, Pending, source_rule
+from ea_jax.data import provenance
+from ea_jax.data.columns import (
     NULL,
     Checked,
     check_texts,
     check_vectors,
+    column_type,
     find_column,
-    floats_to_column,
-    vector_type,
-    vectors_to_column,
+    get_column,
+    scale_column,
 )
-from ea_jax.batch.device import ROWS, DeviceRunner, Pending
-from ea_jax.data import provenance
+from ea_jax.embeddings import VectorRule
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.errors import BadInput
 from ea_jax.io.hashing import values_sha256
@@ -49,6 +51,7 @@ class Options:
         skip: Set bad rows aside instead of raising at the first.
         rows: Largest number of rows in a batch.
         assume_source: Accept vectors as the source model's, whatever their schema records.
+        normalize: Rescale vectors of any length to unit length.
     """
 
     column: str | None = None
@@ -61,6 +64,7 @@ class Options:
     skip: bool = False
     rows: int = ROWS
     assume_source: bool = False
+    normalize: bool = False
 
 
 class MappedBatch(NamedTuple):
@@ -78,9 +82,17 @@ class MappedBatch(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What follows from an input schema: the column to map, the column for the vectors, and the output schema."""
+    """What follows from an input schema.
+
+    Attributes:
+        column: Column to map.
+        scale: Column of the scales of int8 vectors that ea_jax wrote, if `column` holds such vectors.
+        out_column: Column for the target vectors.
+        schema: Schema of the output.
+    """
 
     column: str
+    scale: str | None
     out_column: str
     schema: pa.Schema
 
@@ -96,6 +108,7 @@ class BatchMap:
         encode: The encoder of its source, to map texts; vectors are mapped if None.
         options: How to map a batch.
         facts: Provenance to record in the output schema; derived from the adapter if None.
+        rule: What source vectors must be; looked up by the name of the source if None.
     """
 
     def __init__(
@@ -105,9 +118,11 @@ class BatchMap:
         encode: Encoder | None = None,
         options: Options | None = None,
         facts: dict[str, Any] | None = None,
+        rule: VectorRule | None = None,
     ) -> None:
         self.options = options or Options()
         self.encode, self.spec, self.quality = encode, adapt.spec, quality
+        self.rule = rule or source_rule(adapt.spec, self.options.normalize)
         self._run = DeviceRunner(
             adapt, quality, dtype=self.options.dtype, dim=self.options.dim, max_rows=self.options.rows
         )
@@ -149,24 +164,26 @@ class BatchMap:
 
     def _make_plan(self, schema: pa.Schema) -> _Plan:
         column, ids = find_column(schema, self.options.column, self.encode is not None), self.options.id_column
-        if ids is not None and ids not in schema.names:
-            raise BadInput(f"There is no column {ids!r} for id_column; the columns are {', '.join(schema.names)}.")
-        name = self.options.out_column or ("embedding" if self.encode else column)
+        if ids is not None:
+            column_type(schema, ids)
+        scale = None if self.encode else scale_column(schema, column)
+        name = self.options.out_column or ("embedding" if self.encode else column.split(".")[-1])
         added = [pa.field(name, vector_type(self.options.dtype, self._run.width))]
         if self.options.dtype == "int8":
             added.append(pa.field(f"{name}_scale", pa.float32()))
         if self.quality:
             added.append(pa.field("confidence", pa.float32()))
-        others = [field for field in schema if self.encode or field.name != column]
+        others = [field for field in schema if self.encode or field.name not in (column, scale)]
         if self.options.vectors_only:
             others = [field for field in others if field.name == ids]
         conflicts = [field.name for field in added if field.name in {other.name for other in others}]
         if conflicts:
             raise BadInput(f"The input already has a column {conflicts[0]!r}. Name another out_column.")
-        at = schema.names.index(column) if not self.encode and not self.options.vectors_only else len(others)
+        replaces = not self.encode and not self.options.vectors_only and column in schema.names
+        at = schema.names.index(column) if replaces else len(others)
         fields = [*others[:at], added[0], *others[at:], *added[1:]]
         facts = self.facts | self._assumed_source(schema)
-        return _Plan(column, name, provenance.write(pa.schema(fields, metadata=schema.metadata), facts))
+        return _Plan(column, scale, name, provenance.write(pa.schema(fields, metadata=schema.metadata), facts))
 
     def _assumed_source(self, schema: pa.Schema) -> dict[str, Any]:
         """Return the recorded encoder of the source vectors if `assume_source` overrules it; else nothing."""
@@ -181,8 +198,11 @@ class BatchMap:
             where: Names a row of the batch in error messages.
         """
         plan = self._plan(batch.schema)
-        values = batch.column(plan.column)
-        checked = check_texts(values) if self.encode else check_vectors(values, self.spec.d_in)
+        values = get_column(batch, plan.column)
+        if self.encode:
+            checked = check_texts(values)
+        else:
+            checked = check_vectors(values, self.rule, batch.column(plan.scale) if plan.scale else None)
         bad = {row: why for row, why in checked.reasons.items() if why != NULL or self.options.where_null == "error"}
         if bad and not self.options.skip:
             row, why = next(iter(bad.items()))

@@ -1,5 +1,6 @@
 """Run adapters on all local devices: split batches over them, pad to few shapes, and compute one batch ahead."""
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ from jaxtyping import Array, Float, Shaped
 
 from ea_jax.adapters.adapter import Adapter
 from ea_jax.adapters.spec import Spec
-from ea_jax.embeddings import check_embeddings, unit
-from ea_jax.errors import BadInput
+from ea_jax.embeddings import VectorRule, check_embeddings, require_rows, unit
+from ea_jax.errors import BadInput, EaJaxError
 from ea_jax.progress import progress_bar
 from ea_jax.quality.scores import Quality
+from ea_jax.registry.spaces import find_space
 from ea_jax.typing import ArrayIn, Params
 
 ROWS = 4096  # of a batch
@@ -117,17 +119,28 @@ def local_devices() -> list[Any]:
     return jax.local_devices(backend=getattr(default, "platform", default))
 
 
+def source_rule(spec: Spec, normalize: bool = False, root: str | os.PathLike[str] | None = None) -> VectorRule:
+    """Return what source vectors of an adapter must be. Of a model that is not listed, the length is not known."""
+    try:
+        unit_norm = find_space(spec.source, root).unit_norm
+    except EaJaxError:
+        unit_norm = False
+    return VectorRule(spec.source, spec.d_in, unit_norm, normalize)
+
+
 def map_array(
-    adapt: Adapter, x: Float[ArrayIn, "n d_in"], *, show_progress: bool = False
+    adapt: Adapter, x: Float[ArrayIn, "n d_in"], *, normalize: bool = False, show_progress: bool = False
 ) -> Float[np.ndarray, "n d_out"]:
     """Map any number of embeddings, in batches over all local devices.
 
     Args:
         x: Source embeddings; the array may be memory-mapped.
+        normalize: Rescale vectors of any length to unit length.
         show_progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: x is not a two-dimensional array of floats with the source model's width.
+        BadInput: x is not a two-dimensional array of floats with the source model's width, or a row is not finite, is
+            zero, or does not have unit length as the model's vectors do. The message names the row.
     """
     if getattr(x, "ndim", 2) != 2:
         raise BadInput(f"x has shape {x.shape}; it must be [n, {adapt.spec.d_in}].")
@@ -135,7 +148,7 @@ def map_array(
     y, at = np.empty((len(x), adapt.spec.d_out), np.float32), 0
     chunks = (x[start : start + ROWS] for start in range(0, len(x), ROWS))
     with progress_bar("Mapping", len(x), show_progress, least=PROGRESS_FROM, unit="rows") as advance:
-        for part in map_batches(adapt, chunks):
+        for part in map_batches(adapt, chunks, normalize=normalize):
             y[at : at + len(part)] = part
             at += len(part)
             advance(len(part))
@@ -143,22 +156,28 @@ def map_array(
 
 
 def map_batches(
-    adapt: Adapter, batches: Iterable[Float[ArrayIn, "_ d_in"]], *, show_progress: bool = False
+    adapt: Adapter,
+    batches: Iterable[Float[ArrayIn, "_ d_in"]],
+    *,
+    normalize: bool = False,
+    show_progress: bool = False,
 ) -> Iterator[Float[np.ndarray, "_ d_out"]]:
     """Map a stream of embeddings: one output batch for each input batch, in order, computed one batch ahead.
 
     Args:
         batches: Arrays with any number of rows.
+        normalize: Rescale vectors of any length to unit length.
         show_progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: A batch is not a two-dimensional array of floats with the source model's width.
+        BadInput: A batch or a row is not as `map_array` requires. The message names the row among all.
     """
-    run, waiting = DeviceRunner(adapt), None
+    run, rule, waiting, row = DeviceRunner(adapt), source_rule(adapt.spec, normalize), None, 0
     with progress_bar("Mapping", None, show_progress, unit="rows") as advance:
         for batch in batches:
             check_embeddings(batch, adapt.spec.d_in, adapt.spec.source)
-            started = run.start(np.asarray(batch, np.float32))
+            started = run.start(require_rows(np.asarray(batch), rule, "x", row))
+            row += len(batch)
             if waiting:
                 yield waiting.finish().y
                 advance(waiting.rows)

@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from ea_jax.batch.batch_map import BatchMap
 from ea_jax.batch.device import local_devices
-from ea_jax.batch.inputs import Inputs, Part, file_stamp, read_inputs
 from ea_jax.batch.pipeline import run_parts
 from ea_jax.batch.row_digests import part_digests
 from ea_jax.batch.state import (
@@ -32,6 +31,8 @@ from ea_jax.batch.state import (
     write_json,
 )
 from ea_jax.batch.writers import check_format, join_parts
+from ea_jax.data.blocks import Hints
+from ea_jax.data.tables import Part, Tables, open_tables
 from ea_jax.errors import BadInput, Conflict
 from ea_jax.io.atomic import hold_lock, hold_shared_lock, write_atomically
 from ea_jax.progress import progress_bar
@@ -56,16 +57,31 @@ class JobReport(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A planned job: its inputs, its output, the output's schema, and all facts that determine the output."""
+    """A planned job: its inputs, its output, the output's schema, and all facts that determine the output.
 
-    inputs: Inputs
+    Attributes:
+        inputs: The input files and their parts.
+        output: The paths to write.
+        schema: Schema of the output.
+        facts: All facts that determine the output.
+        stamps: Stamp of each input file (`file_stamp`).
+    """
+
+    inputs: Tables
     output: OutputPaths
     schema: pa.Schema
     facts: dict[str, Any]
+    stamps: dict[str, list[int]]
 
 
 def plan(
-    inputs: Sequence[str], out: Path, run: BatchMap, *, format: str | None = None, part_rows: int = PART_ROWS
+    inputs: Sequence[str],
+    out: Path,
+    run: BatchMap,
+    *,
+    format: str | None = None,
+    part_rows: int = PART_ROWS,
+    delimiter: str | None = None,
 ) -> Job:
     """Check inputs and output without writing anything.
 
@@ -75,16 +91,17 @@ def plan(
         run: Maps a batch.
         format: Format of the parts in a folder: parquet, arrow, npy, npz or jsonl; parquet if None.
         part_rows: Rows of a part.
+        delimiter: Delimiter of CSV files; detected if None.
 
     Raises:
         BadInput: The input cannot be read or mapped, or the output cannot be written.
     """
     if part_rows < 1:
         raise BadInput(f"part_rows is {part_rows}; it must be at least 1.")
-    column = run.options.column or ("text" if run.encode else None)
-    files, output = read_inputs(inputs, column, part_rows), output_paths(out, format)
-    _check_separate(inputs, files, out)
-    schema = run.out_schema(files.schema)
+    tables = open_tables(inputs, part_rows=part_rows, hints=Hints(run.options.column, delimiter))
+    output = output_paths(out, format)
+    _check_separate(inputs, tables, out)
+    schema = run.out_schema(tables.schema)
     check_format(output.format, schema)
     devices = local_devices()
     facts = {
@@ -97,9 +114,9 @@ def plan(
         "columns": ", ".join(f"{field.name} {field.type}" for field in schema),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "versions": {name: version(name) for name in ("ea_jax", "jax", "pyarrow")},
-        "input": files.facts,
+        "input": {str(file): f"{file.stat().st_size:,} bytes" for file in tables.files},
     }
-    return Job(files, output, schema, facts)
+    return Job(tables, output, schema, facts, {str(file): file_stamp(file) for file in tables.files})
 
 
 def run_job(
@@ -138,8 +155,8 @@ def run_job(
         stack.enter_context(hold_shared_lock(output.state / "lock", str(output.out), exclusive=count == 1))
         stack.enter_context(hold_lock(output.state / f"lock-{index}", str(output.out)))
         with hold_lock(output.state / "lock-begin", str(output.out), wait=True):
-            before = begin_job(output, job.facts, len(inputs.parts), inputs.rows, inputs.stamps)
-            _check_unchanged(job, run, before, inputs.stamps)
+            before = begin_job(output, job.facts, len(inputs.parts), inputs.rows, job.stamps)
+            _check_unchanged(job, run, before, job.stamps)
         missing = [part for part in _share(inputs.parts, index, count) if finished_part(output, part.number) is None]
         if missing:
             output.manifest.unlink(missing_ok=True)  # if the joined output was removed since
@@ -158,13 +175,13 @@ def run_job(
             )
         if all(done):
             with hold_lock(output.state / "lock-end", str(output.out), wait=True):
-                _check_unchanged(job, run, inputs.stamps, {str(file): file_stamp(file) for file in inputs.files})
+                _check_unchanged(job, run, job.stamps, {str(file): file_stamp(file) for file in inputs.files})
                 _finish(job, totals)
                 _list_rejects(job, rejects)
     return JobReport(totals, sum(part is not None for part in done), len(done), busy)
 
 
-def _check_separate(names: Sequence[str], inputs: Inputs, out: Path) -> None:
+def _check_separate(names: Sequence[str], inputs: Tables, out: Path) -> None:
     """Raise BadInput if the output would be read as input, now or by a rerun."""
     inside = [file for file in inputs.files if out.resolve() in (file.resolve(), *file.resolve().parents)]
     if inside:
@@ -172,6 +189,12 @@ def _check_separate(names: Sequence[str], inputs: Inputs, out: Path) -> None:
     around = [name for name in names if Path(name).is_dir() and Path(name).resolve() in out.resolve().parents]
     if around:
         raise BadInput(f"The output {out} is inside the input folder {around[0]}. Choose an output elsewhere.")
+
+
+def file_stamp(file: Path) -> list[int]:
+    """Return the times of the last changes of content and metadata, and the inode; they change with every edit."""
+    stat = file.stat()
+    return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _share(parts: list[Part], index: int, count: int) -> list[Part]:

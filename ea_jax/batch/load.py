@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ea_jax.adapters.spec import Purpose
 from ea_jax.batch.batch_map import BatchMap, Options
+from ea_jax.batch.device import source_rule
 from ea_jax.loading import Root, check_dim, load_adapters, load_quality_part, load_source_encoder, resolve_entry
 
 
@@ -52,4 +53,6 @@ def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
         "params": entry.params["sha256"],
         "encoder": dict(entry.encoder),
     }
-    return BatchMap(adapters[config.purpose], quality, encode, options, facts)
+    adapt = adapters[config.purpose]
+    rule = source_rule(adapt.spec, options.normalize, entry.path.parent)
+    return BatchMap(adapt, quality, encode, options, facts, rule)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ea_jax.batch.inputs import Part
 from ea_jax.batch.prefetch import Stopped, get
 from ea_jax.batch.row_digests import combine_digests
 from ea_jax.batch.state import OutputPaths, Totals, write_json
 from ea_jax.batch.writers import Writer, open_writer
+from ea_jax.data.tables import Part
 from ea_jax.io.atomic import move_into_place, write_atomically
 
 

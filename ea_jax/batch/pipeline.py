@@ -11,16 +11,17 @@ from typing import Any
 import pyarrow as pa
 
 from ea_jax.batch.batch_map import BadRow, BatchMap
-from ea_jax.batch.inputs import Inputs, Part
 from ea_jax.batch.part_writer import MappedBlock, write_parts
 from ea_jax.batch.prefetch import AHEAD, Stopped, prefetch, put, timed
-from ea_jax.batch.readers.blocks import Block
 from ea_jax.batch.row_digests import DigestedBlock, read_with_digests
 from ea_jax.batch.state import OutputPaths, Totals
+from ea_jax.data.blocks import Block
+from ea_jax.data.columns import get_column
+from ea_jax.data.tables import Part, Tables, row_name
 
 
 def run_parts(
-    inputs: Inputs,
+    inputs: Tables,
     parts: list[Part],
     run: BatchMap,
     schema: pa.Schema,
@@ -75,12 +76,12 @@ def start_block(read: DigestedBlock, run: BatchMap) -> Callable[[], MappedBlock]
     part, block, digest = read
 
     def where(row: int) -> str:
-        return f"{part.file}, row {block.rows[row]}"
+        return row_name(part.file, int(block.rows[row]))
 
     if block.bad and not run.options.skip:
         row, why = min(block.bad.items())
         run.start(block.batch.slice(0, int((block.rows < row).sum())), where)  # raises for an earlier bad row
-        raise BadRow(f"{part.file}, row {row}: {why}.")
+        raise BadRow(f"{row_name(part.file, row)}: {why}.")
     finish = run.start(block.batch, where)
 
     def result() -> MappedBlock:
@@ -123,6 +124,6 @@ def _reject(part: Part, block: Block, row: int, at: int | None, why: str, id_col
     """Return the line that lists a rejected row; `at` is its number in the batch, if it could be parsed."""
     line: dict[str, Any] = {"file": str(part.file), "row": row}
     if id_column is not None and at is not None:
-        value = block.batch.column(id_column)[at].as_py()
+        value = get_column(block.batch, id_column)[at].as_py()
         line["id"] = value if isinstance(value, int | float | str | None) else str(value)
     return line | {"reason": why}

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.batch.inputs import Inputs, Part, read_parts
-from ea_jax.batch.readers.blocks import Block
+from ea_jax.data.blocks import Block
+from ea_jax.data.tables import Part, Tables, read_parts
 
 
 class DigestedBlock(NamedTuple):
@@ -19,17 +19,17 @@ class DigestedBlock(NamedTuple):
     digest: bytes
 
 
-def read_with_digests(inputs: Inputs, parts: Sequence[Part], size: int) -> Iterator[DigestedBlock]:
+def read_with_digests(tables: Tables, parts: Sequence[Part], size: int) -> Iterator[DigestedBlock]:
     """Read parts as `read_parts` does, and digest each block."""
-    for part, block in read_parts(inputs, parts, size):
+    for part, block in read_parts(tables, parts, size):
         yield DigestedBlock(part, block, block_digest(block))
 
 
-def part_digests(inputs: Inputs, parts: Sequence[Part], size: int) -> Iterator[tuple[Part, str]]:
+def part_digests(tables: Tables, parts: Sequence[Part], size: int) -> Iterator[tuple[Part, str]]:
     """Read each part, and yield its digest."""
     digests: dict[int, list[bytes]] = {part.number: [] for part in parts}
     last = None
-    for part, _, digest in read_with_digests(inputs, parts, size):
+    for part, _, digest in read_with_digests(tables, parts, size):
         if last is not None and part.number != last.number:
             yield last, combine_digests(digests.pop(last.number))
         digests[part.number].append(digest)

@@ -105,7 +105,7 @@ def begin_job(
     """Write the job's description, or compare it with the one on disk.
 
     Returns:
-        The stamp of each input file (`inputs.file_stamp`) when the job last ran.
+        The stamp of each input file (`job.file_stamp`) when the job last ran.
 
     Raises:
         Conflict: The output belongs to another job, or to none; the message names the differences.

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from ea_jax.batch.columns import is_vectors
+from ea_jax.data.columns import is_number_list
 from ea_jax.errors import BadInput
 
 ARROW = (".parquet", ".arrow", ".feather", ".ipc")
@@ -43,7 +43,7 @@ def check_format(format: str, schema: pa.Schema) -> None:
             "Write .npz or .parquet, or set vectors_only."
         )
     if format == ".npz":
-        odd = [field.name for field in schema if not (is_vectors(field.type) or _is_flat(field.type))]
+        odd = [field.name for field in schema if not (is_number_list(field.type) or _is_flat(field.type))]
         if odd:
             raise BadInput(f".npz files hold numbers and strings, not the columns {', '.join(odd)}. Write .parquet.")
 
@@ -84,9 +84,9 @@ class _ParquetWriter:
     """Writes one row group a batch: vectors uncompressed, since they hardly compress, other columns with zstd."""
 
     def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
-        paths = {f.name: f"{f.name}.list.element" if is_vectors(f.type) else f.name for f in schema}
-        codecs = {paths[f.name]: "NONE" if is_vectors(f.type) else "ZSTD" for f in schema}
-        nested = any(pa.types.is_nested(f.type) and not is_vectors(f.type) for f in schema)
+        paths = {f.name: f"{f.name}.list.element" if is_number_list(f.type) else f.name for f in schema}
+        codecs = {paths[f.name]: "NONE" if is_number_list(f.type) else "ZSTD" for f in schema}
+        nested = any(pa.types.is_nested(f.type) and not is_number_list(f.type) for f in schema)
         strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
         settings: dict[str, Any] = {
             "compression": "ZSTD" if nested else codecs,
@@ -233,7 +233,7 @@ def _array(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
 def _json(name: str, column: pa.Array) -> list[str]:
     """Render a column as the text `"name": value` of each row."""
     key = json.dumps(name, ensure_ascii=False)
-    if is_vectors(column.type):
+    if is_number_list(column.type):
         inner = pa.list_(pa.float32()) if pa.types.is_float16(column.type.value_type) else None
         lists = column.cast(inner) if inner else column
         texts = pc.call_function("binary_join", [lists.cast(pa.list_(pa.string())), ", "]).to_pylist()

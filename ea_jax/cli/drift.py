@@ -61,16 +61,13 @@ COMMANDS = {drift: "drift"}
 
 def _inputs(path: Path, entry, assume_source: bool):
     """Read source embeddings from a file, or embed its texts."""
-    from ea_jax.data.texts import read_texts
-    from ea_jax.data.vectors import KINDS, read_vectors
-    from ea_jax.embeddings import check_embeddings
+    from ea_jax.batch.device import source_rule
+    from ea_jax.data.texts import STDIN, read_texts
+    from ea_jax.data.vectors import has_vectors, read_vectors
     from ea_jax.loading import load_source_encoder
     from ea_jax.registry.fingerprint import check_source_files
 
-    if path.suffix in KINDS:
-        x = read_vectors(path)
-        check_source_files([path], entry.encoder, entry.name, assume_source)
-        check_embeddings(x, entry.d_in, entry.source)
-        return x
-    texts = read_texts([path])
-    return load_source_encoder(entry)(texts.text, show_progress=sys.stderr.isatty())
+    if path == STDIN or not has_vectors(path):
+        return load_source_encoder(entry)(read_texts([path]).text, show_progress=sys.stderr.isatty())
+    check_source_files([path], entry.encoder, entry.name, assume_source)
+    return read_vectors(path, rule=source_rule(entry.spec("store"), root=entry.path.parent))

@@ -14,7 +14,7 @@ def pairs(
     texts: Annotated[list[Path], typer.Argument(help="Files: .txt, .jsonl, .ndjson, .parquet; - for lines of stdin.")],
     target: Annotated[str, typer.Option(help="Model whose vectors are asked for, by id or alias.")],
     out: Annotated[Path, typer.Option(help="Parquet file of pairs to write.")],
-    column: Annotated[str, typer.Option(help="Column of the texts in parquet and NDJSON files.")] = "text",
+    column: Annotated[str | None, typer.Option(help="Column of the texts, if several hold strings.")] = None,
     model: Annotated[str | None, typer.Option(help="The provider's name of the model, where it is another.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Endpoint; $OPENAI_BASE_URL or OpenAI's if not given.")] = None,
     dimensions: Annotated[int | None, typer.Option(help="Width to ask the model for; the target's.")] = None,

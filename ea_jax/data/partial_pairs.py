@@ -17,7 +17,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 from pyarrow import parquet
 
-from ea_jax.data.texts import Texts
+from ea_jax.data.texts import Texts, quoted
 from ea_jax.errors import BadInput, Conflict
 from ea_jax.io.atomic import write_atomically
 
@@ -86,11 +86,6 @@ def _differences(job: Job, then: Mapping[str, str], texts: list[str]) -> list[st
     if other is not None:
         changes.append(f"text {other} is now {quoted(now[other])}, it was {quoted(texts[other])}")
     return changes
-
-
-def quoted(text: str, width: int = 40) -> str:
-    """Return a text in quotes on one line, shortened to a width."""
-    return repr(text if len(text) <= width else text[: width - 1] + "…")
 
 
 def begin_parts(folder: Path, job: Job) -> None:

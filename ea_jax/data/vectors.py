@@ -1,77 +1,97 @@
-"""Vectors alone in a file: `.npy`, or a column of parquet."""
+"""Read one column of vectors from files of any format."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float32
-from pyarrow import parquet
 
-from ea_jax.data import provenance
+from ea_jax.data import arrow_files, provenance
+from ea_jax.data.blocks import Hints
+from ea_jax.data.columns import Columns, check_vectors, get_column, scale_column
+from ea_jax.data.tables import READERS, file_format, find_files, open_tables, read_rows
+from ea_jax.embeddings import VectorRule
 from ea_jax.errors import BadInput
 
-KINDS = (".npy", ".parquet")
 
-
-def read_vectors(path: Path, column: str = "x") -> Float32[np.ndarray, "n d"]:
-    """All vectors of a file, in float32.
+def read_vectors(
+    path: Path,
+    column: str | None = None,
+    rule: VectorRule | None = None,
+    *,
+    names: Sequence[str] = ("x",),
+    delimiter: str | None = None,
+) -> Float32[np.ndarray, "n d"]:
+    """Read all vectors of a file or folder, in float32.
 
     Args:
-        path: A `.npy` file of floats in two dimensions, or a parquet file.
-        column: Of a parquet file: fixed-size or variable lists of floats.
+        path: A file of any format, or a folder of such files.
+        column: Column of the vectors; found if None.
+        rule: What the vectors must be: if None, of one width, finite and not zero.
+        names: Column names to prefer to the common ones.
+        delimiter: Delimiter of CSV files; detected if None.
 
     Raises:
-        BadInput: The file is missing, unreadable or of another kind, or a vector is null, not finite or of another
-            width than the first. The message names the file and the row.
+        BadInput: The file is missing or unreadable, or a vector cannot be used. The message names the file and the row.
     """
-    if path.suffix not in KINDS:
-        raise BadInput(f"{path} is no file of vectors: {' or '.join(KINDS)} is.")
+    tables = open_tables([path], hints=Hints(column, delimiter))
+    column = tables.find(column, texts=False, names=names)
+    scale, rule, parts = scale_column(tables.schema, column), rule or VectorRule(), []
+    tables = tables.select([column, *filter(None, [scale])])
+    for file, block in read_rows(tables):
+        batch = block.batch
+        checked = check_vectors(get_column(batch, column), rule, batch.column(scale) if scale else None)
+        for row, why in checked.reasons.items():
+            raise BadInput(f"{file}, column {column}, row {block.rows[row]}: {why}.")
+        parts.append(checked.values)
+        if len(batch):
+            rule = rule.of_width(parts[-1].shape[1])
+    x = np.concatenate([part for part in parts if len(part)] or [np.zeros((0, 0), np.float32)])
+    if not len(x):
+        raise BadInput(f"{path} cannot be read: it has no rows.")
+    return x
+
+
+def has_vectors(path: Path, columns: Columns | None = None) -> bool:
+    """Return whether a file is read as vectors, rather than as texts.
+
+    Raises:
+        BadInput: The file is unreadable, or has neither vectors nor texts.
+    """
+    columns = columns or Columns()
+    tables = open_tables([path], hints=Hints(columns.source, columns.delimiter))
+    if columns.source or columns.text:
+        return columns.source is not None
     try:
-        found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _column(path, column)
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
-        raise BadInput(f"{path} cannot be read: {error}.") from error
-    if found.ndim != 2 or found.dtype.kind != "f" or not len(found):
-        raise BadInput(f"{path} holds {found.dtype} of shape {found.shape}; vectors are floats, a row a vector.")
-    found = found.astype(np.float32, copy=False)
-    bad = ~np.isfinite(found).all(axis=1)
-    if bad.any():
-        raise BadInput(f"{path}, row {int(bad.argmax())}: the vector is not finite.")
-    return found
+        tables.find(None, texts=False, names=("x",))
+    except BadInput as error:
+        try:
+            tables.find(None, texts=True)
+        except BadInput:
+            raise error from None
+        return False
+    return True
 
 
 def encoder_facts(path: Path, column: str = "x") -> dict[str, Any] | None:
-    """What a parquet file says of the encoder of its vectors (`provenance.encoder_of`); None where it says nothing.
+    """Return the facts that a parquet or Arrow file records of the encoder of its vectors, or None.
 
     Args:
-        path: A file of any kind, or a folder.
-        column: Where the vectors are; a file without it says nothing.
+        path: A file of any format, or a folder.
+        column: Column of the vectors. A file without it records nothing.
 
     Raises:
-        BadInput: The file is unreadable, or says what are no facts.
+        BadInput: The file is unreadable, or its record is not an object of facts.
     """
-    if path.suffix != ".parquet":
+    if READERS.get(file_format(path)) is arrow_files and path.is_file():
+        files = [path]
+    elif (path / "state.json").is_file():
+        files = find_files([path])
+    else:
         return None
+    schema, _ = arrow_files.describe(files[0], 1 << 62, Hints())
     try:
-        schema = parquet.read_schema(path)
-        return provenance.encoder_of(schema) if column in schema.names else None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadInput(f"{path} cannot be read: {error}.") from error
-
-
-def _column(path: Path, name: str) -> np.ndarray:
-    table = parquet.read_table(path)
-    if name not in table.schema.names:
-        raise BadInput(f"{path} has no column {name!r}; it has {', '.join(table.schema.names)}.")
-    lists = table.column(name).combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks)
-    if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        raise BadInput(f"{path}, column {name}: {lists.type} where lists of floats are wanted.")
-    if lists.null_count:
-        raise BadInput(f"{path}, column {name}, row {lists.is_null().to_pylist().index(True)}: the value is null.")
-    widths = lists.value_lengths().to_numpy(zero_copy_only=False)
-    if len(widths) and (widths != widths[0]).any():
-        row = int((widths != widths[0]).argmax())
-        raise BadInput(f"{path}, column {name}, row {row}: width {widths[row]}, where row 0 has {widths[0]}.")
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+        return provenance.encoder_of(schema) if column.split(".")[0] in schema.names else None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from jaxtyping import Float32
 
-from ea_jax.data.partial_pairs import quoted
+from ea_jax.data.texts import quoted
 from ea_jax.errors import BadInput, MissingDependency, Unavailable
 from ea_jax.registry.spaces import Space
 

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from ea_jax.batch import BatchMap, Options, map_array, map_batches
-from ea_jax.batch.readers.blocks import Block
 from ea_jax.batch.row_digests import block_digest
 from ea_jax.data import provenance
+from ea_jax.data.blocks import Block
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
 from tests.conftest import unit_rows
@@ -87,7 +87,7 @@ def test_the_confidence_is_the_quality_parts(adapt, toy_root, x):
 
 BAD = {
     "null": (None, "the value is null"),
-    "short": ([1.0] * 7, "the vector has width 7, the adapter takes 8"),
+    "short": ([1.0] * 7, "the vector has width 7, but toy/source has 8"),
     "nan": ([float("nan")] * 8, "not finite"),
     "infinite": ([float("inf")] * 8, "not finite"),
     "null number": ([None] + [1.0] * 7, "null"),
@@ -124,7 +124,7 @@ def test_null_rows_stay_or_go_as_asked(adapt, x, fixed):
 def test_a_column_that_is_not_there_is_named_with_those_that_are(adapt, x):
     with pytest.raises(BadInput, match="not exactly one column 'w'; the columns are id, v"):
         BatchMap(adapt, options=Options(column="w"))(table(x))
-    with pytest.raises(BadInput, match="Several columns hold lists of numbers: v, w"):
+    with pytest.raises(BadInput, match=r"Several columns hold vectors \(lists of numbers\): v, w"):
         BatchMap(adapt)(table(x, w=pa.array(x.tolist())))
     with pytest.raises(BadInput, match="already has a column 'id'"):
         BatchMap(adapt, options=Options(column="v", out_column="id"))(table(x))

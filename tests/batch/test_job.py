@@ -17,10 +17,11 @@ import pytest
 from pyarrow import csv, parquet
 
 from ea_jax.batch import BatchMap, Options
-from ea_jax.batch.inputs import find_files
 from ea_jax.batch.job import plan, run_job
 from ea_jax.batch.state import status
 from ea_jax.data import provenance
+from ea_jax.data.blocks import Hints
+from ea_jax.data.tables import find_files
 from ea_jax.errors import BadInput
 from ea_jax.io.atomic import hold_shared_lock
 from tests.batch.test_batch_map import plain
@@ -134,7 +135,7 @@ def test_files_are_found_by_folder_and_glob_and_once(tmp_path, x):
     assert find_files([str(tmp_path / "**" / "a.npy")]) == [tmp_path / "sub" / "a.npy"]
     with pytest.raises(BadInput, match=r"b\.npy is named twice"):
         find_files([str(tmp_path), str(tmp_path / "b.npy")])
-    with pytest.raises(BadInput, match="no file, no glob"):
+    with pytest.raises(BadInput, match="is not a file, a glob"):
         find_files([str(tmp_path / "*.parquet")])
 
 
@@ -247,13 +248,13 @@ def test_lines_that_are_no_rows_are_told_or_put_aside(adapt, x, tmp_path):
     lines[120] = ""  # blank lines hold no row
     given = tmp_path / "bad.jsonl"
     given.write_text("\n".join(lines))
-    with pytest.raises(BadInput, match=r"bad\.jsonl, row 3: the value is no list of numbers"):
+    with pytest.raises(BadInput, match=r"bad\.jsonl, row 3: column v holds 'text', not a list of numbers"):
         job(adapt, [given], tmp_path / "stopped")
     report = job(adapt, [given], tmp_path / "out.jsonl", skip=True, rejects=tmp_path / "rejects")
     assert report.totals == (249, 246, 3, 0)
-    told = [json.loads(line) for line in (tmp_path / "rejects").read_text().splitlines()]
-    assert [row["row"] for row in told] == [3, 66, 100]
-    assert "no JSON" in told[1]["reason"]
+    message = [json.loads(line) for line in (tmp_path / "rejects").read_text().splitlines()]
+    assert [row["row"] for row in message] == [3, 66, 100]
+    assert "not JSON" in message[1]["reason"]
     y, ids = read(tmp_path / "out.jsonl")
     assert ids == [i for i in range(ROWS) if i not in (3, 66, 100, 120)]
     np.testing.assert_allclose(y, plain(adapt, x[ids]), atol=1e-5)
@@ -319,16 +320,16 @@ def test_jobs_that_are_killed_resume_to_the_same_bytes(toy_root, x, tmp_path, mo
 
 
 def test_csv_is_split_where_rows_end(tmp_path):
-    from ea_jax.batch.readers import text_files as lines
+    from ea_jax.data import text_files as lines
 
     texts = [f'a "quoted", text\nof two lines {i}' if i % 7 == 0 else f"text {i}" for i in range(500)]
     csv.write_csv(pa.table({"text": texts, "n": [f"{i:03d}" for i in range(500)]}), tmp_path / "in.csv")
-    schema, cuts = lines.describe(tmp_path / "in.csv", "text", 64)
-    found = [block for _, block in lines.blocks(tmp_path / "in.csv", schema, "text", cuts, 10)]
+    schema, cuts = lines.describe(tmp_path / "in.csv", 64, Hints())
+    found = [block for _, block in lines.blocks(tmp_path / "in.csv", schema, cuts, 10, Hints())]
     assert [text for block in found for text in block.batch.column("text").to_pylist()] == texts
     assert [n for block in found for n in block.batch.column("n").to_pylist()][:2] == ["000", "001"]
     assert np.concatenate([block.rows for block in found]).tolist() == list(range(500))
-    later = [block for _, block in lines.blocks(tmp_path / "in.csv", schema, "text", cuts[3:], 10)]
+    later = [block for _, block in lines.blocks(tmp_path / "in.csv", schema, cuts[3:], 10, Hints())]
     assert later[0].batch.column("text")[0].as_py() == texts[192]
 
 

@@ -93,9 +93,9 @@ def test_the_command_embeds_texts(ea, minilm, tmp_path):
     ("name", "made", "message"),
     [
         ("wide.npy", np.ones((30, 9), np.float32), "width 8"),
-        ("flat.npy", np.ones(30, np.float32), "a row a vector"),
-        ("whole.npy", np.ones((30, 8), int), "vectors are floats"),
-        ("nan.npy", np.full((30, 8), np.nan, np.float32), "row 0: the vector is not finite"),
+        ("flat.npy", np.ones(30, np.float32), "one vector a row"),
+        ("whole.npy", np.ones((30, 8), int), "the vector has length 2.828"),
+        ("nan.npy", np.full((30, 8), np.nan, np.float32), "row 0: a number of the vector is null, not finite"),
     ],
 )
 def test_bad_vectors_are_one_line(ea, toy_registry, tmp_path, name, made, message):

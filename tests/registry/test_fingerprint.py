@@ -107,7 +107,7 @@ def test_files_of_one_job_have_to_say_the_same(ea, known, tmp_path):
     write(tmp_path / "in" / "b.parquet", SAYS_OTHER)
     code, out, err = ea("map", str(tmp_path / "in"), str(tmp_path / "out"), "--source", "toy-a", "--target", "toy-b")
     assert (code, out) == (1, "")
-    assert "b.parquet does not say of its vectors' encoder what" in err
+    assert "a.parquet record different encoders of their vectors" in err
 
 
 def test_mapped_vectors_are_not_mapped_again_as_if_they_were_the_sources(adapt):

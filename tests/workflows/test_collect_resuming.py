@@ -119,7 +119,7 @@ def test_other_texts_or_another_model_do_not_go_on_with_a_half_done_file(pairs, 
         ("the dimensions is now 6, it was 12.",),
     ]
     for parts, error in zip(wanted, told, strict=True):
-        assert "holds the beginning of another job" in error
+        assert "holds partial results of another job" in error
         assert "remove the folder to start anew, or name another --out" in error
         assert all(part in error for part in parts), error
     assert provider.asked == []
@@ -149,7 +149,7 @@ def test_a_folder_that_is_in_the_way_is_left_alone(pairs, provider, tmp_path):
     folder = parts_folder(tmp_path / "pairs.parquet")
     folder.mkdir()
     (folder / "000000000-000000004.npy").touch()
-    assert "is in the way and has no job.parquet" in pairs()[2]
+    assert "exists but has no job.parquet" in pairs()[2]
     assert not provider.asked
 
 
