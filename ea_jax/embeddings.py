@@ -39,7 +39,7 @@ class VectorRule:
 
     def width_error(self, width: int, expected: int) -> str:
         """Say that a vector has another width than expected."""
-        return f"the vector has width {width}, but {self.model or 'the first'} has {expected}"
+        return f"the vector has width {width}, but {self.model or 'the first'} has width {expected}"
 
 
 def check_rows(x: Shaped[np.ndarray, "n d"], rule: VectorRule) -> tuple[Float32[np.ndarray, "n d"], dict[int, str]]:

@@ -87,7 +87,7 @@ def test_the_confidence_is_the_quality_parts(adapt, toy_root, x):
 
 BAD = {
     "null": (None, "the value is null"),
-    "short": ([1.0] * 7, "the vector has width 7, but toy/source has 8"),
+    "short": ([1.0] * 7, "the vector has width 7, but toy/source has width 8"),
     "nan": ([float("nan")] * 8, "not finite"),
     "infinite": ([float("inf")] * 8, "not finite"),
     "null number": ([None] + [1.0] * 7, "null"),

@@ -82,7 +82,7 @@ def test_missing_unknown_and_unlike_files_are_refused(tmp_path):
         ("a.xls",): "is not a file",
         ("d.parquet",): "cannot be read",
         ("a.parquet", "b.parquet"): "has the columns x, y, but .*a.parquet has text, x, y, group, domain, query",
-        ("b.parquet", "c.parquet"): "column y, row 0: the vector has width 1, but the first has 2",
+        ("b.parquet", "c.parquet"): "column y, row 0: the vector has width 1, but the first has width 2",
     }.items():
         with pytest.raises(BadInput, match=message):
             read_pairs([tmp_path / name for name in names])
@@ -149,7 +149,7 @@ def test_what_is_streamed_to_disk_is_what_is_read_into_memory(tmp_path, monkeypa
 
 
 LATE = {
-    "a ragged vector": ({"y": {2222: [1.0]}}, "column y, row 2222: the vector has width 1, but the first has 5"),
+    "a ragged vector": ({"y": {2222: [1.0]}}, "column y, row 2222: the vector has width 1, but the first has width 5"),
     "a zero vector": ({"x": {2222: [0.0] * 3}}, "column x, row 2222: the vector is zero"),
     "a null text": ({"text": {2222: None}}, "column text, row 2222: the value is null"),
     "a key that ends": ({"group": dict.fromkeys(range(1111, 2500))}, "column group, row 1111: the value is null"),

@@ -28,7 +28,7 @@ def test_a_column_of_lists_is_read_over_row_groups(tmp_path, kind):
     ("rows", "message"),
     [
         ([[1.0], None], "row 1: the value is null"),
-        ([[1.0], [1.0, 2.0]], "row 1: the vector has width 2, but the first has 1"),
+        ([[1.0], [1.0, 2.0]], "row 1: the vector has width 2, but the first has width 1"),
         ([1.0, 2.0], "Column x holds double, not vectors"),
         ([["a"]], "Column x holds list<.*string>, not vectors"),
     ],

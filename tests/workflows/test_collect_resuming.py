@@ -120,7 +120,7 @@ def test_other_texts_or_another_model_do_not_go_on_with_a_half_done_file(pairs, 
     ]
     for parts, error in zip(wanted, told, strict=True):
         assert "holds partial results of another job" in error
-        assert "remove the folder to start anew, or name another --out" in error
+        assert "remove the folder to start over, or choose another output" in error
         assert all(part in error for part in parts), error
     assert provider.asked == []
     assert sorted(path.name for path in parts_folder(tmp_path / "pairs.parquet").iterdir()) == kept
