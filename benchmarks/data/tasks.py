@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.data.corpora import MIXED, Corpus, mixed, provider, split_module
 from ea_jax.data.pairs import Pairs
 from ea_jax.retrieval.held_out import HeldOut
-from ea_jax.workflows.fit_entry import far_from_tests
+from ea_jax.workflows.fit_entry import find_test_duplicates
 
 NEAR = 0.95
 THIRDS = 3
@@ -112,6 +112,6 @@ def measured(task: Task, data: Path, build: Path) -> Split:
 def _split(task: Task, corpus: Corpus, train: np.ndarray, tests: dict[str, tuple[np.ndarray, np.ndarray]]) -> Split:
     x, y = corpus.vectors[task.source], corpus.vectors[task.target]
     test_sets = {name: HeldOut(x[q], y[q], x[c], y[c]) for name, (q, c) in tests.items()}
-    kept = far_from_tests(Pairs(y=y[train], x=x[train]), test_sets, NEAR)
+    kept = ~find_test_duplicates(Pairs(y=y[train], x=x[train]), test_sets, NEAR)
     rows = train[kept]
     return Split(x[rows], y[rows], corpus.source[rows].tolist(), test_sets, int((~kept).sum()))

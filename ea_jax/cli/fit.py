@@ -1,4 +1,4 @@
-"""Pairs to a registry entry: `ea-jax fit`."""
+"""Fit a registry entry on pairs: `ea-jax fit`."""
 
 import sys
 from pathlib import Path
@@ -14,34 +14,37 @@ def fit(
     pairs: Annotated[list[Path], typer.Argument(help="Files of pairs (.parquet, .jsonl, .jsonl.gz), or one folder.")],
     source: Annotated[str, typer.Option(help="Model that made the column x, or that embeds the column text.")],
     target: Annotated[str, typer.Option(help="Model that made the column y.")],
-    out: Annotated[Path, typer.Option(help="Registry folder that the entry goes into.")],
+    out: Annotated[Path, typer.Option(help="Registry folder for the entry.")],
     flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "mine",
     prior: Annotated[
-        str, typer.Option(help="Adapter to start from: auto (the registry's, if there is one), none, or a name.")
+        str, typer.Option(help="Adapter to start from: auto (the registry's, if any), none, or a name.")
     ] = "auto",
     family: Annotated[
         str | None,
-        typer.Option(help="linear, kernel, or auto (whichever ranks best): the default for bare vectors."),
+        typer.Option(help="linear, kernel, or auto: the one that ranks best. Default: auto for vectors without texts."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite an entry of the same name.")] = False,
-    prompt: Annotated[str | None, typer.Option(help="Prefix of the texts, by its name in the source model.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs; may be repeated.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Prompt of the source model before each text, by name.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Test pairs as NAME=FILE; may be repeated.")] = None,
     near: Annotated[float, typer.Option(help="Leave out pairs with this cosine or more to a test query.")] = 0.95,
-    about: Annotated[str, typer.Option(help="A sentence on the pairs, for the card.")] = "",
+    about: Annotated[str, typer.Option(help="Description of the pairs, for the card.")] = "",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     assume_source: AssumeSource = False,
 ) -> None:
     """Fit an adapter on pairs, measure it on held-out queries, and write a registry entry with its card.
 
-    Columns: y (target vector); text, or x (source vector); group (never straddles a fold); in test files, query. A
-    folder holds them as arrays: y.npy; x.npy or text.txt (one a line); group.npy; query.npy. Pairs may exceed memory.
+    Columns: y (target vector); text, or x (source vector); group (never split between folds); in test files, query. A
+    folder holds them as arrays: y.npy; x.npy or text.txt (one text a line); group.npy; query.npy. Pairs may be larger
+    than memory.
 
     Example: ea-jax fit pairs.parquet --source minilm-plus --target oai-3-small --out my-registry
     """
     from ea_jax.registry.spaces import find_space
 
     a, b = find_space(source), find_space(target)
-    named = dict(_named_file(item) for item in test or [])
+    tests = dict(_parse_test(item) for item in test or [])
     from ea_jax.cli.runtime import start_jax
 
     start_jax()
@@ -57,8 +60,8 @@ def fit(
         prior=prior,
         replace_entry=replace,
         prompt=prompt,
-        tests=named,
-        near=near,
+        tests=tests,
+        near_duplicate_cosine=near,
         description=about,
         seed=seed,
         assume_source=assume_source,
@@ -71,7 +74,7 @@ def fit(
 COMMANDS = {fit: "fit"}
 
 
-def _named_file(item: str) -> tuple[str, Path]:
+def _parse_test(item: str) -> tuple[str, Path]:
     name, equals, file = item.partition("=")
     if not (name and equals and file):
         raise BadInput(f"--test {item} is not NAME=FILE.")

@@ -96,13 +96,22 @@ def summarize_comparison(facts: dict[str, Any]) -> str:
     )
 
 
+def _describe_overlap(training: Mapping[str, Any]) -> str:
+    """Say which rows of the test sets were fitted on: no queries, but maybe rows of their corpora."""
+    text = "The queries and their near-duplicates were left out of the fit;"
+    if (fitted := training.get("fitted_corpus_rows")) is None:
+        return f"{text} rows of the corpus may have been fitted on."
+    counts = ", ".join(f"{count:,} in {name}" for name, count in fitted.items() if count)
+    return f"{text} corpus rows that were fitted on: {counts or 'none'}."
+
+
 def format_card(facts: dict[str, Any], source: str, target: str) -> str:
     training = facts["training"]
     measured = (
         f"""## Measured
 
 Mean cosine to the native vector, and the share of queries whose true neighbor is among the first 1, 5 and 10, each
-query searching a corpus of native {target} vectors. No query, nor a near-duplicate of one, was fitted on.
+query searching a corpus of native {target} vectors. {_describe_overlap(training)}
 
 {format_metrics(facts["metrics"], ROWS)}
 

@@ -1,4 +1,4 @@
-"""Fit a registry entry on files of pairs: read, embed, leave out near-duplicates of tests, fit, measure, write."""
+"""Fit a registry entry on files of pairs: check them, embed texts, fit, measure test sets, and write the entry."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ea_jax.adapters.adapter import Adapter
+from ea_jax.adapters.adapter import Adapter, truncate
 from ea_jax.adapters.spec import PURPOSES
 from ea_jax.data.junk import junk_texts
 from ea_jax.data.pairs import Pairs, read_pairs, stacked
@@ -36,6 +36,8 @@ from ea_jax.retrieval.neighbors import near_duplicates
 AUTO_PRIOR, NO_PRIOR = "auto", "none"
 SPOT_CHECKS = 8
 JUNK = 100  # texts of each kind
+MIN_SPOT_COSINE = 0.999
+MAX_LENGTH_ERROR = 0.01
 BLOCK = 4096
 
 
@@ -51,7 +53,7 @@ def fit_entry(
     replace_entry: bool = False,
     prompt: str | None = None,
     tests: Mapping[str, Path],
-    near: float,
+    near_duplicate_cosine: float,
     description: str,
     seed: int,
     assume_source: bool = False,
@@ -60,34 +62,36 @@ def fit_entry(
 ) -> Path:
     """Fit an adapter on the pairs of files and write it as a registry entry.
 
+    All files are read and checked before any text is embedded.
+
     Args:
-        pairs: Files of pairs or one folder, as `read_pairs` takes them. They may exceed memory, and then go to disk.
+        pairs: Files of pairs or one folder, as `read_pairs` takes them. Pairs larger than memory are kept on disk.
         source: Space of x, or of the encoder that embeds the texts.
-        target: Space of y. Where its leading numbers alone are an embedding too, y may be cut to them.
+        target: Space of y. If it is a Matryoshka model, y may be shortened to its leading dimensions.
         out: Registry folder.
-        flavor: Which of several adapters between the two.
-        family: Of adapters, as `fit` takes it. If None, `linear`; for bare vectors without a prior, whichever of
-            `linear` and `kernel` ranks better.
-        prior: `auto` for the registries' adapter between the two spaces, if there is one; `none`; or an entry's name.
-        replace_entry: Whether an entry of this name may be overwritten.
-        prompt: Name of the prefix that the source encoder puts before each text; its default prompt if None.
-        tests: Files (or folders) of test pairs by name, with a column `query`.
-        near: Cosine to a test query, in either space, from which a training pair is left out.
-        description: What the pairs were, for people.
-        seed: Random seed; the same one gives the same result.
-        assume_source: Accept columns x as the source model's, whatever their files record.
-        show_progress: Draw bars on stderr.
-        say: Called with a message at each stage; the last one compares the adapter with keeping the source model.
+        flavor: Name of the adapter among those of the two spaces.
+        family: Adapter family, as `fit` takes it. If None, `auto` for vectors without texts and without a prior, and
+            `linear` otherwise.
+        prior: `auto` for the registry's adapter between the two spaces, if there is one; `none`; or an entry's name.
+        replace_entry: Whether to overwrite an entry of this name.
+        prompt: Name of the prompt that the source encoder prepends to each text. If None, its default prompt.
+        tests: Files or folders of test pairs by name, with a column `query`.
+        near_duplicate_cosine: Training pairs with this cosine or more to a test query, in either space, are left out.
+        description: A description of the pairs, for the card.
+        seed: Random seed; the same seed gives the same result.
+        assume_source: Accept columns x whose metadata names another encoder.
+        show_progress: Show progress bars on stderr.
+        say: Called with a message at each stage. The last one compares the adapter with keeping the source model.
 
     Returns:
-        The entry's folder.
+        The folder of the entry.
 
     Raises:
-        BadInput: A file, a column or a vector is invalid, there are too few pairs, the prior is not
-            linear, or the entry exists already.
-        FingerprintMismatch: The column x differs from the source encoder's embeddings of the column text, or its file
-            records another encoder; or the prior that was named was fitted on another encoder.
-        UnknownName: The source encoder has no such prompt, or no entry has the prior's name.
+        BadInput: A file, a column or a vector is invalid, there are too few pairs, or the prior is not linear.
+        Conflict: The entry exists already.
+        FingerprintMismatch: The column x differs from the source encoder's embeddings of the column text; its metadata
+            names another encoder; or the named prior was fitted on another encoder.
+        UnknownName: The source encoder has no such prompt, or no entry has the name of the prior.
     """
     if family is not None:
         check_family(family)
@@ -97,38 +101,47 @@ def fit_entry(
     encoder = load_encoder(source.id) if source.local else None
     if prompt is not None:
         if encoder is None:
-            raise BadInput(
-                f"{source.id} has no encoder that runs here, so it takes no prompt {prompt!r}. Leave it out."
-            )
+            raise BadInput(f"{source.id} has no local encoder, so it takes no prompt {prompt!r}. Leave it out.")
         encoder = encoder.with_prompt(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
     assumed = check_source_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
-    no_prior = family not in (None, "linear") and prior == AUTO_PRIOR
-    start = None if no_prior else find_prior(source, target, facts, prior, flavor)
-    test_sets = {name: test_set(path, source, target, encoder) for name, path in tests.items()}
+    ignore_prior = family not in (None, "linear") and prior == AUTO_PRIOR
+    start = None if ignore_prior else find_prior(source, target, facts, prior, flavor)
     with _scratch_beside(out) as scratch:
-        train = _embedded(read_pairs(pairs, scratch), str(pairs[0]), source, target, encoder, scratch)
+        test_pairs = {name: _read_test_pairs(path, source, target, encoder) for name, path in tests.items()}
+        train = _read_checked(pairs, source, target, encoder, scratch)
+        test_sets = {
+            name: split_test_pairs(_embed(rows, str(tests[name]), source, encoder), str(tests[name]), source.id)
+            for name, rows in test_pairs.items()
+        }
+        train = _embed(train, str(pairs[0]), source, encoder, scratch)
+        assert train.x is not None
         say(f"{len(train.y):,} pairs read")
-        kept = far_from_tests(train, test_sets, near)
+        kept = ~find_test_duplicates(train, test_sets, near_duplicate_cosine)
         groups = list(compress(train.group, kept)) if train.group else None
         if test_sets:
             say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries")
         say(f"fitting{f', starting from {start.name}' if start else ''}")
-        x, y = (_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
-        bare = train.text is None and start is None
+        x, y = (_select_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
         blocks = composite_blocks(encoder.spec) if encoder else {}
         fitted = fit(
             x,
             y,
-            prior=_prior_quality(start, y.shape[1]) if start else None,
-            family=family or (AUTO if bare else "linear"),
+            prior=_load_prior(start, y.shape[1]) if start else None,
+            family=family or (AUTO if train.text is None and start is None else "linear"),
             groups=groups,
-            foreign=_foreign(train.text, encoder, seed),
+            foreign=_embed_junk(train.text, encoder, seed),
             blocks=blocks,
             seed=seed,
             show_progress=show_progress,
         )
-    report = fitted.report | {"near_duplicates": int((~kept).sum()), "near_duplicate_cosine": near, "seed": seed}
+        overlap = {name: count_equal_rows(test.corpus_y, y) for name, test in test_sets.items()}
+    report = fitted.report | {
+        "near_duplicates": int((~kept).sum()),
+        "near_duplicate_cosine": near_duplicate_cosine,
+        "fitted_corpus_rows": overlap,
+        "seed": seed,
+    }
     report |= {"prior": start.name if start else "none"} | assumed
     metrics = {
         name: held_out_metrics(test, {p: fitted.apply(test.x, p) for p in PURPOSES}, blocks)
@@ -149,14 +162,14 @@ def fit_entry(
 
 
 def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str, flavor: str) -> Entry | None:
-    """The entry that a fit starts from: the one named, or for `auto` the registries' default for the two spaces.
+    """Find the entry that a fit starts from: by name, or for `auto` the registry's default for the two spaces.
 
-    An earlier fit of the same flavor is no prior for itself: it may know the same pairs.
+    `auto` skips an entry of the same flavor: an earlier fit may have used the same pairs.
 
     Raises:
         UnknownName: No entry has the name.
-        BadInput: The entry named is not a linear adapter between these spaces.
-        FingerprintMismatch: The entry named was fitted on another encoder.
+        BadInput: The named entry is not a linear adapter between these spaces.
+        FingerprintMismatch: The named entry was fitted on another encoder.
     """
     if name == NO_PRIOR:
         return None
@@ -165,29 +178,26 @@ def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str
             entry = find_entry(source.id, target.id)
         except UnknownName:
             return None
-        fits = entry.family == "linear" and entry.flavor != flavor and is_same_encoder(entry.encoder, facts)
-        return entry if fits else None
+        is_usable = entry.family == "linear" and entry.flavor != flavor and is_same_encoder(entry.encoder, facts)
+        return entry if is_usable else None
     entry = find_entry_by_name(name)
     if (entry.source, entry.target, entry.family) != (source.id, target.id, "linear"):
         raise BadInput(
-            f"{name} is a {entry.family} adapter from {entry.source} to {entry.target}; a prior is a linear one from "
-            f"{source.id} to {target.id}."
+            f"{name} is a {entry.family} adapter from {entry.source} to {entry.target}; a prior must be a linear one "
+            f"from {source.id} to {target.id}."
         )
     check_source(entry.encoder, facts, source.id, entry.name)
     return entry
 
 
-def _prior_quality(entry: Entry, width: int) -> Adapter | Quality:
-    """A prior for targets of a width: the entry's quality part, or where targets are cut its leading outputs alone."""
+def _load_prior(entry: Entry, width: int) -> Adapter | Quality:
+    """Load the quality part of an entry; for shortened targets, its shortened adapter."""
     adapter = load_adapter(entry, dtype="float32")
-    if width == entry.d_out:
-        return load_quality_part(entry, adapter)
-    cut = {"out": {"kernel": adapter.params["out"]["kernel"][:, :width], "bias": adapter.params["out"]["bias"][:width]}}
-    return Adapter(replace(adapter.spec, d_out=width), cut)
+    return load_quality_part(entry, adapter) if width == entry.d_out else truncate(adapter, width)
 
 
 def composite_blocks(spec: EncoderSpec) -> dict[str, slice]:
-    """Columns of each member of a composite that are the member's own embedding, or its last hidden state."""
+    """Find the columns of each member of a composite that are its own embedding: its last hidden state, or all."""
     blocks, end = {}, 0
     for member in spec.members:
         end += member.width
@@ -196,8 +206,8 @@ def composite_blocks(spec: EncoderSpec) -> dict[str, slice]:
     return blocks
 
 
-def _foreign(texts: Sequence[str] | None, encoder: Encoder | None, seed: int) -> Foreign | None:
-    """Embeddings of junk texts made from the words of the pairs; None without texts or without their encoder."""
+def _embed_junk(texts: Sequence[str] | None, encoder: Encoder | None, seed: int) -> Foreign | None:
+    """Embed junk texts made from the words of the pairs; None without texts or without an encoder."""
     if not texts or encoder is None:
         return None
     junk = [text for kind in junk_texts(texts, JUNK, seed).values() for text in kind]
@@ -207,88 +217,126 @@ def _foreign(texts: Sequence[str] | None, encoder: Encoder | None, seed: int) ->
 @contextmanager
 def _scratch_beside(out: Path) -> Iterator[Path]:
     """A temporary folder for arrays larger than memory, on the disk of `out`."""
-    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
-    with TemporaryDirectory(dir=there, prefix=".fit-") as scratch:
+    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    with TemporaryDirectory(dir=existing, prefix=".fit-") as scratch:
         yield Path(scratch)
 
 
-def _rows(vectors: Float[np.ndarray, "n d"], kept: Bool[np.ndarray, " n"], scratch: Path) -> Float[np.ndarray, "m d"]:
-    """The rows kept: the array itself where all are, else a new one in `scratch`, written block by block."""
-    if kept.all():
+def _select_rows(
+    vectors: Float[np.ndarray, "n d"], mask: Bool[np.ndarray, " n"], scratch: Path
+) -> Float[np.ndarray, "m d"]:
+    """Select rows into a new array in `scratch`, block by block; return the array itself if all are selected."""
+    if mask.all():
         return vectors
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(kept), BLOCK)]
-    return stacked((vectors[block][kept[block]] for block in blocks), scratch)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(mask), BLOCK)]
+    return stacked((vectors[block][mask[block]] for block in blocks), scratch)
 
 
-def _embedded(
-    pairs: Pairs, where: str, source: Space, target: Space, encoder: Encoder | None, scratch: Path | None = None
-) -> Any:
-    """Pairs whose x is there, of the right widths and lengths; texts are embedded, given vectors spot-checked."""
-    _check_vectors(f"{where}, column y", pairs.y, target, cut=True)
-    x = pairs.x
-    if x is None:
-        if encoder is None or pairs.text is None:
-            raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
-        x = stacked(encoder.stream(pairs.text, show_progress=True), scratch)
-    _check_vectors(f"{where}, column x", x, source)
-    if pairs.x is not None and encoder is not None and pairs.text is not None:
-        rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
-        worst = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(x[rows]), axis=1))
-        if worst < 0.999:
-            raise FingerprintMismatch(
-                f"{where}: column x is not what {source.id} makes of column text (cosine {worst:.3f} in a spot check). "
-                "Leave x out to have the texts embedded here."
-            )
-    return replace(pairs, x=x)
+def _read_checked(
+    paths: Sequence[Path], source: Space, target: Space, encoder: Encoder | None, scratch: Path | None = None
+) -> Pairs:
+    """Read pairs and check their vectors, without embedding their texts."""
+    pairs, where = read_pairs(paths, scratch), str(paths[0])
+    _check_vectors(f"{where}, column y", pairs.y, target, may_be_shortened=True)
+    if pairs.x is not None:
+        _check_vectors(f"{where}, column x", pairs.x, source)
+    elif encoder is None or pairs.text is None:
+        raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
+    return pairs
 
 
-def _check_vectors(where: str, vectors: np.ndarray, space: Space, cut: bool = False) -> None:
-    if vectors.shape[1] != space.width and not (cut and space.matryoshka and vectors.shape[1] < space.width):
+def _embed(pairs: Pairs, where: str, source: Space, encoder: Encoder | None, scratch: Path | None = None) -> Pairs:
+    """Embed the texts of pairs without x; where x is present, compare a sample of it with embeddings of the texts.
+
+    Raises:
+        FingerprintMismatch: The sample differs from the embeddings.
+    """
+    if encoder is None or pairs.text is None:
+        return pairs
+    if pairs.x is None:
+        return replace(pairs, x=stacked(encoder.stream(pairs.text, show_progress=True), scratch))
+    rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
+    cosine = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(pairs.x[rows]), axis=1))
+    if cosine < MIN_SPOT_COSINE:
+        raise FingerprintMismatch(
+            f"{where}: column x is not what {source.id} makes of column text (cosine {cosine:.3f} in a spot check). "
+            "Leave x out to have the texts embedded here."
+        )
+    return pairs
+
+
+def _check_vectors(where: str, vectors: np.ndarray, space: Space, may_be_shortened: bool = False) -> None:
+    is_shortened = may_be_shortened and space.matryoshka and vectors.shape[1] < space.width
+    if vectors.shape[1] != space.width and not is_shortened:
         raise BadInput(f"{where} has width {vectors.shape[1]}, but {space.id} has width {space.width}.")
     for start in range(0, len(vectors) if space.unit_norm else 0, BLOCK):
-        off = np.abs(np.linalg.norm(vectors[start : start + BLOCK], axis=1) - 1) > 0.01
-        if off.any():
-            row = start + off.argmax()
-            raise BadInput(f"{where}, row {row}: the vector has not length one, as those of {space.id} have.")
+        error = np.abs(np.linalg.norm(vectors[start : start + BLOCK], axis=1) - 1)
+        if (error > MAX_LENGTH_ERROR).any():
+            row = start + (error > MAX_LENGTH_ERROR).argmax()
+            raise BadInput(f"{where}, row {row}: the vector is not of unit length, as {space.id} embeddings are.")
 
 
-def test_set(path: Path, source: Space, target: Space, encoder: Encoder | None) -> HeldOut:
-    """Queries and corpus of a file (or folder) of test pairs; texts without source vectors are embedded.
+def read_test_set(path: Path, source: Space, target: Space, encoder: Encoder | None) -> HeldOut:
+    """Read the queries and the corpus of a file or folder of test pairs, and embed texts without source vectors.
 
     Raises:
         BadInput, FingerprintMismatch: As `fit_entry`.
     """
-    return held_out(_embedded(read_pairs([path]), str(path), source, target, encoder), str(path), source.id)
+    pairs = _read_test_pairs(path, source, target, encoder)
+    return split_test_pairs(_embed(pairs, str(path), source, encoder), str(path), source.id)
 
 
-def held_out(pairs: Pairs, where: str, model: str) -> HeldOut:
-    """Queries and corpus of test pairs that have both vectors.
+def _read_test_pairs(path: Path, source: Space, target: Space, encoder: Encoder | None) -> Pairs:
+    """Read and check test pairs without embedding their texts."""
+    pairs = _read_checked([path], source, target, encoder)
+    _check_queries(pairs, str(path))
+    return pairs
+
+
+def _check_queries(pairs: Pairs, where: str) -> Bool[np.ndarray, " n"]:
+    if pairs.query is None:
+        raise BadInput(f"{where} needs the column query, true for the queries.")
+    queries = int(pairs.query.sum())
+    corpus = len(pairs.query) - queries
+    if not queries or corpus < max(KS):
+        raise BadInput(f"{where} has {queries} queries and a corpus of {corpus}; it needs at least 1 and {max(KS)}.")
+    return pairs.query
+
+
+def split_test_pairs(pairs: Pairs, where: str, model: str) -> HeldOut:
+    """Split test pairs with both vectors into queries and corpus.
 
     Raises:
-        BadInput: A column is missing, there is no query, or the corpus is smaller than the largest k.
+        BadInput: A column is missing, there is no query, or the corpus has fewer rows than the largest k.
     """
-    if pairs.query is None or pairs.x is None:
-        missing = "x, embeddings of " + model if pairs.x is None else "query, true for the queries"
-        raise BadInput(f"{where} needs the column {missing}.")
-    is_query = pairs.query
-    if not is_query.any() or (~is_query).sum() < max(KS):
-        raise BadInput(
-            f"{where} has {is_query.sum()} queries and a corpus of {(~is_query).sum()}; it needs 1 and {max(KS)}."
-        )
+    is_query = _check_queries(pairs, where)
+    if pairs.x is None:
+        raise BadInput(f"{where} needs the column x, embeddings of {model}.")
     return HeldOut(pairs.x[is_query], pairs.y[is_query], pairs.x[~is_query], pairs.y[~is_query])
 
 
-def far_from_tests(train: Pairs, tests: Mapping[str, HeldOut], near: float) -> Bool[np.ndarray, " n"]:
-    """Which training pairs have, in both spaces, a cosine below `near` to every test query."""
+def find_test_duplicates(train: Pairs, tests: Mapping[str, HeldOut], cosine: float) -> Bool[np.ndarray, " n"]:
+    """Whether each training pair has, in either space, this cosine or more to any test query."""
     assert train.x is not None
-    kept = np.ones(len(train.y), bool)
+    is_duplicate = np.zeros(len(train.y), bool)
     for test in tests.values():
-        kept &= ~(near_duplicates(train.x, test.x, near) | near_duplicates(train.y, test.y, near))
-    return kept
+        is_duplicate |= near_duplicates(train.x, test.x, cosine) | near_duplicates(train.y, test.y, cosine)
+    return is_duplicate
+
+
+def count_equal_rows(corpus: Float[np.ndarray, "m d"], rows: Float[np.ndarray, "n d"]) -> int:
+    """Count the corpus rows that are also among `rows`."""
+    digests = [_digest(row) for row in corpus]
+    equal = set(digests) & {_digest(row) for row in rows}
+    return sum(digest in equal for digest in digests)
+
+
+def _digest(row: Float[np.ndarray, " d"]) -> bytes:
+    return hashlib.sha1(row.tobytes()).digest()
 
 
 def provider_facts(source: Space) -> dict[str, Any]:
-    """Facts of a model that runs elsewhere: its id is all that is known."""
+    """Encoder facts of a model without a local encoder: its id."""
     return {"model": source.id, "fingerprint": hashlib.sha256(source.id.encode()).hexdigest()[:16]}
 
 
@@ -303,20 +351,20 @@ def save_entry(
     metrics: dict[str, Any],
     description: str,
 ) -> Path:
-    """Write `<root>/<source>--<target>--<flavor>/`, replacing an entry of that name once the new one is whole.
+    """Write `<root>/<source>--<target>--<flavor>/`. An existing entry is replaced once the new one is complete.
 
     Args:
-        root: The registry folder; it is made if it is not there.
-        fitted: What `fit` returned.
-        source: Space of the embeddings that come in.
-        target: Space that they go to.
-        flavor: Which of several adapters between the two.
-        encoder: Facts of the encoder it was fitted on, with their fingerprint.
-        metrics: By test set, what `held_out_metrics` returned.
-        description: What the pairs were, for people.
+        root: Registry folder; created if missing.
+        fitted: Result of `fit`.
+        source: Source space.
+        target: Target space.
+        flavor: Name of the adapter among those of the two spaces.
+        encoder: Facts of the source encoder, with their fingerprint.
+        metrics: Results of `held_out_metrics` by test set.
+        description: A description of the pairs, for the card.
 
     Returns:
-        The entry's folder.
+        The folder of the entry.
     """
     facts = {
         "family": fitted.family,

@@ -10,7 +10,7 @@ from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_source_files
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_metrics
-from ea_jax.workflows.fit_entry import test_set
+from ea_jax.workflows.fit_entry import read_test_set
 
 Metrics = dict[str, float]
 TOLERANCE = 0.002  # metrics are recorded with four decimals, and devices sum in different orders
@@ -46,7 +46,7 @@ def verify_metrics(entry: Entry, pairs: Path, assume_source: bool = False) -> Ve
     root = entry.path.parent
     source, target = find_space(entry.source, root), find_space(entry.target, root)
     encoder = load_source_encoder(entry) if source.local else None
-    test = test_set(pairs, source, target, encoder)
+    test = read_test_set(pairs, source, target, encoder)
     outputs = {p: np.asarray(adapt(adapt.params, test.x)) for p, adapt in load_adapters(entry).items()}
     measured = _flatten(held_out_metrics(test, outputs))
     if not entry.metrics:

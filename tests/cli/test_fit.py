@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ea_jax.data.pairs import Pairs, write_pairs
+from ea_jax.encoders.encoder import Encoder
 from ea_jax.loading import load, load_quality
 from ea_jax.registry.locations import BUNDLED
-from ea_jax.workflows import fit_entry as recipe
+from ea_jax.workflows import fit_entry as workflow
 from tests.conftest import TOY_SPACES, toy_pairs
 
 
@@ -30,7 +31,7 @@ def toy_files(tmp_path, monkeypatch):
 FIT = ("--source", "toy-a", "--target", "toy-b", "--flavor", "mine")
 
 
-def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, monkeypatch):
+def test_fit_writes_an_entry_without_near_duplicates_of_tests(ea, toy_files, monkeypatch):
     out_root = toy_files / "out"
     code, out, err = ea(
         "fit", str(toy_files / "train.parquet"), *FIT, "--out", str(out_root),
@@ -51,7 +52,7 @@ def test_fit_writes_an_entry_that_loads_and_leaves_test_rows_out(ea, toy_files, 
     assert adapt.spec.d_out == 12
 
 
-def test_the_last_message_compares_with_keeping_the_source(ea, toy_files):
+def test_the_last_message_compares_with_keeping_the_source(ea, toy_files):  # CASES F13
     code, _, err = ea("fit", str(toy_files / "train.parquet"), *FIT, "--out", str(toy_files / "out"))
     assert code == 0, err
     last = err.strip().splitlines()[-1]
@@ -87,8 +88,8 @@ def with_prior(ea, toy_files, monkeypatch):
 
 def test_fit_starts_from_the_registrys_adapter_unless_told_otherwise(ea, with_prior, monkeypatch):
     used = []
-    real = recipe.fit
-    monkeypatch.setattr(recipe, "fit", lambda *a, **k: used.append(k["prior"]) or real(*a, **k))
+    real = workflow.fit
+    monkeypatch.setattr(workflow, "fit", lambda *a, **k: used.append(k["prior"]) or real(*a, **k))
     few = ("fit", str(with_prior / "few.parquet"), *FIT[:4])
     for i, prior in enumerate(("auto", "none", "toy-a--toy-b--small")):
         out = with_prior / f"out{i}"
@@ -106,7 +107,7 @@ def test_fit_starts_from_the_registrys_adapter_unless_told_otherwise(ea, with_pr
     assert "a fit with a prior is linear" in err
 
 
-def test_targets_cut_to_their_leading_numbers_are_accepted(ea, with_prior):
+def test_shortened_matryoshka_targets_are_accepted(ea, with_prior):  # CASES F11
     spaces = with_prior / "spaces" / "spaces.toml"
     text = spaces.read_text().replace('aliases = ["toy-b"]', 'aliases = ["toy-b"]\nmatryoshka = true')
     x, y = toy_pairs(360)
@@ -126,17 +127,17 @@ def test_targets_cut_to_their_leading_numbers_are_accepted(ea, with_prior):
     assert np.sum(mapped * cut[300:], axis=1).mean() > 0.9
 
 
-def test_bare_vectors_without_a_prior_try_a_kernel_too(ea, toy_files, monkeypatch):
+def test_vectors_without_texts_and_prior_try_the_kernel(ea, toy_files, monkeypatch):
     families = []
-    real = recipe.fit
-    monkeypatch.setattr(recipe, "fit", lambda *a, **k: families.append(k["family"]) or real(*a, **k))
+    real = workflow.fit
+    monkeypatch.setattr(workflow, "fit", lambda *a, **k: families.append(k["family"]) or real(*a, **k))
     command = ("fit", str(toy_files / "train.parquet"), *FIT)
     assert ea(*command, "--out", str(toy_files / "a"))[0] == 0
     assert ea(*command, "--family", "linear", "--out", str(toy_files / "b"))[0] == 0
     assert families == ["auto", "linear"]
 
 
-def test_fit_takes_a_folder_of_arrays_and_gives_what_the_file_gives(ea, toy_files, monkeypatch):
+def test_a_folder_of_arrays_gives_the_same_fit_as_a_file(ea, toy_files, monkeypatch):
     x, y = toy_pairs(400)
     folder = toy_files / "arrays"
     folder.mkdir()
@@ -180,59 +181,85 @@ def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, mo
     monkeypatch.setenv("EA_JAX_REGISTRY", str(out))
     texts = [f"text number {i}" for i in range(60)]
     write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=np.eye(60, 256, dtype=np.float32)))
-    asked = ("fit", str(tmp_path / "pairs.parquet"), "--target", "wordllama", "--family", "linear", "--out", str(out))
-    for source, prompt, told in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "Leave it out")]:
-        code, _, err = ea(*asked, "--source", source, "--prompt", prompt)
+    command = ("fit", str(tmp_path / "pairs.parquet"), "--target", "wordllama", "--family", "linear", "--out", str(out))
+    for source, prompt, message in [("minilm", "quary", "no prompt named 'quary'"), ("nomic", "query", "Leave it out")]:
+        code, _, err = ea(*command, "--source", source, "--prompt", prompt)
         assert code == 1
-        assert told in err
-    assert ea(*asked, "--source", "minilm", "--prompt", "query")[0] == 0
+        assert message in err
+    assert ea(*command, "--source", "minilm", "--prompt", "query")[0] == 0
     info = json.loads(ea("info", "minilm--wordllama--mine", "--json")[1])
     assert info["encoder"]["prefix"] == "query: "
     assert info["encoder"]["fingerprint"] != minilm.spec.facts()["fingerprint"]
-    code, found, err = ea("embed", *asked[2:4], "--source", "minilm", "--flavor", "mine", "--text", "hello")
+    code, output, err = ea("embed", *command[2:4], "--source", "minilm", "--flavor", "mine", "--text", "hello")
     assert code == 0, err
     adapt = load("minilm", "wordllama", flavor="mine", root=out)
-    wanted = np.asarray(adapt(adapt.params, minilm(["query: hello"])))
-    np.testing.assert_allclose(json.loads(found)[0]["embedding"], wanted[0], atol=1e-3)
+    expected = np.asarray(adapt(adapt.params, minilm(["query: hello"])))
+    np.testing.assert_allclose(json.loads(output)[0]["embedding"], expected[0], atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x has width 5, but toy/source has width 8"),
         (lambda p: Pairs(text=["a"] * len(p.y), y=p.y[:, :5]), "column y has width 5, but toy/target has width 12"),
-        (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector has not length one"),
+        (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector is not of unit length"),
         (lambda p: Pairs(text=["a"] * len(p.y), y=p.y), "has no column x, and toy/source does not run here"),
         (lambda p: Pairs(x=p.x[:9], y=p.y[:9]), "There are 9 pairs"),
     ],
 )
-def test_pairs_that_are_not_of_the_spaces_are_refused_and_nothing_is_written(ea, toy_files, change, told):
+def test_invalid_pairs_are_refused_and_nothing_is_written(ea, toy_files, change, message):
     x, y = toy_pairs(100)
     write_pairs(toy_files / "bad.parquet", change(Pairs(x=x, y=y)))
     code, out, err = ea("fit", str(toy_files / "bad.parquet"), *FIT, "--out", str(toy_files / "out"))
     assert (code, out) == (1, "")
-    assert told in err
+    assert message in err
     assert not (toy_files / "out").exists()
     assert not list(toy_files.glob(".fit-*"))
 
 
-def test_test_files_have_to_say_which_rows_ask(ea, toy_files):
+def test_test_files_need_a_column_query(ea, toy_files):
     train = str(toy_files / "train.parquet")
-    for test, told in [(f"a={train}", "needs the column query"), ("nonsense", "is not NAME=FILE")]:
+    for test, message in [(f"a={train}", "needs the column query"), ("nonsense", "is not NAME=FILE")]:
         code, out, err = ea("fit", train, *FIT, "--out", str(toy_files / "out"), "--test", test)
         assert (code, out) == (1, "")
-        assert told in err
+        assert message in err
 
 
 @pytest.mark.parametrize(
-    ("width", "told"),
+    ("width", "message"),
     [(384, "column x is not what sentence-transformers/all-MiniLM-L6-v2 makes of column text"), (300, "has width 300")],
 )
-def test_vectors_that_the_encoder_did_not_make_are_found_out(ea, minilm, tmp_path, width, told):
+def test_vectors_of_another_encoder_are_refused(ea, minilm, tmp_path, width, message):
     x, y = (np.eye(60, d, dtype=np.float32) for d in (width, 1536))
     write_pairs(tmp_path / "wrong.parquet", Pairs(x=x, y=y, text=[f"text {i}" for i in range(60)]))
     code, out, err = ea(
         "fit", str(tmp_path / "wrong.parquet"), "--source", "minilm", "--target", "oai-3-small", "--out", str(tmp_path)
     )
     assert (code, out) == (1, "")
-    assert told in err
+    assert message in err
+
+
+def test_test_files_are_checked_before_anything_is_embedded(ea, minilm, tmp_path, monkeypatch):  # CASES F13
+    def refuse(*arguments, **options):
+        raise AssertionError("a text was embedded")
+
+    monkeypatch.setattr(Encoder, "__call__", refuse)
+    monkeypatch.setattr(Encoder, "stream", refuse)
+    texts, y = [f"text {i}" for i in range(60)], np.eye(60, 1536, dtype=np.float32)
+    write_pairs(tmp_path / "pairs.parquet", Pairs(text=texts, y=y))
+    write_pairs(tmp_path / "test.parquet", Pairs(text=texts, y=y, query=np.arange(60) < 55))
+    command = ("fit", str(tmp_path / "pairs.parquet"), "--source", "minilm", "--target", "oai-3-small")
+    for file, message in [("pairs", "needs the column query"), ("test", "55 queries and a corpus of 5")]:
+        code, out, err = ea(*command, "--out", str(tmp_path / "out"), "--test", f"a={tmp_path / file}.parquet")
+        assert (code, out) == (1, "")
+        assert message in err
+
+
+def test_the_card_says_which_corpus_rows_were_fitted_on(ea, toy_files):  # CASES F14
+    x, y = toy_pairs(400)
+    write_pairs(toy_files / "test.parquet", Pairs(x=x[280:], y=y[280:], query=np.arange(120) >= 80))
+    write_pairs(toy_files / "train.parquet", Pairs(x=x[:330], y=y[:330]))
+    test = ("--test", f"held={toy_files / 'test.parquet'}", "--near", "0.99999")
+    assert ea("fit", str(toy_files / "train.parquet"), *FIT, *test, "--out", str(toy_files / "out"))[0] == 0
+    card = (toy_files / "out" / "toy-a--toy-b--mine" / "card.md").read_text()
+    assert "were left out of the fit; corpus rows that were fitted on: 50 in held." in card

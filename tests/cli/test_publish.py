@@ -20,7 +20,7 @@ from ea_jax.registry.entry import read_entry
 from ea_jax.registry.lookup import list_entries
 from ea_jax.registry.validate import abstract_stored_params
 from ea_jax.retrieval.held_out import held_out_metrics
-from ea_jax.workflows.fit_entry import held_out
+from ea_jax.workflows.fit_entry import split_test_pairs
 from tests.conftest import TOY_SPACES, toy_pairs
 
 
@@ -138,7 +138,7 @@ def pairs(tmp_path) -> Path:
 def record(folder: Path, toy_root: Path, **changed: float) -> None:
     """Figures of the toy pairs into an entry, some of them changed."""
     x, y = toy_pairs()
-    test = held_out(Pairs(y, x, query=np.arange(len(x)) % 10 == 0), "", "")
+    test = split_test_pairs(Pairs(y, x, query=np.arange(len(x)) % 10 == 0), "", "")
     adapt = load("toy-a", "toy-b", root=toy_root)
     query = load("toy-a", "toy-b", purpose="query", root=toy_root)
     outputs = {"store": adapt(adapt.params, test.x), "query": query(query.params, test.x)}

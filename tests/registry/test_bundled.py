@@ -19,7 +19,7 @@ from ea_jax.registry.lookup import list_entries
 from ea_jax.registry.model_card import ROWS, format_metrics
 from ea_jax.registry.spaces import find_space
 from ea_jax.retrieval.held_out import held_out_metrics
-from ea_jax.workflows.fit_entry import held_out
+from ea_jax.workflows.fit_entry import split_test_pairs
 
 ENTRIES = list_entries(BUNDLED)
 
@@ -133,7 +133,7 @@ def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs
     corpus = np.random.default_rng(0).permutation(parts["across_corpus"])
     index = np.concatenate([parts["across_query"][:400], corpus[:1500]])
     x = minilm([rows[i]["text"] for i in index])
-    test = held_out(Pairs(y=y[index], x=x, query=np.arange(len(index)) < 400), "across", "minilm")
+    test = split_test_pairs(Pairs(y=y[index], x=x, query=np.arange(len(index)) < 400), "across", "minilm")
     adapters = {purpose: load("minilm", "oai-3-small", purpose=purpose) for purpose in ("store", "query")}
     found = held_out_metrics(test, {row: np.asarray(adapt(adapt.params, test.x)) for row, adapt in adapters.items()})
     recorded = next(e for e in ENTRIES if e.name == "minilm--oai-3-small--small").metrics
