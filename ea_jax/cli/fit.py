@@ -24,9 +24,7 @@ def fit(
         typer.Option(help="linear, kernel, or auto: the one that ranks best. Default: auto for vectors without texts."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite an entry of the same name.")] = False,
-    prompt: Annotated[
-        str | None, typer.Option(help="Prompt of the source model before each text, by name.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Name of the prompt before each text.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Test pairs as NAME=FILE; may be repeated.")] = None,
     near: Annotated[float, typer.Option(help="Leave out pairs with this cosine or more to a test query.")] = 0.95,
     about: Annotated[str, typer.Option(help="Description of the pairs, for the card.")] = "",
