@@ -1,4 +1,4 @@
-"""The public adapters of embedding-adapters: which there are, and why some cannot be loaded."""
+"""The public adapters of embedding-adapters, and the reasons why some of them cannot be loaded."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ class PublicAdapter:
     """A public adapter of embedding-adapters.
 
     Attributes:
-        repo: Its repository on the Hugging Face hub.
-        source: Full id of the model whose embeddings come in.
-        target: Full id of the model whose space they go to.
-        flavor: Which of several adapters between the two.
-        locked: Why it cannot be loaded here; empty where it can.
+        repo: The repository on the Hugging Face hub.
+        source: Full id of the source model.
+        target: Full id of the target model.
+        flavor: Name of the adapter among those of the pair.
+        locked: The reason why the adapter cannot be loaded; empty if it can.
     """
 
     repo: str
@@ -27,13 +27,13 @@ class PublicAdapter:
 
 
 def public_adapters() -> list[PublicAdapter]:
-    """Public adapters of embedding-adapters."""
+    """List the public adapters of embedding-adapters."""
     path = BUNDLED / "embedding_adapters.toml"
     return [parse_record(PublicAdapter, facts, path) for facts in read_toml(path)["adapter"]]
 
 
 def find_public_adapter(source: str, target: str, flavor: str | None) -> PublicAdapter | None:
-    """The public adapter of embedding-adapters of these names: of several without a flavor, the first that is free."""
+    """Find the public adapter of a pair; without a flavor, the first that can be loaded."""
     pair = (find_space(source).id, find_space(target).id)
     matches = [a for a in public_adapters() if (a.source, a.target) == pair and flavor in (None, a.flavor)]
     return min(matches, key=lambda adapter: bool(adapter.locked), default=None)

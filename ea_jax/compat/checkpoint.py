@@ -1,4 +1,4 @@
-"""Adapters of embedding-adapters: its checkpoint, configuration and quality statistics as parameters of ours."""
+"""Convert an adapter of embedding-adapters: its configuration, checkpoint and quality statistics to our parameters."""
 
 import json
 import re
@@ -18,20 +18,20 @@ from ea_jax.registry.entry import DEEPEST
 from ea_jax.typing import Params, leaf_paths
 
 ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")
-DEPTH = 8
-LARGEST_STATISTICS = 1 << 30  # bytes
+DEFAULT_DEPTH = 8
+MAX_STATISTICS = 1 << 30  # bytes
 LAYERS = {"in_ln": "in_ln", "in_fc": "in_fc", "mid_ln": "mid_ln", "out_fc": "out_fc", "out_ln": "out_ln"}
 STATISTICS = {"maha_p95": "m95", "maha_p99": "m99", "knn_p95": "knn95", "knn_p99": "knn99"}
 
 
 @dataclass(frozen=True)
 class ImportedAdapter:
-    """One of its adapters.
+    """A converted adapter.
 
     Attributes:
-        spec: What it is.
-        params: Of the `resmlp` family, in float32.
-        quality: Its statistics of source and target embeddings; None where it has none.
+        spec: Specification of the adapter.
+        params: Parameters of the `resmlp` family, in float32.
+        quality: Statistics of source and target embeddings; None if the folder has none.
     """
 
     spec: Spec
@@ -40,14 +40,14 @@ class ImportedAdapter:
 
 
 def read_checkpoint(folder: Path) -> ImportedAdapter:
-    """Read a folder with one `adapter*.pt`, one `adapter_config*.json` and perhaps one `adapter_quality_stats*.npz`.
+    """Read a folder with one `adapter*.pt`, one `adapter_config*.json` and at most one `adapter_quality_stats*.npz`.
 
-    Nothing in the checkpoint is run, and every weight has to be there and be used.
+    No code of the checkpoint is run. Missing and unused weights are errors.
 
     Raises:
-        BadEntry: A file is missing, there are several, or the configuration is not what it should be.
-        CorruptCheckpoint: The checkpoint or the statistics are damaged, hold anything but numbers, are not finite, or
-            do not fit the configuration.
+        BadEntry: A file is missing or ambiguous, or the configuration is invalid.
+        CorruptCheckpoint: The checkpoint or the statistics are damaged, not finite, hold anything but numbers, or do
+            not fit the configuration.
     """
     config = _config(_one(folder, "adapter_config*.json"))
     spec = Spec(
@@ -66,59 +66,59 @@ def read_checkpoint(folder: Path) -> ImportedAdapter:
 
 
 def _one(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        told = ", ".join(file.name for file in found) or "none"
-        raise BadEntry(f"{folder} should hold one {pattern}; it holds {told}. Name the folder of one adapter.")
-    return found[0]
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise BadEntry(f"{folder} must hold one {pattern}; it holds {names}. Name the folder of one adapter.")
+    return files[0]
 
 
 def _config(file: Path) -> dict[str, Any]:
-    wanted = {"source_model": str, "target_model": str, "in_dim": int, "out_dim": int}
+    required = {"source_model": str, "target_model": str, "in_dim": int, "out_dim": int}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise BadEntry(f"{file} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict):
         raise BadEntry(f"{file} is not a JSON object.")
-    wrong = [key for key, kind in wanted.items() if type(config.get(key)) is not kind]
+    wrong = [key for key, kind in required.items() if type(config.get(key)) is not kind]
     wrong += [key for key in ("in_dim", "out_dim") if key not in wrong and config[key] < 1]
     wrong += ["normalize"] if not isinstance(config.get("normalize", True), bool) else []
     wrong += ["arch"] if not isinstance(config.get("arch", "resmlp"), str) else []
     if wrong or not config.get("arch", "resmlp").startswith("resmlp"):
-        told = f"lacks or has the wrong type for {', '.join(wrong)}" if wrong else f"has the arch {config['arch']!r}"
-        raise BadEntry(f"{file} {told}. Only adapters of its resmlp kind can be imported.")
+        reason = f"lacks or has the wrong type for {', '.join(wrong)}" if wrong else f"has the arch {config['arch']!r}"
+        raise BadEntry(f"{file} {reason}. Only adapters with a resmlp arch can be imported.")
     return config
 
 
 def _sizes(config: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     parts = {name: int(number) for name, number in ARCH.findall(config.get("arch", "resmlp"))}
     width: int = parts.get("w") or config["out_dim"]
-    if parts.get("d", DEPTH) > DEEPEST:
-        raise BadEntry(f"The arch {config['arch']!r} is {parts['d']:,} blocks deep, which no adapter is.")
-    return ("depth", parts.get("d", DEPTH)), ("width", width)
+    if parts.get("d", DEFAULT_DEPTH) > DEEPEST:
+        raise BadEntry(f"The arch {config['arch']!r} has {parts['d']:,} blocks; at most {DEEPEST:,} are supported.")
+    return ("depth", parts.get("d", DEFAULT_DEPTH)), ("width", width)
 
 
 def _state(file: Path) -> dict[str, Float32[np.ndarray, "..."]]:
-    """Tensors by name, without what weight averaging leaves beside or before them."""
+    """Read the tensors by name, without the counter and the prefix that weight averaging adds."""
     state = read_torch_zip(file)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict):
-        raise CorruptCheckpoint(f"{file} holds a {type(state).__name__} where a dict of tensors is wanted.")
+        raise CorruptCheckpoint(f"{file} holds a {type(state).__name__} instead of a dict of tensors.")
     state = {str(name).removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
-    strange = [name for name, value in state.items() if not isinstance(value, np.ndarray)]
-    if strange:
-        raise CorruptCheckpoint(f"{file} holds {strange[0]!r}, which is no tensor.")
+    others = [name for name, value in state.items() if not isinstance(value, np.ndarray)]
+    if others:
+        raise CorruptCheckpoint(f"{file} holds {others[0]!r}, which is not a tensor.")
     return {name: value.astype(np.float32) for name, value in state.items()}
 
 
-def _names(depth: int) -> dict[str, str]:
-    """By leaf of ours, its name in the checkpoint."""
+def _checkpoint_names(depth: int) -> dict[str, str]:
+    """Map each of our parameter paths to its name in the checkpoint."""
     layers = dict(LAYERS)
     for block in range(depth):
-        there = {"ln": "ln", "proj": "ffn.0.proj", "down": "ffn.1"}
-        layers |= {f"block_{block}.{ours}": f"blocks.{block}.{theirs}" for ours, theirs in there.items()}
+        block_names = {"ln": "ln", "proj": "ffn.0.proj", "down": "ffn.1"}
+        layers |= {f"block_{block}.{ours}": f"blocks.{block}.{theirs}" for ours, theirs in block_names.items()}
     names = {}
     for ours, theirs in layers.items():
         names[f"{ours}.{'scale' if ours.endswith('ln') else 'kernel'}"] = f"{theirs}.weight"
@@ -127,20 +127,20 @@ def _names(depth: int) -> dict[str, str]:
 
 
 def _params(file: Path, state: dict[str, np.ndarray], spec: Spec) -> Params:
-    names, wanted = _names(dict(spec.sizes)["depth"]), leaf_paths(abstract_params(spec))
+    names, expected = _checkpoint_names(dict(spec.sizes)["depth"]), leaf_paths(abstract_params(spec))
     missing, unknown = sorted(set(names.values()) - state.keys()), sorted(state.keys() - set(names.values()))
-    told = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
+    faults = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
     params: Params = {}
     for ours, theirs in names.items():
         if theirs in state:
             value = state[theirs].T if ours.endswith("kernel") else state[theirs]
-            if value.shape != wanted[ours].shape:
-                told.append(f"{theirs} has shape {state[theirs].shape} where the configuration wants another")
+            if value.shape != expected[ours].shape:
+                faults.append(f"{theirs} has shape {state[theirs].shape}, which the configuration contradicts")
             elif not np.isfinite(value).all():
-                told.append(f"{theirs} is not finite")
+                faults.append(f"{theirs} is not finite")
             _put(params, ours, np.ascontiguousarray(value))
-    if told:
-        raise CorruptCheckpoint(f"{file} does not fit its configuration: {'; '.join(told[:5])}.")
+    if faults:
+        raise CorruptCheckpoint(f"{file} does not fit its configuration: {'; '.join(faults[:5])}.")
     return params
 
 
@@ -154,30 +154,34 @@ def _put(tree: Params, path: str, value: np.ndarray) -> None:
 def _quality(file: Path, spec: Spec) -> Params:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if sum(part.file_size for part in archive.zip.infolist()) > LARGEST_STATISTICS:
+            if sum(part.file_size for part in archive.zip.infolist()) > MAX_STATISTICS:
                 raise CorruptCheckpoint("it is too large")
-            found = {name: np.asarray(archive[name]) for name in archive.files}
-    except Exception as error:  # NumPy raises what its readers meet
+            arrays = {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # NumPy raises errors of many types
         raise CorruptCheckpoint(f"{file} cannot be read: {error}.") from error
-    source, target = (_statistics(file, found, side) for side in ("src", "tgt"))
+    source, target = (_statistics(file, arrays, side) for side in ("src", "tgt"))
     quality = source | {"target": target}
     sizes = imported_sizes(quality)
-    wanted, there = leaf_paths(abstract_imported(spec.d_in, spec.d_out, sizes)), leaf_paths(quality)
-    wrong = [name for name in wanted if wanted[name].shape != there[name].shape or not np.isfinite(there[name]).all()]
+    expected, leaves = leaf_paths(abstract_imported(spec.d_in, spec.d_out, sizes)), leaf_paths(quality)
+    wrong = [
+        name
+        for name, leaf in expected.items()
+        if leaf.shape != leaves[name].shape or not np.isfinite(leaves[name]).all()
+    ]
     if wrong:
         raise CorruptCheckpoint(f"{file} does not fit its configuration, or is not finite: {', '.join(wrong)}.")
     return quality
 
 
-def _statistics(file: Path, found: dict[str, np.ndarray], side: str) -> Params:
-    """Statistics of one space; the inverse covariance as `F F^T`, so that the distance is a length."""
+def _statistics(file: Path, arrays: dict[str, np.ndarray], side: str) -> Params:
+    """Convert the statistics of one space. The inverse covariance becomes `F F^T`: a distance is then a norm."""
     names = {"mean": "mean", "inverse": "inv_cov", "references": "knn_ref", **STATISTICS}
-    missing = [f"{name}_{side}" for name in names.values() if f"{name}_{side}" not in found]
+    missing = [f"{name}_{side}" for name in names.values() if f"{name}_{side}" not in arrays]
     if missing:
         raise CorruptCheckpoint(f"{file} lacks {', '.join(missing)}.")
-    values = {ours: found[f"{theirs}_{side}"] for ours, theirs in names.items()}
+    values = {ours: arrays[f"{theirs}_{side}"] for ours, theirs in names.items()}
     if any(value.dtype.kind != "f" for value in values.values()):
-        raise CorruptCheckpoint(f"{file} holds something that is no float.")
+        raise CorruptCheckpoint(f"{file} holds an array that is not float.")
     inverse = values.pop("inverse").astype(np.float64)
     if inverse.ndim != 2 or inverse.shape[0] != inverse.shape[1] or not np.isfinite(inverse).all():
         raise CorruptCheckpoint(f"{file}: inv_cov_{side} has shape {inverse.shape} or is not finite.")

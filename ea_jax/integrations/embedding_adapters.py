@@ -1,4 +1,4 @@
-"""The surface of the seed project, kept true: its examples run here with the imports changed and nothing else."""
+"""The API of embedding-adapters: code written for that package runs here with changed imports."""
 
 import os
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from ea_jax.typing import ArrayIn
 
 @dataclass(frozen=True)
 class EmbeddingAdapter:
-    """An adapter with its quality part, and its source encoder where texts are to be embedded.
+    """An adapter with its quality part and, optionally, its source encoder.
 
     Attributes:
-        entry: The registry entry it came from.
+        entry: The registry entry of the adapter.
         adapter: The pure function and its parameters.
-        quality: The scores and their parameters.
-        encoder: The source encoder; None until it is asked for.
+        quality: The quality scores and their parameters.
+        encoder: The source encoder; None if it was not loaded.
     """
 
     entry: Entry
@@ -50,23 +50,23 @@ class EmbeddingAdapter:
 
         Args:
             source: Model that made the embeddings, by id or alias.
-            target: Model whose space they go to, by id or alias.
-            flavor: Which adapter of the pair; may be left out where there is one only.
+            target: Model whose space they are mapped to, by id or alias.
+            flavor: Name of one adapter among those of the pair; optional if there is only one.
             device: JAX backend: cpu, gpu (or cuda) or tpu; the best one if None.
-            huggingface_token: For models behind a login; `HF_TOKEN` is used if None.
-            load_source_encoder: Whether to load the encoder too, so that `encode` takes texts.
+            huggingface_token: Token for gated models; `HF_TOKEN` is used if None.
+            load_source_encoder: Whether to load the encoder too, which `encode` needs.
 
         Raises:
-            UnknownName, BadEntry, CorruptCheckpoint: As `ea_jax.load`.
-            BadInput: JAX has no such device here.
+            UnknownName, BadEntry, CorruptCheckpoint: As in `ea_jax.load`.
+            BadInput: JAX has no such device.
         """
         if huggingface_token:
             os.environ["HF_TOKEN"] = huggingface_token
         entry = loading.resolve_entry(source, target, flavor)
-        place = jax.sharding.SingleDeviceSharding(find_device(device))
+        sharding = jax.sharding.SingleDeviceSharding(find_device(device))
         encoder = loading.load_source_encoder(entry) if load_source_encoder else None
-        adapter = loading.load_adapter(entry, sharding=place)
-        return cls(entry, adapter, loading.load_quality_part(entry, adapter, sharding=place), encoder)
+        adapter = loading.load_adapter(entry, sharding=sharding)
+        return cls(entry, adapter, loading.load_quality_part(entry, adapter, sharding=sharding), encoder)
 
     from_pair = from_registry
 
@@ -75,16 +75,16 @@ class EmbeddingAdapter:
         return np.asarray(self.adapter(self.adapter.params, x))
 
     def encode(self, texts: Sequence[str], **options: Any) -> Float[np.ndarray, "n d_out"]:
-        """Embed texts with the source encoder and map them. Options are those of the encoder's call.
+        """Embed texts with the source encoder and map them. Options go to the call of the encoder.
 
         Raises:
             BadInput: The adapter was loaded without its encoder.
         """
         if self.encoder is None:
-            raise BadInput("This adapter has no encoder: load it with load_source_encoder=True to embed texts.")
+            raise BadInput("This adapter has no encoder. Load it with load_source_encoder=True to embed texts.")
         return self.encode_embeddings(self.encoder(texts, **options))
 
     def score_source(self, x: Float[ArrayIn, "*batch d_in"]) -> dict[str, Float[np.ndarray, "*batch"]]:
-        """Quality scores of source embeddings by name; `confidence` is the one to read."""
+        """Score source embeddings; returns the scores by name, of which `confidence` summarizes the others."""
         scores = self.quality(self.quality.params, x)
         return {name: np.asarray(value) for name, value in scores._asdict().items()}

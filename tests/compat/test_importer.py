@@ -69,13 +69,13 @@ CONFIG = {"source_model": "toy/source", "target_model": "toy/target", "in_dim": 
 
 
 def statistics(seed: int = 0) -> dict[str, np.ndarray]:
-    rng, found = np.random.default_rng(seed), {}
+    rng, result = np.random.default_rng(seed), {}
     for side, d in {"src": 8, "tgt": 12}.items():
         root = rng.normal(size=(d, d))
-        found |= {f"mean_{side}": rng.normal(size=d), f"inv_cov_{side}": root @ root.T + 0.1 * np.eye(d)}
-        found |= {f"knn_ref_{side}": unit_rows(rng, 20, d), f"m95_{side}": 3.0, f"m99_{side}": 5.0}
-        found |= {f"knn95_{side}": 0.5, f"knn99_{side}": 0.9}
-    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+        result |= {f"mean_{side}": rng.normal(size=d), f"inv_cov_{side}": root @ root.T + 0.1 * np.eye(d)}
+        result |= {f"knn_ref_{side}": unit_rows(rng, 20, d), f"m95_{side}": 3.0, f"m99_{side}": 5.0}
+        result |= {f"knn95_{side}": 0.5, f"knn99_{side}": 0.9}
+    return {name: np.asarray(value, np.float32) for name, value in result.items()}
 
 
 def write_seed(folder: Path, net: nn.Module, config: dict, state=None, stats=None) -> Path:
@@ -111,18 +111,18 @@ def known(root, monkeypatch):
     return root
 
 
-def test_an_imported_adapter_is_the_network(folder, known, net):
+def test_an_imported_adapter_matches_the_network(folder, known, net):
     entry = import_adapter(str(folder), known)
     assert entry.name == "toy-a--toy-b--imported"
     x = unit_rows(np.random.default_rng(1), 50, 8)
-    wanted = net(torch.from_numpy(x)).detach().numpy()
+    expected = net(torch.from_numpy(x)).detach().numpy()
     for purpose in ("store", "query"):
         adapt = load("toy-a", "toy-b", purpose=purpose)
-        np.testing.assert_allclose(adapt(adapt.params, x), wanted, atol=1e-5)
+        np.testing.assert_allclose(adapt(adapt.params, x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrap", ["plain", "model", "module.", "averaged"])
-def test_every_way_its_checkpoints_are_wrapped_is_read(tmp_path, net, wrap):
+def test_every_wrapping_of_a_checkpoint_is_read(tmp_path, net, wrap):
     state = net.state_dict()
     wrapped = {
         "plain": state,
@@ -132,20 +132,20 @@ def test_every_way_its_checkpoints_are_wrapped_is_read(tmp_path, net, wrap):
     }[wrap]
     config = CONFIG | {"arch": "resmlp_w16_d2"}
     plain = read_checkpoint(write_seed(tmp_path / "a", net, config))
-    found = read_checkpoint(write_seed(tmp_path / "b", net, config, wrapped))
-    assert found.spec == plain.spec
-    np.testing.assert_array_equal(found.params["block_1"]["proj"]["kernel"], plain.params["block_1"]["proj"]["kernel"])
+    result = read_checkpoint(write_seed(tmp_path / "b", net, config, wrapped))
+    assert result.spec == plain.spec
+    np.testing.assert_array_equal(result.params["block_1"]["proj"]["kernel"], plain.params["block_1"]["proj"]["kernel"])
 
 
-def test_without_sizes_in_its_name_the_network_is_as_wide_as_the_target_and_eight_deep(tmp_path):
+def test_the_default_network_is_as_wide_as_the_target(tmp_path):
     torch.manual_seed(0)
-    found = read_checkpoint(write_seed(tmp_path / "a", Net(8, 12, 12, 8), CONFIG))
-    assert dict(found.spec.sizes) == {"width": 12, "depth": 8}
+    result = read_checkpoint(write_seed(tmp_path / "a", Net(8, 12, 12, 8), CONFIG))
+    assert dict(result.spec.sizes) == {"width": 12, "depth": 8}
 
 
-def test_its_scores_are_those_of_its_own_rule(folder, known):
+def test_imported_scores_follow_the_original_rule(folder, known):
     import_adapter(str(folder), known)
-    judge, x, s = load_quality("toy-a", "toy-b"), unit_rows(np.random.default_rng(1), 30, 8), statistics()
+    quality, x, s = load_quality("toy-a", "toy-b"), unit_rows(np.random.default_rng(1), 30, 8), statistics()
     c = x - s["mean_src"]
     maha = np.sqrt(np.einsum("ni,ij,nj->n", c, s["inv_cov_src"], c))
     knn = np.sqrt(2 - 2 * (x @ s["knn_ref_src"].T).max(axis=1))
@@ -153,17 +153,17 @@ def test_its_scores_are_those_of_its_own_rule(folder, known):
         1 / (1 + np.exp(2 * np.log(4) / (p99 - p95) * (d - (p95 + p99) / 2)))
         for d, p95, p99 in ((maha, 3.0, 5.0), (knn, 0.5, 0.9))
     )
-    scores = judge(judge.params, x)
+    scores = quality(quality.params, x)
     np.testing.assert_allclose(scores.mahalanobis, maha, rtol=1e-4)
     np.testing.assert_allclose(scores.confidence, np.minimum(conf_maha, conf_knn), rtol=1e-3, atol=1e-6)
     assert np.isnan(np.asarray(scores.expected_cosine)).all()
     assert np.isfinite(
-        np.asarray(judge.score_target(judge.params, unit_rows(np.random.default_rng(2), 3, 12)).confidence)
+        np.asarray(quality.score_target(quality.params, unit_rows(np.random.default_rng(2), 3, 12)).confidence)
     ).all()
     with pytest.raises(BadInput, match="imported"):
-        judge.native_similarity(judge.params, np.ones(2, np.float32))
+        quality.native_similarity(quality.params, np.ones(2, np.float32))
     with pytest.raises(BadInput, match="imported"):
-        threshold_for(judge)
+        threshold_for(quality)
 
 
 def broken(kind: str, net: nn.Module) -> tuple[dict, dict, dict]:
@@ -192,7 +192,7 @@ def broken(kind: str, net: nn.Module) -> tuple[dict, dict, dict]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("missing", "lacks mid_ln.bias"),
         ("unknown", "has unknown extra.weight"),
@@ -206,10 +206,10 @@ def broken(kind: str, net: nn.Module) -> tuple[dict, dict, dict]:
         ("objects", "cannot be read"),
     ],
 )
-def test_a_broken_adapter_is_refused_whole(tmp_path, known, net, kind, told):
+def test_a_broken_adapter_is_refused_whole(tmp_path, known, net, kind, message):
     config, state, stats = broken(kind, net)
     folder = write_seed(tmp_path / "seed", net, config, state, stats)
-    with pytest.raises((BadEntry, CorruptCheckpoint), match=told):
+    with pytest.raises((BadEntry, CorruptCheckpoint), match=message):
         import_adapter(str(folder), known)
     assert not list(known.glob("*/entry.toml"))
 
@@ -222,11 +222,11 @@ def test_a_folder_of_none_or_two_adapters_is_refused(tmp_path, net, folder):
         read_checkpoint(tmp_path)
 
 
-def test_its_public_adapters_are_listed_and_the_locked_ones_marked_and_refused(ea):
+def test_public_adapters_are_listed_and_locked_ones_refused(ea):
     listed = json.loads(ea("list", "--json")[1])
-    found = {row["name"]: row for row in listed if "embedding-adapters" in row["tags"]}
-    assert len(found) == len({adapter.repo for adapter in public_adapters()}) == 16
-    locked = {name for name, row in found.items() if "pro" in row["tags"]}
+    result = {row["name"]: row for row in listed if "embedding-adapters" in row["tags"]}
+    assert len(result) == len({adapter.repo for adapter in public_adapters()}) == 16
+    locked = {name for name, row in result.items() if "pro" in row["tags"]}
     assert len(locked) == 9
     assert {row["name"] for row in json.loads(ea("list", "--pro-only", "--json")[1])} == locked
     with pytest.raises(BadInput, match=r"is encrypted: .* `ea-jax fit`"):
@@ -249,24 +249,24 @@ def test_the_command_prints_the_entrys_folder(ea, folder, known, tmp_path):
 @pytest.fixture
 def served(folder, known, tmp_path):
     """A hub that has the adapter as `owner/adapter`, and a command that imports a repository from it."""
-    with hub() as stand_in:
-        stand_in.repositories["owner/adapter"] = files_of(folder)
-        environment = stand_in.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with hub() as fake_hub:
+        fake_hub.repositories["owner/adapter"] = files_of(folder)
+        environment = fake_hub.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
         def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
             line = [sys.executable, "-m", "ea_jax.cli", *command]
             return subprocess.run(line, env=environment | more, capture_output=True, text=True, check=False)
 
-        yield stand_in, run
+        yield fake_hub, run
 
 
 def test_a_repository_is_fetched_and_imported(served, known):
     _, run = served
-    found = run("import", "owner/adapter", "--out", str(known))
-    assert found.returncode == 0, found.stderr
-    assert found.stdout == f"{known / 'toy-a--toy-b--imported'}\n"
+    result = run("import", "owner/adapter", "--out", str(known))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{known / 'toy-a--toy-b--imported'}\n"
     again = run("import", "owner/adapter", "--out", str(known), HF_HUB_OFFLINE="1")
-    assert again.stdout == found.stdout
+    assert again.stdout == result.stdout
 
 
 def test_a_public_adapter_loads_by_name_and_is_fetched_once(tmp_path):
@@ -281,26 +281,26 @@ def test_a_public_adapter_loads_by_name_and_is_fetched_once(tmp_path):
     small = Net(384, 1536, 16, 2).eval()
     code = "import ea_jax, numpy as np; a = ea_jax.load('minilm', 'oai-3-small', flavor='medium'); "
     code += "print(a.spec.family, *np.asarray(a(a.params, np.eye(384, dtype=np.float32)[:1]))[0, :3])"
-    with hub() as stand_in:
-        stand_in.repositories[listed.repo] = files_of(write_seed(tmp_path / "seed", small, config, stats=stats))
-        environment = stand_in.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-        found = subprocess.run(
+    with hub() as fake_hub:
+        fake_hub.repositories[listed.repo] = files_of(write_seed(tmp_path / "seed", small, config, stats=stats))
+        environment = fake_hub.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        result = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
-        asked = len(stand_in.asked)
+        asked = len(fake_hub.requests)
         again = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
-        assert len(stand_in.asked) == asked
-    family, *numbers = found.stdout.split()
-    assert again.stdout == found.stdout
+        assert len(fake_hub.requests) == asked
+    family, *numbers = result.stdout.split()
+    assert again.stdout == result.stdout
     assert family == "resmlp"
-    wanted = small(torch.eye(384)[:1]).detach().numpy()[0, :3]
-    np.testing.assert_allclose(np.array(numbers, np.float64), wanted, atol=1e-5)
+    expected = small(torch.eye(384)[:1]).detach().numpy()[0, :3]
+    np.testing.assert_allclose(np.array(numbers, np.float64), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("gated", "owner/adapter is gated: accept its terms"),
         ("missing", "neither a folder here nor a repository on the hub"),
@@ -308,20 +308,20 @@ def test_a_public_adapter_loads_by_name_and_is_fetched_once(tmp_path):
         ("encrypted", "owner/adapter has no adapter*.pt"),
     ],
 )
-def test_what_cannot_be_fetched_is_one_sentence_and_nothing_is_written(served, known, fault, told):
-    stand_in, run = served
+def test_a_failed_download_is_one_sentence_and_writes_nothing(served, known, fault, message):
+    fake_hub, run = served
     if fault == "encrypted":
-        del stand_in.repositories["owner/adapter"]["adapter.pt"]
+        del fake_hub.repositories["owner/adapter"]["adapter.pt"]
     else:
-        stand_in.faults["owner/adapter"] = fault
-    found = run("import", "owner/adapter", "--out", str(known), HF_HUB_DOWNLOAD_TIMEOUT="2")
-    assert (found.returncode, found.stdout) == (1, "")
-    assert told in found.stderr.splitlines()[-1]
+        fake_hub.faults["owner/adapter"] = fault
+    result = run("import", "owner/adapter", "--out", str(known), HF_HUB_DOWNLOAD_TIMEOUT="2")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert message in result.stderr.splitlines()[-1]
     assert not list(known.glob("*/entry.toml"))
 
 
 @pytest.mark.slow
-def test_at_the_published_size_it_is_torchs_to_a_hundred_thousandth(tmp_path, monkeypatch):
+def test_a_network_of_the_published_size_matches_torch(tmp_path, monkeypatch):
     torch.manual_seed(0)
     big = Net(384, 1536, 1536, 8).eval()
     rng = np.random.default_rng(0)
@@ -341,5 +341,5 @@ def test_at_the_published_size_it_is_torchs_to_a_hundred_thousandth(tmp_path, mo
     adapt = load("minilm", "oai-3-small", flavor="imported", root=tmp_path / "registry")
     x = unit_rows(rng, 16, 384)
     with torch.inference_mode():
-        wanted = big(torch.from_numpy(x)).numpy()
-    assert np.abs(np.asarray(adapt(adapt.params, x)) - wanted).max() < 1e-5
+        expected = big(torch.from_numpy(x)).numpy()
+    assert np.abs(np.asarray(adapt(adapt.params, x)) - expected).max() < 1e-5

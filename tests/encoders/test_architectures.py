@@ -120,25 +120,25 @@ def folders(tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_gives_the_token_vectors_of_torch(folders, family):
+def test_every_family_matches_torch(folders, family):
     folder = folders(family)
     encode = load_folder(folder)
     ids = encode.tokenize(TEXTS).ids
-    wanted = np.stack([torch_hidden(folder, row).mean(0) for row in ids])
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    assert np.abs(encode(TEXTS) - wanted).max() < 1e-5
+    expected = np.stack([torch_hidden(folder, row).mean(0) for row in ids])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.abs(encode(TEXTS) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_on_either_side_and_of_any_length_changes_nothing(folders, family):
+def test_padding_changes_nothing(folders, family):
     encode = load_folder(folders(family))
     ids = np.asarray([[2, 7, 8, 9, 3]], np.int32)
     plain = np.asarray(encode.apply(encode.params, Tokens(ids, np.ones_like(ids))))
     for left, right in [(0, 4), (4, 0), (3, 9)]:
         padded = np.pad(ids, ((0, 0), (left, right)), constant_values=encode.spec.pad_id)
         mask = np.pad(np.ones_like(ids), ((0, 0), (left, right)))
-        found = encode.apply(encode.params, Tokens(padded, mask))
-        assert np.abs(found - plain).max() < 1e-6
+        result = encode.apply(encode.params, Tokens(padded, mask))
+        assert np.abs(result - plain).max() < 1e-6
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -160,17 +160,17 @@ POOLINGS = {
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_each_pooling_is_its_formula_with_padding_on_either_side(folders, tmp_path, pooling):
+def test_each_pooling_is_its_formula(folders, tmp_path, pooling):
     folder = make_folder(tmp_path, "bert, four layers", pooling)
     encode = load_folder(folder)
-    wanted = POOLINGS[pooling](torch_hidden(folder, [2, 7, 8, 9, 3]))
+    expected = POOLINGS[pooling](torch_hidden(folder, [2, 7, 8, 9, 3]))
     for left, right in [(0, 0), (0, 4), (4, 0)]:
         ids = np.pad(np.asarray([[2, 7, 8, 9, 3]], np.int32), ((0, 0), (left, right)))
         mask = np.pad(np.ones((1, 5), np.int32), ((0, 0), (left, right)))
-        np.testing.assert_allclose(encode.apply(encode.params, Tokens(ids, mask))[0], wanted, atol=2e-5)
+        np.testing.assert_allclose(encode.apply(encode.params, Tokens(ids, mask))[0], expected, atol=2e-5)
 
 
-def test_several_poolings_stand_side_by_side(tmp_path):
+def test_several_poolings_are_concatenated(tmp_path):
     folder = make_folder(tmp_path, "bert, four layers")
     old = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(old))
@@ -178,7 +178,7 @@ def test_several_poolings_stand_side_by_side(tmp_path):
     np.testing.assert_allclose(load_folder(folder)(["a b"])[0], np.concatenate([hidden[0], hidden.mean(0)]), atol=2e-5)
 
 
-def test_dense_heads_normalize_and_dim_follow_in_order(tmp_path):
+def test_dense_layers_dim_and_normalize_follow_in_order(tmp_path):
     folder = make_folder(tmp_path, "bert, four layers")
     write_chain(folder, "mean", "Dense", "Dense", "Normalize")
     rng, x = np.random.default_rng(0), torch_hidden(folder, [2, 5, 6, 3]).mean(0)
@@ -226,8 +226,8 @@ def test_bfloat16_kernels_stay_close_and_the_rest_is_float32(folders):
 def test_lower_casing_and_the_default_prompt_are_honoured(tmp_path):
     folder = make_folder(tmp_path, "bert, four layers")
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 30, "do_lower_case": True}))
-    told = {"prompts": {"query": "q : ", "document": ""}, "default_prompt_name": "query"}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(told))
+    message = {"prompts": {"query": "q : ", "document": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(message))
     encode = load_folder(folder)
     np.testing.assert_allclose(encode(["A B"], prompt="document"), encode(["a b"], prompt="document"), atol=1e-6)
     np.testing.assert_allclose(encode(["A B"]), encode(["q : a b"], prompt="document"), atol=1e-6)
@@ -249,10 +249,10 @@ def test_a_model2vec_folder_is_the_mean_of_its_known_tokens(tmp_path):
     encode = load_folder(static_folder(tmp_path / "m2v", embeddings=table, mapping=mapping, weights=weight))
     ids = {letter: 5 + i for i, letter in enumerate(LETTERS)}
     rows = [table[mapping[ids[c]]].astype(np.float64) * weight[ids[c]] for c in "abc"]
-    wanted = np.mean(rows, axis=0)
-    found = encode(["a b c", "a b W c", "", "W"])
-    np.testing.assert_allclose(found[:2], np.stack([wanted / np.linalg.norm(wanted)] * 2), atol=1e-6)
-    np.testing.assert_array_equal(found[2:], 0)
+    expected = np.mean(rows, axis=0)
+    result = encode(["a b c", "a b W c", "", "W"])
+    np.testing.assert_allclose(result[:2], np.stack([expected / np.linalg.norm(expected)] * 2), atol=1e-6)
+    np.testing.assert_array_equal(result[2:], 0)
 
 
 def test_a_static_embedding_module_keeps_every_token(tmp_path):
@@ -284,11 +284,11 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("fault", BREAKS)
-def test_what_is_not_supported_is_named(tmp_path, fault):
+def test_unsupported_settings_are_named(tmp_path, fault):
     folder = make_folder(tmp_path / "folder", "bert, four layers")
-    break_it, told = BREAKS[fault]
+    break_it, message = BREAKS[fault]
     break_it(folder)
-    with pytest.raises(BadEncoder, match=told):
+    with pytest.raises(BadEncoder, match=message):
         load_folder(folder)
 
 

@@ -155,17 +155,17 @@ def reference(root: Path, texts: list[str], layers=(0, 3), weight=0.7, most: int
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_are_those_of_torch_in_every_family(tmp_path, family):
+def test_hidden_states_match_torch_in_every_family(tmp_path, family):
     folder = make_folder(tmp_path, family)
     write_chain(folder, "mean", "Normalize")
     plain = load_folder(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = plain.tokenize(TEXTS[:4]).ids
-    wanted = np.stack([torch_states(model, [row]) for row in ids])
-    for layers in (tuple(range(wanted.shape[1])), (1, 0)):
-        found = select_layers(plain, layers)(TEXTS[:4])
+    expected = np.stack([torch_states(model, [row]) for row in ids])
+    for layers in (tuple(range(expected.shape[1])), (1, 0)):
+        result = select_layers(plain, layers)(TEXTS[:4])
         # numbers reach 5 before they are normalized, and float32 has seven digits
-        np.testing.assert_allclose(found, wanted[:, layers].reshape(4, -1), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result, expected[:, layers].reshape(4, -1), rtol=1e-5, atol=1e-5)
 
 
 def test_a_composite_is_its_formula_on_short_and_long_texts(plus, root):
@@ -174,7 +174,7 @@ def test_a_composite_is_its_formula_on_short_and_long_texts(plus, root):
     assert plus.spec.width == 86
 
 
-def test_layers_come_in_the_order_they_are_named_in(root):
+def test_layers_keep_their_order(root):
     encode = load_encoder("tb@4,1+tt", dtype="float32", root=root)
     np.testing.assert_allclose(encode(TEXTS), reference(root, TEXTS, layers=(4, 1)), atol=2e-6)
 
@@ -187,7 +187,7 @@ def test_a_plain_member_is_its_ordinary_embedding(root):
     np.testing.assert_allclose(load_encoder("tb@4", dtype="float32", root=root)(texts), plain(texts), atol=2e-6)
 
 
-def test_a_member_that_is_not_mean_pooled_cuts_long_texts(root):
+def test_members_without_mean_pooling_truncate_long_texts(root):
     encode = load_encoder("tf+tb@1", dtype="float32", root=root)
     first, states = (load_encoder(name, dtype="float32", root=root) for name in ("tf", "tb@1"))
     both = np.concatenate([first(TEXTS), states(TEXTS)], axis=1)
@@ -197,7 +197,7 @@ def test_a_member_that_is_not_mean_pooled_cuts_long_texts(root):
     assert load_encoder("tf@1", root=root).spec.windows == 6  # its hidden states are averaged, whatever its pooling
 
 
-def test_what_is_beyond_six_windows_is_cut_and_counted(plus):
+def test_texts_beyond_six_windows_are_truncated(plus):
     texts = ["a " * 8, "a " * 9, "a " * 48, "a " * 49, "a " * 90]
     assert plus.tokenize(texts).truncated == [False, False, False, True, True]
     tokens = plus.pad(plus.tokenize(["a b", "a " * 90]))
@@ -207,11 +207,11 @@ def test_what_is_beyond_six_windows_is_cut_and_counted(plus):
     assert plus.tokenize(["a " * 9], max_length=11).truncated == [False]
 
 
-def test_a_named_length_cuts_in_place_of_windows(plus, root):
+def test_max_length_truncates_instead_of_windows(plus, root):
     states, table = (load_encoder(name, dtype="float32", root=root) for name in ("tb@0,3", "tt"))
     five, seven = ([" ".join(text.split()[:count]) for text in TEXTS] for count in (5, 7))  # with [CLS] and [SEP], 7
-    wanted = np.concatenate([2**0.5 * states(five), 0.7 * table(seven)], axis=1)
-    np.testing.assert_allclose(plus(TEXTS, max_length=7), unit(wanted), atol=2e-6)
+    expected = np.concatenate([2**0.5 * states(five), 0.7 * table(seven)], axis=1)
+    np.testing.assert_allclose(plus(TEXTS, max_length=7), unit(expected), atol=2e-6)
 
 
 def test_neither_order_nor_batch_size_changes_a_vector(plus):
@@ -253,7 +253,7 @@ WAYS = {"plain": lambda f: f, "jit": jax.jit, "replicated": on_two_devices, "sha
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("texts", [TEXTS[:3], TEXTS], ids=["one window each", "windows"])
-def test_apply_is_the_whole_map_from_tokens_to_embeddings(plus, way, texts):
+def test_apply_maps_tokens_to_embeddings(plus, way, texts):
     tokens = plus.pad(plus.tokenize(texts))
     assert [type(part) for part in tokens] == [Tokens if len(texts) == 3 else Windows, Tokens]
     np.testing.assert_allclose(WAYS[way](plus.apply)(plus.params, tokens), plus(texts), atol=2e-6)
@@ -287,8 +287,8 @@ def test_windows_of_a_plain_encoder_are_averaged_and_recorded(root):
     plain, long = (load_encoder("tb", dtype="float32", long=long, root=root) for long in ("cut", "window"))
     folder = find_encoder_folder(find_space("tb", root))
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    wanted = unit(np.stack([torch_states(model, windows_of(letter_ids(text)))[-1] for text in TEXTS]))
-    np.testing.assert_allclose(long(TEXTS), wanted, atol=2e-6)
+    expected = unit(np.stack([torch_states(model, windows_of(letter_ids(text)))[-1] for text in TEXTS]))
+    np.testing.assert_allclose(long(TEXTS), expected, atol=2e-6)
     np.testing.assert_array_equal(long(TEXTS[:3]), plain(TEXTS[:3]))  # the same batches of the same tokens
     assert plain.spec == load_encoder("tb", dtype="float32", root=root).spec
     assert long.spec.facts()["windows"] == 6
@@ -301,8 +301,8 @@ def test_windows_of_a_plain_encoder_are_averaged_and_recorded(root):
 
 
 def test_a_composite_may_cut_long_texts(root):
-    found = load_encoder("toy-plus", dtype="float32", long="cut", root=root)
-    np.testing.assert_allclose(found(TEXTS), reference(root, TEXTS, most=1), atol=2e-6)
+    result = load_encoder("toy-plus", dtype="float32", long="cut", root=root)
+    np.testing.assert_allclose(result(TEXTS), reference(root, TEXTS, most=1), atol=2e-6)
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -310,7 +310,7 @@ def fingerprint(encoder: Encoder) -> str:
     return str(encoder.spec.facts()["fingerprint"])
 
 
-def test_a_fingerprint_tells_layers_weights_windows_and_members_apart(root, plus):
+def test_the_fingerprint_covers_layers_weights_windows_and_members(root, plus):
     names = ["tb@0,2+tt", "tb@3,0+tt", "tb@0,1,3+tt", "tb+tt", "tt+tb@0,3", "tb@0,3", "tb@0,3+tf", "tb@0,3+tt+tf"]
     made = [fingerprint(load_encoder(name, root=root)) for name in names]
     made += [fingerprint(load_encoder("toy-plus", long="cut", root=root)), fingerprint(plus.with_windows(5))]
@@ -322,16 +322,16 @@ def test_a_fingerprint_tells_layers_weights_windows_and_members_apart(root, plus
     assert [spec.weight for spec in plus.spec.members] == [1.0, 0.7]
 
 
-def test_bundled_adapters_still_know_their_encoders(minilm):
+def test_the_fingerprint_of_minilm_is_stable(minilm):
     assert minilm.spec.facts()["fingerprint"] == "ef7c6bdace8123a1"
 
 
-def test_a_prompt_goes_to_the_members_that_have_it(root, plus):
+def test_a_prompt_reaches_the_members_that_have_it(root, plus):
     table = plus.members[1]
     np.testing.assert_allclose(plus(["a b"], prompt="query"), plus.with_prompt("query")(["a b"]), atol=1e-6)
     states = plus.members[0](["q a b"])
-    wanted = np.concatenate([unit(states[:, :40]), unit(states[:, 40:]), 0.7 * table(["a b"])], axis=1)
-    np.testing.assert_allclose(plus(["a b"], prompt="query"), unit(wanted), atol=2e-6)
+    expected = np.concatenate([unit(states[:, :40]), unit(states[:, 40:]), 0.7 * table(["a b"])], axis=1)
+    np.testing.assert_allclose(plus(["a b"], prompt="query"), unit(expected), atol=2e-6)
     assert fingerprint(plus.with_prompt("query")) == plus.spec.facts("query")["fingerprint"] != fingerprint(plus)
     with pytest.raises(UnknownName, match=r"toy/plus has no prompt named 'quary'\. Did you mean query"):
         plus(["a"], prompt="quary")
@@ -348,8 +348,8 @@ def test_the_encoder_of_an_entry_is_loaded_by_its_id(root, plus, monkeypatch):
     other = load_encoder("tb@0,1+tf", root=root)
     windowed = load_encoder("tb", long="window", root=root)
     for encoder in (plus, other, windowed, plus.with_prompt("query")):
-        found = load_source_encoder(entry(root, encoder.spec.model, encoder.spec.facts()))
-        assert found.spec.facts() == encoder.spec.facts()
+        result = load_source_encoder(entry(root, encoder.spec.model, encoder.spec.facts()))
+        assert result.spec.facts() == encoder.spec.facts()
     with pytest.raises(FingerprintMismatch, match=r"weight '1\.0\+0\.7' for '1\.0\+0\.5'"):
         load_source_encoder(entry(root, "toy/plus", plus.spec.facts() | {"weight": "1.0+0.5", "fingerprint": "0"}))
 
@@ -359,7 +359,7 @@ def test_a_composite_space_follows_from_its_members(root):
     assert (space.width, space.unit_norm, space.local, space.alias) == (1408, True, True, "minilm@0,2,6+wordllama")
     assert find_space(space.id) == find_space("MiniLM@0,02,6+WordLlama") == space
     named = [find_space(name) for name in ("minilm-plus", "ea_jax/minilm-plus", "minilm@0,3,6+wordllama")]
-    assert {found.alias for found in named} == {"minilm-plus"}
+    assert {space.alias for space in named} == {"minilm-plus"}
     assert named[0].width == sum(member.width for member in list_members(named[0])) == 1408
     assert (find_space("minilm+wordllama").width, find_space("minilm@6").width) == (640, 384)
     assert find_space("minilm+mpnet@12,0+e5-base").width == 384 + 2 * 768 + 768
@@ -367,7 +367,7 @@ def test_a_composite_space_follows_from_its_members(root):
     assert find_space("tf@1", root).width == 36
 
 
-def test_an_entry_of_a_composite_has_a_name_that_is_a_file_name(root):
+def test_entry_names_of_composites_are_file_names(root):
     for source in ("minilm@0,2,6+wordllama", "minilm-plus"):
         name = entry_name(entry(root, find_space(source).id, {}))
         assert name == f"{source}--oai-3-small--small"
@@ -396,7 +396,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_is_no_composite_is_one_clear_sentence(name):
+def test_an_invalid_composite_is_one_clear_sentence(name):
     kind, message = ERRORS[name]
     for find in (find_space, load_encoder):
         if name or find is find_space:  # "" is the folder one is in
@@ -404,7 +404,7 @@ def test_what_is_no_composite_is_one_clear_sentence(name):
                 find(name)
 
 
-def test_what_shows_itself_only_in_a_members_folder_is_an_error_too(root):
+def test_faults_in_the_folder_of_a_member_are_errors(root):
     with pytest.raises(BadInput, match=r"'toy/first@3' asks for layer 3; toy/first has 0 \(its embedding layer\) to 2"):
         load_encoder("tf@3+tt", root=root)
     with pytest.raises(BadInput, match=r"toy/table is a static token table and has no layers\. Name it without @"):
@@ -421,7 +421,7 @@ def test_what_shows_itself_only_in_a_members_folder_is_an_error_too(root):
         load_encoder("toy-plus", root=root / "other")
 
 
-def test_a_member_whose_files_are_nowhere_is_named(tmp_path, monkeypatch):
+def test_a_missing_member_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(EncoderNotFound, match="all-mpnet-base-v2"):
         load_encoder("mpnet@0,12+wordllama")
@@ -432,12 +432,12 @@ def test_a_composite_is_found_without_heavy_imports():
         "import sys; from ea_jax.registry.spaces import find_space; find_space('minilm@0,2+wordllama');"
         "print([m for m in sys.modules if m in {'jax', 'numpy', 'flax', 'tokenizers', 'huggingface_hub'}])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("max_rows", [2, 1024])
-def test_all_windows_of_a_text_are_in_one_batch_of_one_of_few_shapes(max_rows):
+def test_all_windows_of_a_text_are_in_one_batch(max_rows):
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, 50, size=int(n)).tolist() for n in rng.integers(1, 60, size=300)]
     made = list(make_batches(ids, budget=40, max_rows=max_rows, max_tokens=10, pad_id=0))

@@ -84,38 +84,38 @@ TEXTS = ["abc", "", "hello world", "zebra " * 30, "q", "many words of many lette
 
 
 @pytest.mark.slow
-def test_minilm_gives_the_vectors_of_torch_on_500_mixed_texts(minilm):
+def test_minilm_matches_torch_on_500_mixed_texts(minilm):
     texts = mixed_texts(500)
-    wanted = torch_embed(find_encoder_folder(find_space("minilm")), texts, 256)
-    assert np.abs(load_encoder("minilm", dtype="float32")(texts) - wanted).max() < 1e-5
+    expected = torch_embed(find_encoder_folder(find_space("minilm")), texts, 256)
+    assert np.abs(load_encoder("minilm", dtype="float32")(texts) - expected).max() < 1e-5
     bfloat16 = load_encoder("minilm", dtype="bfloat16")(texts)
-    assert np.sum(bfloat16 * wanted, axis=1).min() > 0.9999
+    assert np.sum(bfloat16 * expected, axis=1).min() > 0.9999
 
 
-def test_a_random_bert_of_odd_sizes_gives_the_vectors_of_torch(tiny, tiny_folder):
+def test_a_bert_of_odd_sizes_matches_torch(tiny, tiny_folder):
     assert np.abs(tiny(TEXTS) - torch_embed(tiny_folder, TEXTS, 20)).max() < 1e-5
 
 
 def test_a_folder_without_normalize_is_not_normalised(broken):
     (broken / "modules.json").write_text(json.dumps(MODULES[:2]))
-    found = load_folder(broken)(TEXTS)
-    np.testing.assert_allclose(found, torch_embed(broken, TEXTS, 20, normalize=False), atol=1e-5)
-    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() > 0.1
+    result = load_folder(broken)(TEXTS)
+    np.testing.assert_allclose(result, torch_embed(broken, TEXTS, 20, normalize=False), atol=1e-5)
+    assert np.abs(np.linalg.norm(result, axis=1) - 1).max() > 0.1
 
 
-def test_a_vocab_txt_without_tokenizer_json_is_read_through_transformers(broken, tiny):
+def test_transformers_converts_a_vocab_txt(broken, tiny):
     (broken / "tokenizer.json").unlink()
     np.testing.assert_allclose(load_folder(broken)(TEXTS), tiny(TEXTS), atol=1e-6)
 
 
-def test_a_text_has_one_vector_whatever_it_is_batched_with(tiny):
+def test_a_vector_does_not_depend_on_the_batch(tiny):
     alone = np.concatenate([tiny([text]) for text in TEXTS])
     for batch_size in (1, 2, 5, 32):
         np.testing.assert_allclose(tiny(TEXTS, batch_size=batch_size), alone, atol=1e-6)
     np.testing.assert_allclose(tiny(TEXTS[::-1])[::-1], alone, atol=1e-6)
 
 
-def test_the_pure_part_is_pure_and_ignores_padding(tiny):
+def test_apply_is_pure_and_ignores_padding(tiny):
     ids = np.asarray([[2, 7, 8, 3], [2, 9, 3, 0]], np.int32)
     tokens = Tokens(ids, (ids > 0).astype(np.int32))
     padded = Tokens(*(np.pad(part, ((0, 0), (0, 5))) for part in tokens))
@@ -127,14 +127,14 @@ def test_the_pure_part_is_pure_and_ignores_padding(tiny):
     assert jax.tree.map(jnp.shape, tiny).spec == tiny.spec
 
 
-def test_long_texts_are_cut_and_said_to_be(tiny):
+def test_long_texts_are_truncated_and_flagged(tiny):
     tokenized = tiny.tokenize(["a b c", "a " * 50], max_length=10)
     assert [len(ids) for ids in tokenized.ids] == [5, 10]
     assert tokenized.truncated == [False, True]
     assert len(tiny.tokenize(["a " * 50]).ids[0]) == 20
 
 
-def test_a_generator_is_embedded_in_constant_memory_and_in_order(tiny, monkeypatch):
+def test_a_generator_is_embedded_in_constant_memory(tiny, monkeypatch):
     monkeypatch.setattr("ea_jax.encoders.encoder.CHUNK", 4)
     taken = []
 
@@ -146,11 +146,11 @@ def test_a_generator_is_embedded_in_constant_memory_and_in_order(tiny, monkeypat
     parts = tiny.stream(texts())
     first = next(parts)
     assert len(taken) == 8  # one part is done, the next is under way, and no more has been read
-    found = np.concatenate([first, *parts])
-    np.testing.assert_allclose(found, tiny(["ab"[i % 2] * (1 + i) for i in range(11)]), atol=1e-6)
+    result = np.concatenate([first, *parts])
+    np.testing.assert_allclose(result, tiny(["ab"[i % 2] * (1 + i) for i in range(11)]), atol=1e-6)
 
 
-def test_a_nul_byte_is_a_character_like_any_other(tiny):
+def test_a_nul_byte_is_an_ordinary_character(tiny):
     assert np.all(np.isfinite(tiny(["a\x00b"])))
 
 
@@ -174,7 +174,7 @@ def test_no_texts_give_no_rows(tiny):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda e: e("a text"), "list of strings"),
         (lambda e: e(text for text in ["a", 7]), "Text 1 is int, not a string"),
@@ -186,12 +186,12 @@ def test_no_texts_give_no_rows(tiny):
         (lambda e: e(["a"], batch_size=0), "batch_size is 0"),
     ],
 )
-def test_a_bad_call_is_one_clear_sentence(tiny, call, told):
-    with pytest.raises(BadInput, match=told):
+def test_a_bad_call_is_one_clear_sentence(tiny, call, message):
+    with pytest.raises(BadInput, match=message):
         call(tiny)
 
 
-def test_prompts_are_put_before_the_text_and_unknown_ones_refused(broken):
+def test_prompts_are_prefixes_and_unknown_ones_are_refused(broken):
     prompts = {"prompts": {"query": "query ", "passage": "passage "}}
     (broken / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     encode = load_folder(broken)
@@ -240,14 +240,14 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("fault", BREAKS)
-def test_a_folder_that_would_be_read_wrongly_is_refused(broken, fault):
-    break_it, told = BREAKS[fault]
+def test_a_damaged_folder_is_refused(broken, fault):
+    break_it, message = BREAKS[fault]
     break_it(broken)
-    with pytest.raises(BadEncoder, match=told):
+    with pytest.raises(BadEncoder, match=message):
         load_folder(broken)
 
 
-def test_a_fingerprint_changes_with_every_fact_that_shapes_a_vector(tiny, broken):
+def test_the_fingerprint_covers_weights_and_lengths(tiny, broken):
     plain = tiny.spec.facts()["fingerprint"]
     edit_weights(broken, lambda w: w.update({"embeddings.LayerNorm.bias": w["embeddings.LayerNorm.bias"] + 1}))
     assert load_folder(broken).spec.facts()["fingerprint"] != plain

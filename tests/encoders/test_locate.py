@@ -61,8 +61,8 @@ def test_an_explicit_path_comes_first(cache, tmp_path):
 
 
 def test_the_hub_cache_comes_before_the_installed_package(cache):
-    assert find_encoder_folder(MINILM) != (found := cached(cache, MINILM.id))
-    assert find_encoder_folder(MINILM) == found
+    assert find_encoder_folder(MINILM) != (result := cached(cache, MINILM.id))
+    assert find_encoder_folder(MINILM) == result
 
 
 @pytest.mark.parametrize("missing", FILES)
@@ -75,7 +75,7 @@ def test_the_installed_package_comes_before_the_hub(cache, minilm):
     assert find_encoder_folder(MINILM, download=False).name == "model"
 
 
-def test_a_model_that_is_nowhere_is_an_error_that_says_how_to_get_it(cache):
+def test_a_missing_model_is_an_error_with_instructions(cache):
     absent = replace(MINILM, id="toy/absent", package="toy-absent==1.0")
     with pytest.raises(
         EncoderNotFound,
@@ -102,10 +102,10 @@ def test_wordllama_is_found_in_its_package(cache):
     folder = find_encoder_folder(space := find_space("wordllama"))
     table = load_file(folder / space.table)["embedding.weight"].astype(np.float64)
     ids = Tokenizer.from_file(str(folder / space.tokenizer)).encode("Hello, world!", add_special_tokens=False).ids
-    wanted = table[ids].mean(0)
-    found = load_encoder("wordllama")(["Hello, world!", ""])
-    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), atol=1e-6)
-    np.testing.assert_array_equal(found[1], 0)
+    expected = table[ids].mean(0)
+    result = load_encoder("wordllama")(["Hello, world!", ""])
+    np.testing.assert_allclose(result[0], expected / np.linalg.norm(expected), atol=1e-6)
+    np.testing.assert_array_equal(result[1], 0)
 
 
 def test_other_weights_than_the_published_ones_are_refused(tmp_path):
@@ -121,9 +121,9 @@ def served(tmp_path):
     registry.mkdir()
     space = f'[[space]]\nid = "{TOY.id}"\naliases = ["toy-e"]\nwidth = 36\nunit_norm = true\nlocal = true\n'
     (registry / "spaces.toml").write_text(space)
-    with hub() as stand_in:
-        stand_in.repositories[TOY.id] = files_of(fill(tmp_path / "served"))
-        yield stand_in, stand_in.environment(tmp_path / "home") | {"EA_JAX_REGISTRY": str(registry)}
+    with hub() as fake_hub:
+        fake_hub.repositories[TOY.id] = files_of(fill(tmp_path / "served"))
+        yield fake_hub, fake_hub.environment(tmp_path / "home") | {"EA_JAX_REGISTRY": str(registry)}
 
 
 def run_fetch(environment) -> subprocess.CompletedProcess[str]:
@@ -131,28 +131,28 @@ def run_fetch(environment) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_model_is_downloaded_once_and_then_found_in_the_cache(served, tmp_path):
-    stand_in, environment = served
+def test_a_model_is_downloaded_once(served, tmp_path):
+    fake_hub, environment = served
     first = run_fetch(environment)
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.strip())
     assert tmp_path / "home" in folder.parents
-    assert all((folder / name).read_bytes() == stand_in.repositories[TOY.id][name] for name in FILES)
+    assert all((folder / name).read_bytes() == fake_hub.repositories[TOY.id][name] for name in FILES)
     assert run_fetch(environment | {"HF_HUB_OFFLINE": "1"}).stdout == first.stdout
 
 
 def test_a_repository_without_the_needed_files_is_an_error(served):
-    stand_in, environment = served
-    stand_in.repositories[TOY.id] = {"README.md": b"nothing else"}
-    found = run_fetch(environment)
-    assert (found.returncode, found.stdout) == (1, "")
-    assert "ea-jax: toy/encoder on the hub lacks modules.json" in found.stderr.splitlines()[-1]
+    fake_hub, environment = served
+    fake_hub.repositories[TOY.id] = {"README.md": b"nothing else"}
+    result = run_fetch(environment)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "ea-jax: toy/encoder on the hub lacks modules.json" in result.stderr.splitlines()[-1]
 
 
 def test_a_repository_that_does_not_exist_is_one_line(served):
-    stand_in, environment = served
-    stand_in.repositories.clear()
-    found = run_fetch(environment)
-    assert (found.returncode, found.stdout) == (1, "")
-    assert "toy/encoder is neither a folder here nor a repository on the hub" in found.stderr
-    assert found.stderr.count("\n") == 1
+    fake_hub, environment = served
+    fake_hub.repositories.clear()
+    result = run_fetch(environment)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "toy/encoder is neither a folder here nor a repository on the hub" in result.stderr
+    assert result.stderr.count("\n") == 1

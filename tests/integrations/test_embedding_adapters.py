@@ -12,13 +12,13 @@ from ea_jax.loading import load, load_quality
 NAMES = {"source": "sentence-transformers/all-MiniLM-L6-v2", "target": "openai/text-embedding-3-small"}
 
 
-def test_the_seeds_calls_give_the_librarys_answers(minilm):
+def test_calls_of_embedding_adapters_match_the_library(minilm):
     adapter = EmbeddingAdapter.from_registry(**NAMES, flavor="small", device="cpu")
     x = minilm(["NASA announces discovery of Earth-like exoplanet.", "Can you help me find my keys?"])
-    plain, judge = load("minilm", "oai-3-small"), load_quality("minilm", "oai-3-small")
+    plain, quality = load("minilm", "oai-3-small"), load_quality("minilm", "oai-3-small")
     np.testing.assert_array_equal(adapter.encode_embeddings(x), plain(plain.params, x))
     scores = adapter.score_source(x)
-    np.testing.assert_array_equal(scores["confidence"], judge(judge.params, x).confidence)
+    np.testing.assert_array_equal(scores["confidence"], quality(quality.params, x).confidence)
 
 
 # The examples of the seed's README, with its imports and its lines of sentence_transformers changed, and no others.
@@ -96,7 +96,7 @@ print(scores)
 """
 
 
-def test_the_seeds_first_example_runs(minilm, capsys, monkeypatch):
+def test_the_first_example_of_embedding_adapters_runs(minilm, capsys, monkeypatch):
     monkeypatch.setenv("HUGGINGFACE_TOKEN", "hf_x")
     monkeypatch.setenv("HF_TOKEN", "")
     names = {}
@@ -106,7 +106,7 @@ def test_the_seeds_first_example_runs(minilm, capsys, monkeypatch):
     np.testing.assert_allclose(names["translated_embs"], plain(plain.params, minilm(names["texts"])), atol=1e-5)
 
 
-def test_the_seeds_example_of_quality_runs_and_junk_is_at_the_bottom(minilm, capsys):
+def test_the_quality_example_of_embedding_adapters_runs(minilm, capsys):
     names = {}
     exec(compile(QUALITY, "quality", "exec"), names)
     out = capsys.readouterr().out
@@ -132,7 +132,7 @@ TWO = ("--text", "hello", "--text", "world")
     ],
     ids=["one text", "two texts", "stdin", "no quality", "ndjson"],
 )
-def test_the_seeds_embed_commands_run(ea, minilm, monkeypatch, options, stdin, texts, keys):
+def test_embed_commands_of_embedding_adapters_run(ea, minilm, monkeypatch, options, stdin, texts, keys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
     code, out, err = ea("embed", *PAIR, *options)
     assert code == 0, err
@@ -158,7 +158,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_the_seeds_other_commands_run(ea, command):
+def test_other_commands_of_embedding_adapters_run(ea, command):
     code, out, err = ea(*command.split())
     assert (code, err) == (0, "")
     assert SHOWN[command] in out

@@ -16,7 +16,7 @@ from ea_jax.registry.index import read_index
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.remotes import parse_address
 from tests.conftest import TOY_SPACES, write_toy_registry
-from tests.support.hub import StandIn, hub
+from tests.support.hub import FakeHub, hub
 
 NAME = "toy-a--toy-b--small"
 REPO = "owner/adapters"
@@ -28,7 +28,7 @@ FIND = "from ea_jax.registry.routes import resolve_route; print(resolve_route(['
 class Served(NamedTuple):
     """A hub, and runs of `ea-jax` (or of Python, where a line of it is given) that ask it."""
 
-    hub: StandIn
+    hub: FakeHub
     run: Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -37,8 +37,8 @@ def serving(folder: Path) -> Iterator[Served]:
     """An empty hub, and commands whose caches and configuration are in the folder."""
     (folder / "spaces").mkdir(parents=True, exist_ok=True)
     (folder / "spaces" / "spaces.toml").write_text(TOY_SPACES)
-    with hub() as stand_in:
-        environment = stand_in.environment(folder / "home")
+    with hub() as fake_hub:
+        environment = fake_hub.environment(folder / "home")
         environment |= {"EA_JAX_REGISTRY": str(folder / "spaces"), "HF_TOKEN": "hf_x"}
         environment |= {f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
 
@@ -46,7 +46,7 @@ def serving(folder: Path) -> Iterator[Served]:
             line = [sys.executable, *(["-c", python] if python else ["-m", "ea_jax.cli", *command])]
             return subprocess.run(line, env=environment | more, capture_output=True, text=True, check=False)
 
-        yield Served(stand_in, run)
+        yield Served(fake_hub, run)
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ class Added(NamedTuple):
 @pytest.fixture(scope="module")
 def once(toy_root, tmp_path_factory) -> Added:
     kept = tmp_path_factory.mktemp("once")
-    with serving(kept) as (stand_in, run):
+    with serving(kept) as (fake_hub, run):
         assert run("publish", str(toy_root / NAME), f"hf:{REPO}").returncode == 0
         assert run("registry", "add", f"hf:{REPO}").returncode == 0
-        return Added(kept, stand_in.repositories, stand_in.commit)
+        return Added(kept, fake_hub.repositories, fake_hub.commit)
 
 
 @pytest.fixture
@@ -93,52 +93,52 @@ def cached(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_path):
-    (stand_in, run), repo = served, REPO
+    (fake_hub, run), repo = served, REPO
     found = run("publish", str(folder), f"hf:{repo}")
     assert found.returncode == 0, found.stderr
-    files = stand_in.repositories[repo]
+    files = fake_hub.repositories[repo]
     assert files["README.md"] == files[f"{NAME}/card.md"] == (folder / "card.md").read_bytes()
     assert json.loads(files["index.json"])["adapters"][0]["name"] == NAME
     found = run("registry", "add", f"hf:{repo}")
-    assert (found.returncode, found.stdout) == (0, f"hf:{repo}@{stand_in.commit[:12]}\n"), found.stderr
-    assert f"hf:{repo}@{stand_in.commit[:12]}  (1 adapters)" in run("registry").stdout
+    assert (found.returncode, found.stdout) == (0, f"hf:{repo}@{fake_hub.commit[:12]}\n"), found.stderr
+    assert f"hf:{repo}@{fake_hub.commit[:12]}  (1 adapters)" in run("registry").stdout
     listed = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
     assert listed[NAME]["registry"].startswith(f"hf:{repo}@")
     assert [path.name for path in cached(tmp_path)] == ["index.json"]
-    assert "Bearer hf_x" in stand_in.tokens
+    assert "Bearer hf_x" in fake_hub.tokens
     found = run(python=LOAD)
     assert (found.returncode, found.stdout) == (0, "12\n"), found.stderr
-    asked = len(stand_in.asked)
+    asked = len(fake_hub.requests)
     assert run(python=LOAD, HF_HUB_OFFLINE="1").stdout == "12\n"
-    assert len(stand_in.asked) == asked
+    assert len(fake_hub.requests) == asked
     assert run("registry", "remove", f"hf:{repo}").returncode == 0
     assert "No adapter goes from" in run(python=LOAD).stderr
 
 
 def test_a_registry_may_be_a_data_set(served, folder):
-    stand_in, run = served
+    fake_hub, run = served
     repo = f"datasets/{REPO}"
     assert run("publish", str(folder), f"hf:{repo}").returncode == 0
-    assert run("registry", "add", f"hf:{repo}").stdout == f"hf:{repo}@{stand_in.commit[:12]}\n"
+    assert run("registry", "add", f"hf:{repo}").stdout == f"hf:{repo}@{fake_hub.commit[:12]}\n"
     assert run(python=FIND).stdout == "12\n"
 
 
 def test_a_second_adapter_joins_the_index_and_leaves_the_first(added, folder):
-    stand_in, run = added
+    fake_hub, run = added
     text = (folder / "entry.toml").read_text()
     (folder / "entry.toml").write_text(text.replace('flavor = "small"', 'flavor = "large"', 1))
     assert run("publish", str(folder), f"hf:{REPO}").returncode == 0
-    rows = json.loads(stand_in.repositories[REPO]["index.json"])["adapters"]
+    rows = json.loads(fake_hub.repositories[REPO]["index.json"])["adapters"]
     assert [row["name"] for row in rows] == ["toy-a--toy-b--large", NAME]
 
 
 def test_a_dry_run_prints_what_would_go_and_asks_nothing(served, folder):
-    stand_in, run = served
+    fake_hub, run = served
     found = run("publish", str(folder), f"hf:{REPO}", "--dry-run")
     assert found.returncode == 0, found.stderr
     assert f"{NAME}/entry.toml" in found.stdout
     assert found.stdout.splitlines()[-1].split() == ["changed", "index.json"]
-    assert stand_in.asked == []
+    assert fake_hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_dry_run_prints_what_would_go_and_asks_nothing(served, folder):
     ],
 )
 def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault, told, tmp_path):
-    stand_in, run = added
+    fake_hub, run = added
     code = f"import ea_jax\n%stry:\n {FIND}\nexcept ea_jax.EaJaxError as e: print(e)"
     broken, more = "", {}
     if fault == "offline":
@@ -165,15 +165,15 @@ def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault,
     elif fault == "full disk":
         broken = "import shutil, errno\ndef full(*a): raise OSError(errno.ENOSPC, 'full')\nshutil.copyfile = full\n"
     elif fault == "changed":
-        name = next(name for name in stand_in.repositories[REPO] if "params/out.store.bias/0" in name)
-        stand_in.repositories[REPO][name] = stand_in.repositories[REPO][name][:-1] + b"!"
+        name = next(name for name in fake_hub.repositories[REPO] if "params/out.store.bias/0" in name)
+        fake_hub.repositories[REPO][name] = fake_hub.repositories[REPO][name][:-1] + b"!"
     else:
-        stand_in.faults["/resolve/"] = fault
+        fake_hub.faults["/resolve/"] = fault
     found = run(python=code % broken, HF_HUB_DOWNLOAD_TIMEOUT="2", **more)
     assert told in found.stdout, found.stderr
     assert found.stdout.count("\n") == 1
     assert [path.name for path in cached(tmp_path)] == ["index.json"]
-    stand_in.faults.clear()
+    fake_hub.faults.clear()
 
 
 def test_one_broken_index_leaves_the_rest_of_the_list(added, tmp_path):
@@ -189,17 +189,17 @@ def test_one_broken_index_leaves_the_rest_of_the_list(added, tmp_path):
 
 
 def test_a_fetch_that_was_cut_off_goes_on_and_is_whole(added):
-    stand_in, run = added
-    stand_in.faults["/quality/"] = "busy"
+    fake_hub, run = added
+    fake_hub.faults["/quality/"] = "busy"
     found = run(python=FIND, HF_HUB_DOWNLOAD_TIMEOUT="2")
     assert "could not be fetched" in found.stderr
-    got = {path for path in stand_in.asked if "/params/" in path}
+    got = {path for path in fake_hub.requests if "/params/" in path}
     assert got
-    stand_in.faults.clear()
-    stand_in.asked.clear()
+    fake_hub.faults.clear()
+    fake_hub.requests.clear()
     found = run(python=LOAD)
     assert found.stdout == "12\n"
-    assert not got & set(stand_in.asked)
+    assert not got & set(fake_hub.requests)
 
 
 def test_a_bar_is_drawn_where_a_person_looks_and_only_there(added, tmp_path):
@@ -222,19 +222,19 @@ def test_two_processes_that_fetch_at_once_both_have_it(added, tmp_path):
 
 
 def test_a_registry_stays_at_the_commit_at_which_it_was_added(added):
-    stand_in, run = added
-    pinned = stand_in.commit
+    fake_hub, run = added
+    pinned = fake_hub.commit
     assert run(python=FIND).stdout == "12\n"
-    asked = [path for path in stand_in.asked if "/resolve/" in path]
+    asked = [path for path in fake_hub.requests if "/resolve/" in path]
     assert asked
     assert all(f"/resolve/{pinned}/" in path for path in asked)
-    stand_in.commit = "b" * 40
+    fake_hub.commit = "b" * 40
     assert run("registry", "add", f"hf:{REPO}").stdout == f"hf:{REPO}@bbbbbbbbbbbb\n"
     assert run(python=FIND).stdout == "12\n"
 
 
 def test_an_adapter_on_the_hub_is_known_before_it_is_fetched(added):
-    stand_in, run = added
+    fake_hub, run = added
     told = json.loads(run("info", NAME, "--json").stdout)
     assert (told["source"], told["flavor"]) == ("toy/source", "small")
     assert told["found"]["registry"].startswith(f"hf:{REPO}@")
@@ -243,7 +243,7 @@ def test_an_adapter_on_the_hub_is_known_before_it_is_fetched(added):
     assert (found.returncode, found.stdout) == (1, "")
     assert "was not fetched yet. Load it once" in found.stderr
     assert "toy-a -> toy-b" in run("paths", "toy-a", "toy-b").stdout
-    assert not [path for path in stand_in.asked if "/params/" in path]
+    assert not [path for path in fake_hub.requests if "/params/" in path]
     assert run(python=FIND).stdout == "12\n"
     assert run("check", NAME).stdout == f"{NAME}: whole\n"
     assert json.loads(run("info", NAME, "--json").stdout)["d_out"] == 12
@@ -267,8 +267,8 @@ def test_a_chain_fetches_what_is_on_the_hub(added, tmp_path):
 
 
 def test_what_the_hub_refuses_is_one_sentence(served, folder):
-    stand_in, run = served
-    stand_in.faults["/commit/"] = "refused"
+    fake_hub, run = served
+    fake_hub.faults["/commit/"] = "refused"
     found = run("publish", str(folder), f"hf:{REPO}")
     assert (found.returncode, found.stdout) == (1, "")
     told = found.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on loopback: what downloads and uploads ask, with faults on demand."""
+"""A fake Hugging Face hub on loopback for downloads and uploads, with faults on demand."""
 
 import json
 import os
@@ -23,31 +23,31 @@ time.sleep = sleep
 """
 
 
-class StandIn(ThreadingHTTPServer):
-    """Repositories by id as files by name; a fault for each path that has one: gated, missing, busy, cut."""
+class FakeHub(ThreadingHTTPServer):
+    """Serves repositories: ids map to files by name. A path can have a fault: gated, missing, busy, cut or refused."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.faults: dict[str, str] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.tokens: set[str | None] = set()
         self.commit = COMMIT
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Of a process that asks this hub, with an empty cache, and whose waits before it asks again are short."""
+        """Environment of a process that uses this hub with an empty cache and short waits between retries."""
         quick = home.with_name(f"{home.name}-quick")
         quick.mkdir(exist_ok=True)
         (quick / "sitecustomize.py").write_text(QUICK)
         address = f"http://127.0.0.1:{self.server_port}"
-        found = dict(os.environ) | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
-        return found | {"PYTHONPATH": os.pathsep.join([str(quick), str(ROOT)])}
+        environment = dict(os.environ) | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+        return environment | {"PYTHONPATH": os.pathsep.join([str(quick), str(ROOT)])}
 
 
 @contextmanager
-def hub() -> Iterator[StandIn]:
-    """A running hub without repositories."""
-    server = StandIn()
+def hub() -> Iterator[FakeHub]:
+    """Run a hub without repositories."""
+    server = FakeHub()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server
@@ -57,19 +57,19 @@ def hub() -> Iterator[StandIn]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: StandIn
+    server: FakeHub
 
     def do_GET(self):
         path = unquote(self.path.partition("?")[0])
         self.server.tokens.add(self.headers.get("Authorization"))
         if self.command != "HEAD":
-            self.server.asked.append(path)
+            self.server.requests.append(path)
         fault = next((fault for part, fault in self.server.faults.items() if part in path), "")
         if fault in ("gated", "missing", "busy"):
             self.fail(*{"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "busy": (503, "")}[fault])
             return
         for name, files in self.server.repositories.items():
-            body = self.found(path, name, files)
+            body = self.find(path, name, files)
             if body is not None:
                 self.answer(body, cut=fault == "cut" and "/resolve/" in path)
                 return
@@ -81,29 +81,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         if any(part in self.path for part, fault in self.server.faults.items() if fault == "refused"):
             self.fail(403, "")
         elif self.path == "/api/repos/create":
-            self.created(json.loads(body))
+            self.create(json.loads(body))
         elif self.path == "/api/validate-yaml":
             self.answer(b'{"errors": [], "warnings": []}', cut=False)
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
-            told = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
-            self.answer(json.dumps({"files": told}).encode(), cut=False)
+            modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            self.answer(json.dumps({"files": modes}).encode(), cut=False)
         elif "/commit/" in self.path:
-            self.committed([json.loads(line) for line in body.splitlines()])
+            self.commit_files([json.loads(line) for line in body.splitlines()])
         else:
             self.fail(404, "EntryNotFound")
 
-    def created(self, asked: dict[str, str]) -> None:
-        kind = "datasets/" if asked.get("type") == "dataset" else ""
-        name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+    def create(self, options: dict[str, str]) -> None:
+        kind = "datasets/" if options.get("type") == "dataset" else ""
+        name = f"{options['organization']}/{options['name']}" if options.get("organization") else options["name"]
         self.server.repositories.setdefault(kind + name, {})
         self.answer(json.dumps({"url": f"http://127.0.0.1/{kind}{name}"}).encode(), cut=False)
 
-    def committed(self, lines: list[dict]) -> None:
+    def commit_files(self, lines: list[dict]) -> None:
         repository = self.path.removeprefix("/api/").removeprefix("models/").partition("/commit/")[0]
         (header,) = (line["value"] for line in lines if line["key"] == "header")
         if header.get("parentCommit") not in (None, self.server.commit):
@@ -114,10 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
                 value = line["value"]
                 self.server.repositories[repository][value["path"]] = b64decode(value["content"])
         self.server.commit = sha1(self.server.commit.encode()).hexdigest()
-        told = {"commitUrl": f"http://127.0.0.1/{repository}/commit/{self.server.commit}"}
-        self.answer(json.dumps(told | {"commitOid": self.server.commit}).encode(), cut=False)
+        commit = {"commitUrl": f"http://127.0.0.1/{repository}/commit/{self.server.commit}"}
+        self.answer(json.dumps(commit | {"commitOid": self.server.commit}).encode(), cut=False)
 
-    def found(self, path: str, name: str, files: dict[str, bytes]) -> bytes | None:
+    def find(self, path: str, name: str, files: dict[str, bytes]) -> bytes | None:
         api = f"/api/{name}" if name.startswith("datasets/") else f"/api/models/{name}"
         if path.startswith(f"{api}/tree/"):
             rows = [{"type": "file", "path": n, "size": len(b), "oid": sha1(b).hexdigest()} for n, b in files.items()]
@@ -154,5 +154,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """A folder's files by their path within it."""
+    """Read the files of a folder, by their path within it."""
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}

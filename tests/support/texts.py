@@ -1,4 +1,4 @@
-"""Five hundred texts of mixed length, script and sense, made from a seed: an encoder has to take them all."""
+"""Texts of mixed length, script and meaning, generated from a seed, for encoders to read."""
 
 import random
 
@@ -33,6 +33,6 @@ EDGES = ["", " ", "\n", "a", "[CLS] [SEP] [MASK]", "x" * 500, "word " * 600, "å¾
 
 
 def mixed_texts(n: int = 500, seed: int = 0) -> list[str]:
-    """The edge cases, then phrases joined at random to between 1 and 30."""
+    """Return the edge cases, followed by random joins of 1 to 30 phrases."""
     rng = random.Random(seed)
     return EDGES + [" ".join(rng.choices(PHRASES, k=rng.choice([1, 1, 2, 3, 5, 8, 30]))) for _ in range(n - len(EDGES))]
