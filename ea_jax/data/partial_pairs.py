@@ -116,7 +116,7 @@ def done_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
 def finish(folder: Path, job: Job, out: Path) -> None:
     """Write the file of pairs from the complete parts, and remove them.
 
-    The columns are text, y and, if there are groups, group.
+    The columns are text, y and, if there are groups, group. Skipped texts, whose vectors are NaN, are left out.
     """
     _write(folder / out.name, lambda file: _write_pairs(file, folder, job), out)
     shutil.rmtree(folder)
@@ -129,13 +129,16 @@ def _write_pairs(file: IO[bytes], folder: Path, job: Job) -> None:
         kinds["group"] = pa.string()
     schema = pa.schema(kinds, metadata=_metadata(job))
     with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
-        at = 0
+        at = written = 0
         for y in _blocks(folder, job):
-            rows = slice(at, at := at + len(y))
-            vectors = pa.FixedSizeListArray.from_arrays(y.ravel(), job.dimensions)
-            grouped = [] if groups is None else [pa.array(groups[rows])]
-            writer.write_table(pa.table([pa.array(job.texts.text[rows]), vectors, *grouped], schema=schema))
+            kept = np.flatnonzero(~np.isnan(y).any(axis=1))  # rows of NaN are skipped texts
+            vectors = pa.FixedSizeListArray.from_arrays(y[kept].ravel(), job.dimensions)
+            columns = [pa.array([column[at + i] for i in kept]) for column in (job.texts.text, groups) if column]
+            writer.write_table(pa.table([columns[0], vectors, *columns[1:]], schema=schema))
+            at, written = at + len(y), written + len(kept)
     assert at == len(job.texts.text), f"{folder} has {at} of {len(job.texts.text)} vectors"
+    if not written:
+        raise BadInput("Every text was skipped. Nothing was written.")
 
 
 def _blocks(folder: Path, job: Job) -> Iterator[Float32[np.ndarray, "n d"]]:

@@ -31,13 +31,16 @@ class Texts:
     duplicates: int = 0
 
 
-def read_texts(paths: Sequence[Path], column: str | None = None, delimiter: str | None = None) -> Texts:
+def read_texts(
+    paths: Sequence[Path], column: str | None = None, delimiter: str | None = None, skip_empty: bool = False
+) -> Texts:
     """Read the texts of files in order. Repeated texts are left out.
 
     Args:
         paths: Files and folders; `-` is stdin, one text a line.
         column: Column of the texts; found if None.
         delimiter: Delimiter of CSV files; detected if None.
+        skip_empty: Leave out empty texts and blank lines, which are errors otherwise.
 
     Raises:
         BadInput: A file is missing or unreadable, a text is empty, only some rows have a group, or there are no texts.
@@ -56,6 +59,8 @@ def read_texts(paths: Sequence[Path], column: str | None = None, delimiter: str 
                 raise BadInput(
                     f"{with_group} has the column {GROUP}, but {without} has not. Give all files groups, or none."
                 )
+            if skip_empty and text is not None and not text.strip():
+                continue
             _check(where, "text", text)
             texts.append(text)
             if has_group:

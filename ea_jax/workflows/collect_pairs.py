@@ -1,4 +1,4 @@
-"""Texts to pairs: the vectors that a provider gives for texts, collected into a file that `fit` reads."""
+"""Collect pairs: request a provider's vectors for texts, or join the files of OpenAI's Batch API."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -10,29 +10,37 @@ from jaxtyping import Bool
 
 from ea_jax.data.partial_pairs import Job, begin_parts, check_parts, done_rows, finish, parts_folder, save_part
 from ea_jax.data.texts import Texts
-from ea_jax.errors import BadInput, Conflict
+from ea_jax.errors import BadInput, Conflict, UnknownName
 from ea_jax.progress import progress_bar
-from ea_jax.providers.openai_compatible import Endpoint, base_address, open_client
+from ea_jax.providers.openai_batch import read_batch
+from ea_jax.providers.openai_compatible import (
+    TOO_LONG_ACTIONS,
+    Endpoint,
+    TooLong,
+    open_client,
+    resolve_base_url,
+)
 from ea_jax.registry.spaces import Space, find_space
 
 PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}
-PRICES_OF = "May 2026"  # USD a million tokens, as OpenAI listed them then
+PRICES_DATE = "May 2026"  # when OpenAI listed these prices, in USD per million tokens
 TOKEN_BYTES = 4  # of UTF-8, in ordinary English
-MOST_TEXTS = 2048  # of a request
-MOST_BYTES = 300_000  # of a request, which takes 300,000 tokens: none is shorter than a byte
-BAR = 256  # fewer texts are done before a bar is read
+MAX_TEXTS = 2048  # of a request
+MAX_BYTES = 300_000  # of a request, which may have 300,000 tokens: no token is shorter than a byte
+MIN_PROGRESS = 256  # texts; fewer finish before a progress bar is readable
+MAX_LISTED = 20  # failures of a batch that are listed
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a collection will take, before it starts.
+    """Size and cost of a collection, before it starts.
 
     Attributes:
-        texts: How many different texts there are.
-        duplicates: How many more were left out.
-        done: How many have their vectors from an earlier run.
-        tokens: About how many tokens the others have.
-        price: USD a million tokens; None where it is not known.
+        texts: Number of distinct texts.
+        duplicates: Number of repeated texts, which are left out.
+        done: Number of texts whose vectors an earlier run received.
+        tokens: Estimated number of tokens of the other texts.
+        price: USD per million tokens; None if unknown.
     """
 
     texts: int
@@ -43,68 +51,83 @@ class Estimate:
 
     @property
     def cost(self) -> float | None:
-        """About how many USD."""
+        """Estimated cost in USD."""
         return None if self.price is None else self.tokens * self.price / 1e6
 
     def __str__(self) -> str:
-        done = f", {self.done:,} of them done earlier" if self.done else ""
-        left_out = f" and {self.duplicates:,} duplicates, which are left out" if self.duplicates else ""
-        tokens = f"about {self.tokens:,} tokens (an estimate: one is about {TOKEN_BYTES} bytes)"
-        cost = "at an unknown price" if self.cost is None else f"about {dollars(self.cost)} at ${self.price} a million"
-        return f"{self.texts:,} texts{left_out}{done}; to ask: {tokens}, {cost}"
+        done = f", {self.done:,} of them done before" if self.done else ""
+        duplicates = f" ({self.duplicates:,} duplicates are left out)" if self.duplicates else ""
+        tokens = f"about {self.tokens:,} tokens (estimated at {TOKEN_BYTES} bytes each)"
+        cost = "at an unknown price"
+        if self.cost is not None:
+            cost = f"about {format_dollars(self.cost)} at ${self.price} per million"
+        return f"{self.texts:,} texts{duplicates}{done}; to request: {tokens}, {cost}"
 
 
-def dollars(cost: float) -> str:
-    """An amount for people: cents, or more digits where there are none."""
+def format_dollars(cost: float) -> str:
+    """Format an amount with cents, or with more digits if it is less than ten cents."""
     return f"${cost:,.2f}" if cost >= 0.1 else f"${cost:.5f}"
 
 
-def collect(
+def collect_pairs(
     texts: Texts,
     target: str,
     out: Path,
     *,
     approve: Callable[[Estimate], bool],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     model: str | None = None,
     base_url: str | None = None,
     dimensions: int | None = None,
+    too_long: TooLong = "error",
     price: float | None = None,
     batch_size: int = 256,
     workers: int = 4,
     force: bool = False,
     show_progress: bool = False,
 ) -> Path | None:
-    """Ask a provider for the vectors of texts, and write both as pairs.
+    """Request a provider's vectors for texts, and write both as pairs.
 
-    Finished requests are kept beside `out`, so that after an interruption the same call asks only what is missing.
+    Finished requests are kept beside `out`: after an interruption, the same call requests only the rest.
 
     Args:
-        texts: What to embed; `read_texts` and `distinct` make them.
+        texts: Texts to embed, from `read_texts` or `distinct`.
         target: Space of the vectors, by id or alias.
-        out: Parquet file to write, with the columns text, y and, where there are groups, group.
-        approve: Shown the estimate; where it returns False, nothing is asked.
-        say: Told what is going on.
-        model: The provider's name of the model; that of `openai/` spaces is known.
-        base_url: The endpoint; that of the environment, or OpenAI's, if None.
-        dimensions: The width to ask the model for, where it can shorten its vectors.
-        price: USD a million tokens; the listed one if None.
-        batch_size: The most texts of a request.
-        workers: The most requests at a time.
-        force: Whether an `out` that is there is replaced.
-        show_progress: Draw a bar on stderr.
+        out: Parquet file to write, with the columns text, y and, if the texts have groups, group.
+        approve: Receives the estimate; if it returns False, nothing is requested.
+        log: Receives messages.
+        model: The provider's name for the model; optional for spaces of OpenAI.
+        base_url: Address of the endpoint; that of the environment, or OpenAI's, if None.
+        dimensions: Width to request: that of the space, or less for Matryoshka models.
+        too_long: Action for texts that the model refuses for their length: `error`, `skip` them, or `cut` them. The
+            column text keeps the whole text.
+        price: USD per million tokens; the listed price if None.
+        batch_size: Maximum number of texts in a request.
+        workers: Maximum number of requests at a time.
+        force: Replace an existing `out`.
+        show_progress: Show a progress bar on stderr.
 
     Returns:
-        `out`, or None where it was not approved.
+        `out`, or None if the estimate was not approved.
 
     Raises:
-        BadInput: `out` is there or is half-done with other texts or another model; an option is out of range; the
-            provider refuses, stays away, or answers with what are no vectors of the space.
+        Conflict: `out` exists, or its partial results belong to other texts or another model.
+        BadInput: An argument is out of range, the provider refuses a request, or its answers are not vectors of the
+            space.
+        Unavailable: The provider stays busy or unreachable.
         UnknownName: There is no such space.
     """
     space = find_space(target)
-    _check_options(out, space, dimensions, batch_size, workers, force)
-    job = Job(texts, space.id, _model_name(space, model, base_address(base_url)), space.width)
+    _check_out(out, force)
+    _check_dimensions(space, dimensions)
+    if not 1 <= batch_size <= MAX_TEXTS:
+        raise BadInput(f"batch_size is {batch_size}; a request takes from 1 to {MAX_TEXTS} texts.")
+    if workers < 1:
+        raise BadInput(f"workers is {workers}; it must be 1 or more.")
+    if too_long not in TOO_LONG_ACTIONS:
+        raise BadInput(f"too_long is {too_long!r}; it must be one of {', '.join(TOO_LONG_ACTIONS)}.")
+    name = _model_name(space, model, resolve_base_url(base_url))
+    job = Job(texts, space.id, name, dimensions or space.width)
     folder = parts_folder(out)
     check_parts(folder, job)
     done = done_rows(folder, job)
@@ -113,79 +136,148 @@ def collect(
     if not done.all():
         with open_client(base_url) as client:
             begin_parts(folder, job)
-            endpoint = Endpoint(client, job.model, space, dimensions, say)
-            _ask_all(endpoint, folder, texts.text, batches(texts.text, done, batch_size), workers, show_progress)
+            endpoint = Endpoint(client, job.model, space, dimensions, log, too_long)
+            _request_all(
+                endpoint, folder, texts.text, plan_requests(texts.text, done, batch_size), workers, show_progress
+            )
     _check_out(out, force)
     finish(folder, job, out)
     return out
 
 
-def batches(texts: Sequence[str], done: Bool[np.ndarray, " n"], batch_size: int) -> list[range]:
-    """Rows of each request: neighbours that are not done, as many as one may hold.
+def join_batch(
+    requests: Sequence[Path],
+    results: Sequence[Path],
+    target: str,
+    out: Path,
+    *,
+    log: Callable[[str], None],
+    dimensions: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the texts and vectors of OpenAI Batch files as pairs. Repeated texts are left out.
 
-    The longest text comes first: one that the model does not take is refused before the others are paid.
+    Args:
+        requests: Request files, as they were uploaded.
+        results: Output and error files of the batches.
+        target: Space of the vectors, by id or alias.
+        out: Parquet file to write, with the columns text and y.
+        log: Receives the number of pairs, and a message for each request without vectors.
+        dimensions: Width of the vectors; that of the requests, or of the space, if None.
+        force: Replace an existing `out`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        Conflict: `out` exists, or has partial results of another job.
+        BadInput: The files do not belong together or to the space, or no request has vectors.
+        UnknownName: There is no such space.
     """
-    found: list[range] = []
-    held = 0
+    space = find_space(target)
+    _check_out(out, force)
+    _check_dimensions(space, dimensions)
+    batch = read_batch(requests, results, space, dimensions)
+    for failure in batch.failures[:MAX_LISTED]:
+        log(f"no vectors for {failure}")
+    if len(batch.failures) > MAX_LISTED:
+        log(f"no vectors for {len(batch.failures) - MAX_LISTED:,} other requests")
+    if not batch.texts:
+        raise BadInput("None of the requests has vectors. Nothing was written.")
+    _check_model(space, batch.model)
+    first: dict[str, int] = {}
+    for row, text in enumerate(batch.texts):
+        first.setdefault(text, row)
+    duplicates = len(batch.texts) - len(first)
+    job = Job(Texts(list(first), None, duplicates), space.id, batch.model, batch.vectors.shape[1])
+    folder = parts_folder(out)
+    check_parts(folder, job)
+    begin_parts(folder, job)
+    save_part(folder, 0, batch.vectors[list(first.values())])
+    finish(folder, job, out)
+    repeated = f" ({duplicates:,} duplicates are left out)" if duplicates else ""
+    log(f"{len(first):,} pairs{repeated}; {len(batch.failures):,} requests without vectors")
+    return out
+
+
+def plan_requests(texts: Sequence[str], done: Bool[np.ndarray, " n"], batch_size: int) -> list[range]:
+    """Group neighboring texts that are not done into requests of at most `batch_size` texts and MAX_BYTES bytes.
+
+    The request with the longest text comes first: a text that the model refuses stops the job before it costs much.
+    """
+    requests: list[range] = []
+    size = 0
     for row in np.flatnonzero(~done).tolist():
-        size = len(texts[row].encode())
-        if found and found[-1].stop == row and len(found[-1]) < batch_size and held + size <= MOST_BYTES:
-            found[-1] = range(found[-1].start, row + 1)
-            held += size
+        added = len(texts[row].encode())
+        last = requests[-1] if requests else range(0)
+        if last and last.stop == row and len(last) < batch_size and size + added <= MAX_BYTES:
+            requests[-1] = range(last.start, row + 1)
+            size += added
         else:
-            found.append(range(row, row + 1))
-            held = size
-    return sorted(found, key=lambda rows: -max(len(texts[row].encode()) for row in rows))
+            requests.append(range(row, row + 1))
+            size = added
+    return sorted(requests, key=lambda rows: -max(len(texts[row].encode()) for row in rows))
 
 
-def _ask_all(
-    endpoint: Endpoint, folder: Path, texts: Sequence[str], asked: Sequence[range], workers: int, show_progress: bool
+def _request_all(
+    endpoint: Endpoint, folder: Path, texts: Sequence[str], requests: Sequence[range], workers: int, show_progress: bool
 ) -> None:
-    """Ask and keep every batch. After a failure no more are begun, and those under way are still kept."""
+    """Send all requests and save each answer. After a failure no request starts, and running ones are still saved."""
 
-    def ask(rows: range) -> tuple[int, int]:
+    def request(rows: range) -> tuple[int, int]:
         try:
             answer = endpoint.embed(texts[rows.start : rows.stop], rows.start)
             if answer is None:
                 return 0, 0
             save_part(folder, rows.start, answer.vectors)
         except BaseException:
-            endpoint.stop.set()  # here already, before this thread takes up the next batch
+            endpoint.stop.set()  # at once, before this thread takes the next request
             raise
         return len(rows), answer.tokens
 
-    total, counted = sum(map(len, asked)), 0
-    with progress_bar("Asking", total, show_progress, least=BAR) as advance, ThreadPoolExecutor(workers) as pool:
+    total, tokens = sum(map(len, requests)), 0
+    with (
+        progress_bar("Requesting", total, show_progress, least=MIN_PROGRESS) as advance,
+        ThreadPoolExecutor(workers) as pool,
+    ):
         try:
-            futures = [pool.submit(ask, rows) for rows in asked]
+            futures = [pool.submit(request, rows) for rows in requests]
             for future in as_completed(futures):
-                rows, tokens = future.result()
+                rows, counted = future.result()
                 advance(rows)
-                counted += tokens
+                tokens += counted
         except KeyboardInterrupt:
-            endpoint.say("stopping: the requests under way are waited for, and kept")
+            endpoint.log("stopping after the running requests, whose vectors are kept")
             raise
         finally:
             endpoint.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-    endpoint.say(f"{total:,} texts asked; {endpoint.host} counted {counted:,} tokens")
-
-
-def _check_options(out: Path, space: Space, dimensions: int | None, batch_size: int, workers: int, force: bool) -> None:
-    if out.suffix != ".parquet":
-        raise BadInput(f"{out} has to end in .parquet, which is what is written.")
-    _check_out(out, force)
-    if dimensions not in (None, space.width):
-        raise BadInput(f"--dimensions is {dimensions}, but {space.id} has width {space.width}. They have to agree.")
-    if not 1 <= batch_size <= MOST_TEXTS:
-        raise BadInput(f"The batch size is {batch_size}; a request takes from 1 to {MOST_TEXTS} texts.")
-    if workers < 1:
-        raise BadInput(f"There are {workers} workers; it takes 1 or more.")
+    endpoint.log(f"{total:,} texts requested; {endpoint.host} counted {tokens:,} tokens")
 
 
 def _check_out(out: Path, force: bool) -> None:
+    if out.suffix != ".parquet":
+        raise BadInput(f"{out} must end in .parquet, the format of the pairs.")
     if out.exists() and not (force and out.is_file()):
-        raise Conflict(f"{out} is there already. Name another --out, or replace it with --force.")
+        raise Conflict(f"{out} already exists. Choose another file, or force its replacement.")
+
+
+def _check_dimensions(space: Space, dimensions: int | None) -> None:
+    if dimensions is None or dimensions == space.width or (space.matryoshka and 1 <= dimensions < space.width):
+        return
+    kind = "at most" if space.matryoshka else "exactly"
+    raise BadInput(f"dimensions is {dimensions}, but {space.id} has width {space.width}. It must be {kind} that.")
+
+
+def _check_model(space: Space, model: str) -> None:
+    """Raise BadInput if the requests name a model of the same provider that is another known space."""
+    provider = space.id.partition("/")[0]
+    try:
+        other = find_space(f"{provider}/{model}")
+    except UnknownName:  # a deployment can have any name
+        return
+    if other.id != space.id:
+        raise BadInput(f"The requests name the model {model}, but the target is {space.id}. Name that model's space.")
 
 
 def _model_name(space: Space, model: str | None, address: str | None) -> str:
@@ -193,15 +285,13 @@ def _model_name(space: Space, model: str | None, address: str | None) -> str:
     if provider == "openai":
         return model or name
     if not model or not address:
-        raise BadInput(
-            f"{space.id} is not OpenAI's: name its endpoint with --base-url, and its model there with --model."
-        )
+        raise BadInput(f"{space.id} is not a model of OpenAI: name its endpoint, and its model there.")
     return model
 
 
 def _estimate(job: Job, done: Bool[np.ndarray, " n"], price: float | None) -> Estimate:
     texts = job.texts
-    size = sum(len(text.encode()) for text, there in zip(texts.text, done, strict=True) if not there)
+    size = sum(len(text.encode()) for text, is_done in zip(texts.text, done, strict=True) if not is_done)
     tokens = -(-size // TOKEN_BYTES)
     price = PRICES.get(job.model) if price is None else price
     return Estimate(len(texts.text), texts.duplicates, int(done.sum()), tokens, price)

@@ -1,4 +1,4 @@
-"""A stand-in for the provider, and the command that asks it."""
+"""A fake provider, and the command that requests its vectors."""
 
 import threading
 
@@ -39,7 +39,7 @@ def server():
 
 @pytest.fixture
 def provider(server, tmp_path, monkeypatch):
-    """The stand-in, with an environment that leads to it, and waits that are short."""
+    """The fake provider, with an environment that leads to it, and short waits."""
     (tmp_path / "spaces").mkdir()
     (tmp_path / "spaces" / "spaces.toml").write_text(SPACES)
     monkeypatch.setenv("EA_JAX_REGISTRY", str(tmp_path / "spaces"))
@@ -70,14 +70,14 @@ def pairs(ea, lines, tmp_path, provider):
 
 
 def check_rows(path, texts=TEXTS):
-    found = read_pairs([path])
-    assert found.text == list(texts)
-    np.testing.assert_allclose(found.y, np.stack([vector(text) for text in texts]), atol=1e-7)
-    return found
+    result = read_pairs([path])
+    assert result.text == list(texts)
+    np.testing.assert_allclose(result.y, np.stack([vector(text) for text in texts]), atol=1e-7)
+    return result
 
 
 def half_done(pairs, provider) -> None:
     """Leave a run with two of its ten requests done."""
     provider.faults = [answer, answer, status(401)]
     assert pairs("--workers", "1")[0] == 1
-    provider.asked = []
+    provider.requests = []

@@ -30,7 +30,7 @@ def kill_after(parts: int, command: list[str], folder) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was_and_ends_in_the_same_rows(pairs, provider, lines, tmp_path):
+def test_a_killed_run_resumes_to_the_same_rows(pairs, provider, lines, tmp_path):
     assert pairs()[0] == 0
     whole = (tmp_path / "pairs.parquet").rename(tmp_path / "whole.parquet")
     out = tmp_path / "pairs.parquet"
@@ -44,48 +44,48 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_in_the_same_rows(pairs, prov
     done = {TEXTS[row] for start, end in spans for row in range(start, end)}
     assert 0 < len(done) < len(TEXTS)
     time.sleep(0.5)  # answers to the killed run are done with
-    provider.delay, provider.asked = 0.0, []
+    provider.delay, provider.requests = 0.0, []
     code, printed, err = pairs(size="5")
     assert (code, printed) == (0, f"{out}\n")
-    assert f"{len(done)} of them done earlier" in err
+    assert f"{len(done)} of them done before" in err
     assert sorted(provider.texts) == sorted(set(TEXTS) - done)
     assert parquet.read_table(out).equals(parquet.read_table(whole), check_metadata=True)
     assert not folder.exists()
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_keeps_the_requests_under_way(pairs, provider, lines, tmp_path):
+def test_an_interrupted_run_keeps_running_requests(pairs, provider, lines, tmp_path):
     out = tmp_path / "pairs.parquet"
     command = [sys.executable, "-c", HEEDING, "pairs", str(lines), "--target", "toy", "--out", str(out)]
-    provider.let_go.clear()
+    provider.release.clear()
     run = subprocess.Popen([*command, "--batch-size", "4", "--workers", "2"], stderr=subprocess.PIPE, text=True)
-    while len(provider.asked) < 2 and run.poll() is None:
+    while len(provider.requests) < 2 and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    kept = "the requests under way are waited for, and kept"
+    kept = "stopping after the running requests, whose vectors are kept"
     err = ""
     while kept not in err and (line := run.stderr.readline()):
         err += line
-    provider.let_go.set()
+    provider.release.set()
     err += run.communicate()[1]
     assert kept in err
     assert run.returncode not in (0, None)
     assert "Traceback" not in err
-    assert len(list(parts_folder(out).glob("*.npy"))) == len(provider.asked) == 2
+    assert len(list(parts_folder(out).glob("*.npy"))) == len(provider.requests) == 2
     assert not out.exists()
 
 
-def test_a_rerun_tells_what_is_left_and_asks_only_that(pairs, provider, tmp_path):
+def test_a_rerun_requests_only_the_rest(pairs, provider, tmp_path):
     half_done(pairs, provider)
     code, out, err = pairs("--dry-run")
     assert (code, out) == (0, "")
-    assert "40 texts, 8 of them done earlier; to ask: about 54 tokens" in err
+    assert "40 texts, 8 of them done before; to request: about 54 tokens" in err
     assert pairs()[0] == 0
     assert len(provider.texts) == len(set(provider.texts)) == 32
     check_rows(tmp_path / "pairs.parquet")
 
 
-def test_a_finished_job_whose_file_could_not_be_written_asks_nothing_again(pairs, provider, tmp_path, monkeypatch):
+def test_a_finished_job_is_written_without_new_requests(pairs, provider, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -93,43 +93,43 @@ def test_a_finished_job_whose_file_could_not_be_written_asks_nothing_again(pairs
         patched.setattr("ea_jax.data.partial_pairs._write_pairs", full)
         assert "No space left on device" in pairs()[2]
     assert not (tmp_path / "pairs.parquet").exists()
-    provider.asked = []
+    provider.requests = []
     monkeypatch.delenv("OPENAI_API_KEY")
     assert pairs()[0] == 0
-    assert provider.asked == []
+    assert provider.requests == []
     check_rows(tmp_path / "pairs.parquet")
 
 
-def test_other_texts_or_another_model_do_not_go_on_with_a_half_done_file(pairs, provider, lines, tmp_path):
+def test_a_different_job_does_not_continue_partial_results(pairs, provider, lines, tmp_path):
     half_done(pairs, provider)
     kept = sorted(path.name for path in parts_folder(tmp_path / "pairs.parquet").iterdir())
-    told = [pairs("--model", "other")[2], pairs("--model", "m", target="raw")[2]]
+    message = [pairs("--model", "other")[2], pairs("--model", "m", target="raw")[2]]
     lines.write_text("\n".join(["text 0", "text one", *TEXTS[2:]]))
-    told.append(pairs()[2])
+    message.append(pairs()[2])
     lines.write_text("\n".join([*TEXTS, "one more"]))
-    told.append(pairs("--force", "--yes")[2])
+    message.append(pairs("--force", "--yes")[2])
     (tmp_path / "spaces" / "spaces.toml").write_text(SPACES.replace("width = 12", "width = 6"))
     lines.write_text("\n".join(TEXTS))
-    told.append(pairs()[2])
-    wanted = [
+    message.append(pairs()[2])
+    expected = [
         ("the model is now other, it was toy-embedding.",),
         ("the target is now toy/raw, it was openai/toy-embedding", "the model is now m"),
         ("text 1 is now 'text one', it was 'text 1'.",),
         ("there are now 41 texts, there were 40.",),
         ("the dimensions is now 6, it was 12.",),
     ]
-    for parts, error in zip(wanted, told, strict=True):
+    for parts, error in zip(expected, message, strict=True):
         assert "holds partial results of another job" in error
         assert "remove the folder to start over, or choose another output" in error
         assert all(part in error for part in parts), error
-    assert provider.asked == []
+    assert provider.requests == []
     assert sorted(path.name for path in parts_folder(tmp_path / "pairs.parquet").iterdir()) == kept
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("000000000-000000004.npy", "is damaged. Delete it"), ("job.parquet", "is damaged. Remove")]
+    ("name", "message"), [("000000000-000000004.npy", "is damaged. Delete it"), ("job.parquet", "is damaged. Remove")]
 )
-def test_a_damaged_part_is_named(pairs, provider, tmp_path, name, told):
+def test_a_damaged_part_is_named(pairs, provider, tmp_path, name, message):
     half_done(pairs, provider)
     part = parts_folder(tmp_path / "pairs.parquet") / name
     if name.endswith(".npy"):
@@ -138,30 +138,30 @@ def test_a_damaged_part_is_named(pairs, provider, tmp_path, name, told):
         part.write_bytes(part.read_bytes()[:50])
     code, _, err = pairs()
     assert code == 1
-    assert f"{part} {told}" in err
+    assert f"{part} {message}" in err
     if name.endswith(".npy"):
         part.unlink()
         assert pairs()[0] == 0
         check_rows(tmp_path / "pairs.parquet")
 
 
-def test_a_folder_that_is_in_the_way_is_left_alone(pairs, provider, tmp_path):
+def test_a_foreign_folder_is_left_alone(pairs, provider, tmp_path):
     folder = parts_folder(tmp_path / "pairs.parquet")
     folder.mkdir()
     (folder / "000000000-000000004.npy").touch()
     assert "exists but has no job.parquet" in pairs()[2]
-    assert not provider.asked
+    assert not provider.requests
 
 
-def test_a_file_that_is_there_is_only_replaced_when_told_to(pairs, provider, tmp_path, lines):
+def test_an_existing_file_is_replaced_only_on_request(pairs, provider, tmp_path, lines):
     assert pairs()[0] == 0
     before = (tmp_path / "pairs.parquet").read_bytes()
-    provider.asked = []
+    provider.requests = []
     lines.write_text("another\n")
     code, out, err = pairs()
     assert (code, out) == (1, "")
-    assert "pairs.parquet is there already. Name another --out, or replace it with --force." in err
-    assert (provider.asked, (tmp_path / "pairs.parquet").read_bytes()) == ([], before)
+    assert "pairs.parquet already exists. Choose another file, or force its replacement." in err
+    assert (provider.requests, (tmp_path / "pairs.parquet").read_bytes()) == ([], before)
     provider.faults = [status(401)]
     assert pairs("--force")[0] == 1
     assert (tmp_path / "pairs.parquet").read_bytes() == before
