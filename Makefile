@@ -45,7 +45,7 @@ bench: .venv/bench  ## Run every benchmark; takes hours.
 	$(BIN)/python -m benchmarks.fit.layers $(DATA) build
 	$(BIN)/python -m benchmarks.retrieval.routes $(DATA) build
 	$(BIN)/python -m benchmarks.speed.adapter
-	$(BIN)/python -m benchmarks.speed.seed_network
+	$(BIN)/python -m benchmarks.speed.resmlp
 	$(BIN)/python -m benchmarks.speed.startup
 	$(BIN)/python -m benchmarks.robustness.fuzz
 	$(BIN)/python -m benchmarks.speed.search

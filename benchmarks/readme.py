@@ -73,8 +73,8 @@ def encoder(measured: Measured) -> str:
     return table(measured["figures"], measured["padding"])
 
 
-def seed_network(measured: Measured) -> str:
-    from benchmarks.speed.seed_network import table
+def resmlp(measured: Measured) -> str:
+    from benchmarks.speed.resmlp import table
 
     return table(measured["figures"])
 
@@ -149,7 +149,7 @@ TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JS
     "layers": ("layers", layers),
     "routes": ("routes", routes),
     "encoder": ("encoder", encoder),
-    "seed network": ("seed_network", seed_network),
+    "resmlp": ("resmlp", resmlp),
     "adapter": ("adapter", adapter),
     "startup": ("startup", startup),
     "search": ("search", search),

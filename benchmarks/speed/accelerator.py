@@ -1,9 +1,9 @@
-"""How fast is a bundled adapter on an accelerator, beside what it can copy and multiply?
+"""How fast is a bundled adapter on an accelerator, compared with a copy and a matrix product?
 
     python -m benchmarks.speed.accelerator
 
-Vectors lie on the device; those of `from_and_to_numpy` come from NumPy and go back to it. The copy of an array (bytes
-read and written) and a bfloat16 product of 8192 x 8192 matrices are measured in the same run.
+Vectors are on the device, except for `from_and_to_numpy`, which copies them from NumPy and back. The same run measures
+the copy of an array (bytes read and written) and a bfloat16 product of 8192 x 8192 matrices.
 """
 
 import json
@@ -26,13 +26,13 @@ SIDE, COPIED = 8192, 1 << 30
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Median of a call's time, warm, several calls in a row."""
-    taken = []
+    """Return the median time of a warm call, over several calls in a row."""
+    times = []
     for _ in range(TURNS + 2):
         start = time.perf_counter()
         jax.block_until_ready([call() for _ in range(CALLS)][-1])
-        taken.append((time.perf_counter() - start) / CALLS)
-    return statistics.median(taken[2:])
+        times.append((time.perf_counter() - start) / CALLS)
+    return statistics.median(times[2:])
 
 
 def main() -> None:
@@ -53,12 +53,12 @@ def main() -> None:
     for purpose in PURPOSES:
         adapt = load("minilm", "oai-3-small", purpose=purpose)
         params = jax.device_put(adapt.params)
-        taken = seconds(lambda adapt=adapt, params=params: adapt(params, x))
-        both = seconds(lambda adapt=adapt, params=params: np.asarray(adapt(params, rows)))
+        on_device = seconds(lambda adapt=adapt, params=params: adapt(params, x))
+        with_copies = seconds(lambda adapt=adapt, params=params: np.asarray(adapt(params, rows)))
         figures[purpose] = {
-            "vectors_a_second": ROWS / taken,
-            "gb_a_second": (rows.nbytes + ROWS * 1536 * 4) / taken / 1e9,
-            "from_and_to_numpy_a_second": ROWS / both,
+            "vectors_a_second": ROWS / on_device,
+            "gb_a_second": (rows.nbytes + ROWS * 1536 * 4) / on_device / 1e9,
+            "from_and_to_numpy_a_second": ROWS / with_copies,
         }
     print(json.dumps(figures, indent=1))
     write_json(__file__, {"figures": figures})

@@ -1,4 +1,4 @@
-"""How fast is an adapter? One call of `adapt` beside the same map in NumPy, in turn, warm, on this machine.
+"""How fast is an adapter? Times one warm call of `adapt` and of the same map in NumPy, taking turns.
 
 python -m benchmarks.speed.adapter
 """
@@ -17,14 +17,14 @@ ROWS = (1, 32, 1024, 16384)
 
 
 def seconds(call) -> float:
-    """Wall time of one call, to the end of its work."""
+    """Return the wall time of one call, including its work on the device."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def main(runs: int = 50) -> None:
-    """Time both at each batch size, in turn so that the machine's drift is shared."""
+    """Time both at each batch size, taking turns, so that slow changes of the machine affect all alike."""
     adapt = load("minilm", "oai-3-small")
     kernel, bias = (np.asarray(adapt.params["out"][name]) for name in ("kernel", "bias"))
 
@@ -41,11 +41,11 @@ def main(runs: int = 50) -> None:
         for _ in range(runs + 3):
             for name, call in calls.items():
                 times[name].append(seconds(call))
-        figures[rows] = {name: statistics.median(taken[3:]) for name, taken in times.items()}
+        figures[rows] = {name: statistics.median(times[name][3:]) for name in times}
     print("| vectors | ea_jax, microseconds | NumPy | vectors a second | ratio to NumPy |")
     print("| ---: | ---: | ---: | ---: | ---: |")
-    for rows, took in figures.items():
-        ours, theirs = took["ea_jax"], took["numpy"]
+    for rows, medians in figures.items():
+        ours, theirs = medians["ea_jax"], medians["numpy"]
         print(f"| {rows:,} | {ours * 1e6:,.0f} | {theirs * 1e6:,.0f} | {rows / ours:,.0f} | {ours / theirs:.2f} |")
     write_json(__file__, {"seconds": figures})
     readme.update("adapter")

@@ -1,10 +1,11 @@
-"""How fast are texts embedded? MiniLM in ea_jax beside sentence-transformers, torch and ONNX Runtime, in one run.
+"""How fast are texts embedded? Times MiniLM in ea_jax, sentence-transformers, torch and ONNX Runtime in one run.
 
     pip install '.[bench]'
     python -m benchmarks.speed.encoder ../shared/data
 
-Work: one text of 12 tokens, one of 60, 2,000 AG News rows, and the same rows cut or joined to mixed lengths. Medians of
-rounds in which the peers take turns, so that the machine's drift is shared. About a quarter of an hour.
+Inputs: one text of 12 tokens, one of 60, 2,000 AG News rows, and the same rows cut or joined to mixed lengths. Figures
+are medians of rounds in which the peers take turns, so that slow changes of the machine affect all alike. Takes about a
+quarter of an hour.
 """
 
 import gzip
@@ -28,26 +29,26 @@ from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.registry.spaces import find_space
 
 ROWS = 2000
-LONGEST = 256
+MAX_LENGTH = 256
 BATCH = 32
 
 
 def news(data: Path) -> list[str]:
-    """Title and text of the first rows of AG News."""
+    """Read title and text of the first rows of AG News."""
     with gzip.open(data / "texts" / "ag_news.jsonl.gz", "rt") as lines:
         rows = [json.loads(next(lines)) for _ in range(ROWS)]
     return [f"{row['title']} {row['text']}" for row in rows]
 
 
 def mixed(texts: list[str], seed: int = 0) -> list[str]:
-    """As many texts of 2 to 256 words, their lengths spread evenly over the powers of two."""
+    """Return as many texts of 2 to 256 words, with log-uniform lengths."""
     rng, words = random.Random(seed), " ".join(texts).split()
     lengths = [round(2 ** rng.uniform(1, 8)) for _ in texts]
     return [" ".join(words[start : start + n]) for n in lengths for start in [rng.randrange(len(words) - n)]]
 
 
 def sentence_transformers_peer(folder: Path):
-    """sentence-transformers on torch, as its users call it."""
+    """sentence-transformers on torch, with its usual call."""
     from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] (extra: bench)
 
     model = SentenceTransformer(str(folder), device="cpu")
@@ -55,7 +56,7 @@ def sentence_transformers_peer(folder: Path):
 
 
 def torch_peer(folder: Path):
-    """transformers' torch model, texts sorted by length and padded by batch."""
+    """The torch model of transformers, with texts sorted by length and padded by batch."""
     import torch
     import transformers
 
@@ -64,7 +65,7 @@ def torch_peer(folder: Path):
 
     def embed(texts: list[str]) -> np.ndarray:
         def one(batch: list[str]) -> np.ndarray:
-            tokens = tokenizer(batch, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+            tokens = tokenizer(batch, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
             with torch.inference_mode():
                 return pooled(tokens["input_ids"], tokens["attention_mask"]).numpy()
 
@@ -74,7 +75,7 @@ def torch_peer(folder: Path):
 
 
 def onnx_peer(folder: Path, scratch: Path):
-    """ONNX Runtime in float32, on a graph with pooling that is exported here, with `tokenizers` in front."""
+    """ONNX Runtime in float32 on a graph with pooling, exported here, and `tokenizers`."""
     import onnxruntime  # pyright: ignore[reportMissingImports] (extra: bench)
     import torch
     import transformers
@@ -88,12 +89,12 @@ def onnx_peer(folder: Path, scratch: Path):
     torch.onnx.export(_pooled(torch, model), example, file, dynamo=False, opset_version=17, **names)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(LONGEST)
+    tokenizer.enable_truncation(MAX_LENGTH)
     tokenizer.enable_padding()
 
     def one(batch: list[str]) -> np.ndarray:
-        found = tokenizer.encode_batch(batch)
-        ids, mask = (np.asarray([getattr(row, name) for row in found]) for name in ("ids", "attention_mask"))
+        encodings = tokenizer.encode_batch(batch)
+        ids, mask = (np.asarray([getattr(row, name) for row in encodings]) for name in ("ids", "attention_mask"))
         return np.asarray(session.run(None, {"ids": ids, "mask": mask})[0])
 
     return lambda texts: _sorted_batches(texts, one)
@@ -125,7 +126,7 @@ def _sorted_batches(texts: list[str], one) -> np.ndarray:
 
 
 def padding(encode, texts: list[str]) -> dict[str, float]:
-    """Padded tokens over real ones, and the number of shapes that are compiled for them."""
+    """Measure padded tokens over real ones, and the number of compiled shapes."""
     ids = encode.tokenize(texts).ids
     max_tokens = encode.spec.positions
     batches = make_batches(ids, budget=BUDGET["cpu"], max_rows=BUDGET["cpu"], max_tokens=max_tokens, pad_id=0)
@@ -135,12 +136,12 @@ def padding(encode, texts: list[str]) -> dict[str, float]:
 
 
 def main(data: Path, rounds: int = 3) -> None:
-    """Time every peer on every kind of work, in turn; compare all with torch's vectors; write JSON and README.md."""
+    """Time every peer on every input, compare its vectors with torch's, and write the results."""
     warnings.simplefilter("ignore")
     folder, texts = find_encoder_folder(find_space("minilm")), news(data)
     encode = load_encoder("minilm")
     words = "where can i get a good hamburger near the old"
-    work = {
+    inputs = {
         "one text of 12 tokens": [words],
         "one text of 60 tokens": [" ".join([words] * 6)[: len(words) * 6 - 6]],
         "AG News": texts,
@@ -154,17 +155,16 @@ def main(data: Path, rounds: int = 3) -> None:
             "ea_jax float32": load_encoder("minilm", dtype="float32"),
             f"ea_jax {encode.spec.dtype} (default)": encode,
         }
-        figures = {name: _measure(peers, load, rounds) for name, load in work.items()}
-    waste = {name: padding(encode, load) for name, load in work.items() if len(load) > 1}
-    write_json(
-        __file__, {"texts": {name: len(load) for name, load in work.items()}, "padding": waste, "figures": figures}
-    )
+        figures = {name: _measure(peers, batch, rounds) for name, batch in inputs.items()}
+    waste = {name: padding(encode, batch) for name, batch in inputs.items() if len(batch) > 1}
+    counts = {name: len(batch) for name, batch in inputs.items()}
+    write_json(__file__, {"texts": counts, "padding": waste, "figures": figures})
     print(table(figures, waste))
     readme.update("encoder")
 
 
 def table(figures: dict[str, dict[str, dict[str, float]]], waste: dict[str, dict[str, float]]) -> str:
-    """Milliseconds for one text, texts a second for many, and how far each peer's vectors are from torch's."""
+    """Format milliseconds for one text, texts per second for many, and each peer's least cosine to torch's vectors."""
     peers = list(next(iter(figures.values())))
     lines = ["| | " + " | ".join(peers) + " |", "| --- |" + " ---: |" * len(peers)]
     for name, row in figures.items():
@@ -176,25 +176,28 @@ def table(figures: dict[str, dict[str, dict[str, float]]], waste: dict[str, dict
 
 
 def _measure(peers: dict, texts: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of a call. One short text is called many times in a peer's turn, of which the first few do not
-    count: on few cores a peer's threads go on spinning for a while and would slow the next peer down."""
-    calls, uncounted = (1, 0) if len(texts) > 1 else (40, 10)
-    wanted = peers["torch"](texts)
-    found = {name: embed(texts) for name, embed in peers.items()}  # warms up as well
+    """Measure the median seconds of a call.
+
+    A single text is embedded many times in a peer's turn, and the first calls are discarded: on few cores, the idle
+    threads of the previous peer spin for a while and slow the next one down.
+    """
+    calls, discarded = (1, 0) if len(texts) > 1 else (40, 10)
+    expected = peers["torch"](texts)
+    vectors = {name: embed(texts) for name, embed in peers.items()}  # also warms up
     times = {name: [] for name in peers}
     for _ in range(rounds):
         for name, embed in peers.items():
             for call in range(calls):
                 start = time.perf_counter()
                 embed(texts)
-                if call >= uncounted:
+                if call >= discarded:
                     times[name].append(time.perf_counter() - start)
     return {
         name: {
-            "seconds": round(statistics.median(taken), 5),
-            "cosine": round(float(np.sum(found[name] * wanted, axis=1).min()), 6),
+            "seconds": round(statistics.median(times[name]), 5),
+            "cosine": round(float(np.sum(vectors[name] * expected, axis=1).min()), 6),
         }
-        for name, taken in times.items()
+        for name in peers
     }
 
 

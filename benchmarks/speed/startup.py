@@ -1,8 +1,8 @@
-"""How long does the command line take, whole process? Medians, and `python -c pass` in the same run as the floor.
+"""How long does a command take, from start to end of the process? `python -c pass` is measured in the same run.
 
     python -m benchmarks.speed.startup
 
-The first `embed` starts with an empty compilation cache of its own; the later ones find what it left.
+The first `embed` starts with an empty compilation cache; the later ones use what it compiled.
 """
 
 import os
@@ -21,7 +21,7 @@ EMBED = [EA, "embed", "--source", "minilm", "--target", "oai-3-small", "--text",
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> float:
-    """Wall time of one run, which must succeed."""
+    """Return the wall time of one run, which must succeed."""
     start = time.perf_counter()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -40,7 +40,7 @@ _configure([remote])
 
 
 def with_hundred_thousand(folder: str) -> dict[str, str]:
-    """An environment in which a registry on the hub with 100,000 adapters was added."""
+    """Return an environment with a remote registry of 100,000 adapters."""
     environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "XDG_CONFIG_HOME": f"{folder}/config"}
     subprocess.run([sys.executable, "-c", HUNDRED_THOUSAND], env=environment, check=True)
     return environment
@@ -58,13 +58,13 @@ for _ in range(%d):
 
 
 def loads(runs: int) -> list[float]:
-    """Seconds of `load` of a bundled small adapter in one process, imports excluded."""
+    """Return the seconds of each `load` of a bundled small adapter in one process, without imports."""
     command = [sys.executable, "-c", LOADS % runs]
     return [float(line) for line in subprocess.check_output(command, text=True).split()]
 
 
 def main(runs: int = 7) -> None:
-    """Time each command, in turn so that the machine's drift is shared."""
+    """Time each command, taking turns, so that slow changes of the machine affect all alike."""
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as many:
         environment = {
             **os.environ,
@@ -84,8 +84,9 @@ def main(runs: int = 7) -> None:
                 times[name].append(seconds(command, around))
     times["load of a small adapter, imports excluded"] = loads(runs)
     figures = {"ea-jax embed, first run": {"median": first, "least": first, "most": first, "runs": 1}}
-    for name, taken in times.items():
-        figures[name] = {"median": statistics.median(taken), "least": min(taken), "most": max(taken), "runs": runs}
+    for name, durations in times.items():
+        median = statistics.median(durations)
+        figures[name] = {"median": median, "least": min(durations), "most": max(durations), "runs": runs}
     figures = {name: {key: round(value, 3) for key, value in row.items()} for name, row in figures.items()}
     print("| command | median s | least | most |\n| --- | ---: | ---: | ---: |")
     for name, row in figures.items():

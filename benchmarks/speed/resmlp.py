@@ -1,9 +1,9 @@
-"""How fast are the bundled adapters to text-embedding-3-small beside the network of embedding_adapters in torch?
+"""How fast are the bundled adapters to text-embedding-3-small, compared with the network of embedding_adapters?
 
-    python -m benchmarks.speed.seed_network
+    python -m benchmarks.speed.resmlp
 
-That network has 229.6 M parameters (width 1536, depth 8). It runs in evaluation mode with random weights, on which its
-time does not depend. Every round takes each once, in turn, so that the machine's drift is shared.
+That network has 229.6 M parameters (width 1536, depth 8). It runs in evaluation mode with random weights, which do not
+change its speed. The peers take turns, so that slow changes of the machine affect all alike.
 """
 
 import statistics
@@ -27,18 +27,18 @@ NETWORK = "ResMLP (embedding_adapters)"
 
 
 def inputs(rows: int, width: int) -> np.ndarray:
-    """Random unit vectors."""
+    """Return random unit vectors."""
     x = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def calls(rows: int):
-    """A call a peer on this many rows, and its parameters."""
-    network, given = ResMLP(384, 1536, WIDTH, DEPTH).eval(), torch.from_numpy(inputs(rows, 384))
+    """Yield the name, a call on this many rows and the number of parameters of each peer."""
+    network, rows_in = ResMLP(384, 1536, WIDTH, DEPTH).eval(), torch.from_numpy(inputs(rows, 384))
 
     def run_network():
         with torch.inference_mode():
-            return network(given)
+            return network(rows_in)
 
     yield NETWORK, run_network, sum(p.numel() for p in network.parameters())
     for source, width in SOURCES.items():
@@ -52,7 +52,7 @@ def main() -> None:
     figures = {}
     for rows, rounds in ROWS.items():
         peers = {name: (call, numbers) for name, call, numbers in calls(rows)}
-        taken = {name: [] for name in peers}
+        seconds = {name: [] for name in peers}
         for call, _ in peers.values():
             call()
         for _ in range(rounds):
@@ -61,9 +61,9 @@ def main() -> None:
                 start = time.perf_counter()
                 for _ in range(repeats):
                     call()
-                taken[name].append((time.perf_counter() - start) / repeats)
-        slowest = statistics.median(taken[NETWORK])
-        for name, times in taken.items():
+                seconds[name].append((time.perf_counter() - start) / repeats)
+        slowest = statistics.median(seconds[NETWORK])
+        for name, times in seconds.items():
             row = figures.setdefault(name, {"parameters": peers[name][1]})
             row[str(rows)] = {
                 "microseconds": round(1e6 * statistics.median(times) / rows, 2),
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def table(figures: dict) -> str:
-    """One row a peer."""
+    """Format one row for each peer."""
     head = "| | parameters | one vector | 1,024 vectors | speed-up |\n| --- | ---: | ---: | ---: | ---: |"
     lines = [
         f"| {name} | {row['parameters'] / 1e6:.1f} M | {row['1']['microseconds'] / 1000:.2f} ms | "
