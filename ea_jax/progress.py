@@ -1,4 +1,4 @@
-"""A bar on stderr for work that takes a while."""
+"""A progress bar on stderr."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(
-    title: str, total: int | None, show: bool, least: int = 0, unit: str = ""
+    title: str, total: int | None, show: bool, min_total: int = 0, unit: str = ""
 ) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where it is worth one; the callable is told of every n things done.
+    """Show a progress bar on stderr, and yield a function that advances it by a number of items.
 
     Args:
-        title: What is being done.
-        total: How many things there are, if that is known.
-        show: Whether a bar is wanted.
-        least: Fewer things are done before a bar is read: they get none.
-        unit: What the things are, where the bar should say how many a second are done.
+        title: Name of the work.
+        total: Number of items, if known.
+        show: Whether to show the bar.
+        min_total: Number of items below which no bar is shown, because the work ends before a bar can be read.
+        unit: Name of the items. If given, the bar shows how many are done per second.
     """
-    if not show or (total is not None and total < least):
+    if not show or (total is not None and total < min_total):
         yield lambda n: None
         return
     from rich.console import Console

@@ -147,7 +147,7 @@ def map_array(
     check_embeddings(x, adapt.spec.d_in, adapt.spec.source)
     y, at = np.empty((len(x), adapt.spec.d_out), np.float32), 0
     chunks = (x[start : start + ROWS] for start in range(0, len(x), ROWS))
-    with progress_bar("Mapping", len(x), show_progress, least=PROGRESS_FROM, unit="rows") as advance:
+    with progress_bar("Mapping", len(x), show_progress, min_total=PROGRESS_FROM, unit="rows") as advance:
         for part in map_batches(adapt, chunks, normalize=normalize):
             y[at : at + len(part)] = part
             at += len(part)

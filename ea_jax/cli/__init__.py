@@ -1,11 +1,15 @@
 """The command line. Each command parses, makes one library call and prints; heavy imports wait until a command runs."""
 
+import logging
 import sys
 
 import typer
 
 from ea_jax.cli import about, catalog, drift, embed, evaluate, fit, map, pairs, publish, remotes
+from ea_jax.cli.output import show_messages
 from ea_jax.errors import EaJaxError
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="ea-jax",
@@ -22,8 +26,9 @@ for group in (embed, map, drift, pairs, fit, evaluate, catalog, remotes, publish
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 1."""
+    show_messages()
     try:
         app()
     except (EaJaxError, OSError) as error:
-        print(f"ea-jax: {error}", file=sys.stderr)
+        logger.error(str(error))
         sys.exit(1)

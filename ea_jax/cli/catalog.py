@@ -3,7 +3,7 @@
 import dataclasses
 import gc
 import json
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,8 @@ from ea_jax.registry.locations import registry_folders, user_folder
 from ea_jax.registry.lookup import find_entry_by_name, list_entry_folders
 from ea_jax.registry.remotes import Remote, cached_entry, list_remotes
 from ea_jax.registry.routes import MOST_HOPS, Route, list_routes
+
+logger = logging.getLogger(__name__)
 
 
 def list_adapters(
@@ -43,7 +45,7 @@ def _list(pro_only: bool, as_json: bool) -> None:
         return
     heads = [head for head in read_or_warn(read_header, folders) if head and ("pro" in head.tags or not pro_only)]
     if not heads and not public and not far:
-        print(f"ea-jax: there are no {'paid ' if pro_only else ''}adapters in the registry.", file=sys.stderr)
+        logger.info(f"there are no {'paid ' if pro_only else ''}adapters in the registry.")
     rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in heads]
     rows += [(row.name, row.source, "->", row.target, row.flavor, " ".join((r.address, *row.tags))) for r, row in far]
     print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_public_tags(s))) for s in public])
@@ -103,7 +105,7 @@ def paths(
         print(_json([dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]))
         return
     if not found:
-        print("ea-jax: no such route is there.", file=sys.stderr)
+        logger.info("no such route is there.")
         return
     tests = list(dict.fromkeys(test for route in found for test in route.recall))
     rows = [("route", "flavor", *(f"R@10 {test}" for test in tests), "against the direct one")]

@@ -1,8 +1,8 @@
 """`ea-jax embed` and `ea-jax fetch`: embed texts in the target space, and download encoders."""
 
 import json
+import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
 from itertools import islice
@@ -15,6 +15,7 @@ from ea_jax.cli.jobs import run_files
 from ea_jax.cli.options import DtypeName, OnError, PurposeName, WhereNull
 from ea_jax.errors import BadInput
 
+logger = logging.getLogger(__name__)
 CHUNK = 1024
 
 
@@ -65,8 +66,9 @@ def embed(
     if min_confidence is not None and not quality:
         raise typer.BadParameter("--min-confidence requires confidences. Omit --no-quality.")
     entry = _entry(source, target, flavor)
-    log = _logger(verbose)
-    run = _pipeline(entry, purpose.value, quality, min_confidence, batch_size, max_length, device, log)
+    if verbose:
+        logging.getLogger("ea_jax").setLevel(logging.DEBUG)
+    run = _pipeline(entry, purpose.value, quality, min_confidence, batch_size, max_length, device)
     rows = (row for chunk in _chunks(text) for row in run(chunk))
     if ndjson:
         for row in rows:
@@ -115,7 +117,7 @@ def _entry(source, target, flavor):
     return resolve_entry(source, target, flavor)
 
 
-def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, device, log):
+def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, device):
     """Load everything, and return a function from texts to result rows."""
     from ea_jax.cli.runtime import start_jax
 
@@ -125,13 +127,13 @@ def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, d
 
     from ea_jax.loading import load_adapters, load_quality_part, load_source_encoder
 
-    log(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
+    logger.debug(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
     names = {"source": entry.source, "target": entry.target, "flavor": entry.flavor}
     encode = load_source_encoder(entry)
     adapters = load_adapters(entry, {purpose, "store"} if quality else {purpose})
     adapt = adapters[purpose]
     scorer = load_quality_part(entry, adapters["store"]) if quality else None
-    log(f"{entry.name} for {purpose}, from {entry.path.parent}")
+    logger.debug(f"{entry.name} for {purpose}, from {entry.path.parent}")
 
     def run(texts: list[str]) -> Iterator[dict[str, Any]]:
         tokenized = encode.tokenize(texts, max_length=max_length)
@@ -139,11 +141,11 @@ def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, d
             limit = f"{max_length or encode.spec.max_length} tokens"
             if encode.spec.windows > 1 and not max_length:
                 limit = f"{encode.spec.windows} windows of {limit}"
-            print(f"ea-jax: {sum(tokenized.truncated)} of {len(texts)} texts were cut at {limit}.", file=sys.stderr)
+            logger.info(f"{sum(tokenized.truncated)} of {len(texts)} texts were cut at {limit}.")
         x = encode.embed(tokenized, batch_size, show_progress=sys.stderr.isatty())
         y = np.asarray(adapt(adapt.params, x))
         confidence = np.asarray(scorer(scorer.params, x).confidence) if scorer else None
-        log(f"{len(texts)} texts embedded")
+        logger.debug(f"{len(texts)} texts embedded")
         for i, text in enumerate(texts):
             scores: dict[str, Any] = {}
             if confidence is not None:
@@ -171,13 +173,3 @@ def _lines(stream: Iterable[str]) -> Iterator[str]:
         raise BadInput(
             f"stdin is not UTF-8 text ({error.reason}). Convert it first, for instance with iconv."
         ) from error
-
-
-def _logger(verbose: bool):
-    start = time.perf_counter()
-
-    def log(message: str) -> None:
-        if verbose:
-            print(f"ea-jax: {time.perf_counter() - start:6.2f} s  {message}", file=sys.stderr)
-
-    return log

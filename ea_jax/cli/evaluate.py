@@ -1,7 +1,7 @@
 """Evaluate adapters on your own data: `ea-jax eval` and `ea-jax compare`."""
 
 import json
-import sys
+import logging
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +33,7 @@ Qrels = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random sampling.")]
 PIPE_WIDTH = 10_000  # columns: output that does not go to a terminal is never wrapped
+logger = logging.getLogger(__name__)
 
 
 class ProtocolName(StrEnum):
@@ -82,7 +83,7 @@ def evaluate(
     result = evaluate_files(entry, files, protocol=protocol.value, seed=seed)
     if report is not None:
         result.save_html(report)
-        print(f"ea-jax: {report} written", file=sys.stderr)
+        logger.info(f"{report} written")
     if as_json:
         print(result.to_json())
     else:

@@ -64,7 +64,6 @@ def fit(
         seed=seed,
         assume_source=assume_source,
         show_progress=sys.stderr.isatty(),
-        say=_say,
     )
     print(entry)
 
@@ -77,7 +76,3 @@ def _parse_test(item: str) -> tuple[str, Path]:
     if not (name and equals and file):
         raise BadInput(f"--test {item} is not NAME=FILE.")
     return name, Path(file)
-
-
-def _say(message: str) -> None:
-    print(f"ea-jax: {message}", file=sys.stderr)

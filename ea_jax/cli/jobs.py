@@ -1,5 +1,6 @@
 """Run the jobs of `ea-jax map` and `ea-jax embed`."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 from ea_jax.errors import BadInput
 
+logger = logging.getLogger(__name__)
 STDOUT, STDERR = 1, 2  # file descriptors
 
 
@@ -50,7 +52,7 @@ def run_files(
     counts = f"{total.read:,} rows read, {total.written:,} written"
     counts += f", {total.rejected:,} rejected" if total.rejected else ""
     counts += f", {total.dropped:,} dropped" if total.dropped else ""
-    print(f"ea-jax: {counts}; {report.parts} of {report.of_parts} parts.", file=sys.stderr)
+    logger.info(f"{counts}; {report.parts} of {report.of_parts} parts.")
     print(out)
 
 

@@ -1,5 +1,6 @@
-"""What commands print, and what they do with entries that cannot be read."""
+"""What commands print: messages of the library on stderr, tables on stdout."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -8,24 +9,43 @@ from ea_jax.errors import EaJaxError
 from ea_jax.registry.index import Listing
 from ea_jax.registry.remotes import Remote, fetch_index
 
+logger = logging.getLogger(__name__)
 
-def read_or_warn(read: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
-    """What is read of each thing; one that is broken is a sentence on stderr, and leaves the others."""
-    for thing in things:
+
+class StderrHandler(logging.Handler):
+    """Print each message on a line of stderr; debug messages begin with the seconds since the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message to the present `sys.stderr`, which a progress bar or a test may have replaced."""
+        seconds = f"{record.relativeCreated / 1000:6.2f} s  " if record.levelno == logging.DEBUG else ""
+        print(f"ea-jax: {seconds}{record.getMessage()}", file=sys.stderr)
+
+
+def show_messages() -> None:
+    """Print the messages of ea_jax, except debug messages."""
+    library = logging.getLogger("ea_jax")
+    library.setLevel(logging.INFO)
+    if not any(isinstance(handler, StderrHandler) for handler in library.handlers):
+        library.addHandler(StderrHandler())
+
+
+def read_or_warn(read: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Read each item, and skip those that cannot be read with a warning."""
+    for item in items:
         try:
-            yield read(thing)
+            yield read(item)
         except EaJaxError as error:
-            print(f"ea-jax: {error}", file=sys.stderr)
+            logger.warning(str(error))
 
 
 def fetch_index_or_warn(remote: Remote) -> list[Listing]:
-    """What a registry on the hub holds; where its index cannot be read, nothing, and a sentence on stderr."""
+    """The adapters of a registry on the hub; none, with a warning, if its index cannot be read."""
     return next(read_or_warn(fetch_index, [remote]), [])
 
 
 def print_columns(rows: list[tuple[str, ...]]) -> None:
-    """Rows as columns on stdout; what a terminal would obey is shown as an escape."""
-    shown = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    if shown:
-        print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown))
+    """Print rows as aligned columns. Characters that could control the terminal are printed as escapes."""
+    cells = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if cells:
+        print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells))

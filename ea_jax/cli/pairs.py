@@ -1,5 +1,6 @@
 """Collect the vectors of an embedding API: `ea-jax pairs`."""
 
+import logging
 import sys
 from contextlib import redirect_stdout
 from enum import StrEnum
@@ -17,6 +18,9 @@ class TooLong(StrEnum):
     error = "error"
     skip = "skip"
     cut = "cut"
+
+
+logger = logging.getLogger(__name__)
 
 
 def pairs(
@@ -66,14 +70,14 @@ def pairs(
     if batch_requests or batch_results:
         if texts or not (batch_requests and batch_results):
             raise typer.BadParameter("--batch-requests and --batch-results go together, without files of texts.")
-        print(join_batch(batch_requests, batch_results, target, out, log=_log, dimensions=dimensions, force=force))
+        print(join_batch(batch_requests, batch_results, target, out, dimensions=dimensions, force=force))
         return
     if not texts:
         raise typer.BadParameter("name files of texts, or --batch-requests and --batch-results.")
 
     def approve(estimate: Estimate) -> bool:
         listed = price is None and estimate.price is not None
-        _log(f"{estimate}{f' ({PRICES_DATE}; --price sets another)' if listed else ''}.")
+        logger.info(f"{estimate}{f' ({PRICES_DATE}; --price sets another)' if listed else ''}.")
         if dry_run or yes or estimate.cost is None or estimate.cost <= limit:
             return not dry_run
         message = f"That is above the limit of {format_dollars(limit)}"
@@ -89,7 +93,6 @@ def pairs(
         target,
         out,
         approve=approve,
-        log=_log,
         model=model,
         base_url=base_url,
         dimensions=dimensions,
@@ -105,7 +108,3 @@ def pairs(
 
 
 COMMANDS = {pairs: "pairs"}
-
-
-def _log(message: str) -> None:
-    print(f"ea-jax: {message}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Your own registry, and whether registries are whole: `ea-jax add` and `ea-jax check`."""
 
+import logging
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,8 @@ from ea_jax.registry.entry import read_entry
 from ea_jax.registry.locations import user_folder
 from ea_jax.registry.lookup import entry_name, find_entry_by_name, list_entry_folders
 from ea_jax.registry.remotes import cached_entry, find_listing_by_name
+
+logger = logging.getLogger(__name__)
 
 
 def add(
@@ -43,7 +45,7 @@ def add(
             verification = verify_metrics(entry, pairs, assume_source)
             if verification.matches is False:
                 raise BadEntry(f"{folder} was not added: {verification.message}")
-            print(f"ea-jax: {verification.message}", file=sys.stderr)
+            logger.info(f"{verification.message}")
         there = root / entry_name(entry)
         recover_folders(root)
         if there.exists() and not replace:
@@ -83,7 +85,7 @@ def check(
             failed += 1
             print(f"{folder.name}: {error}")
     if failed:
-        print(f"ea-jax: {failed} of {len(folders)} adapters did not pass.", file=sys.stderr)
+        logger.info(f"{failed} of {len(folders)} adapters did not pass.")
         raise typer.Exit(1)
 
 
@@ -107,7 +109,7 @@ def publish(
             print(f"{file.stat().st_size:>12,}  {path}")
         print(f"{'changed':>12}  {INDEX}")
         return
-    print(publishing.publish(folder, address, lambda told: print(f"ea-jax: {told}", file=sys.stderr)))
+    print(publishing.publish(folder, address))
 
 
 COMMANDS = {add: "add", check: "check", publish: "publish"}

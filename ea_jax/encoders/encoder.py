@@ -158,7 +158,7 @@ class Encoder:
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
         total, remaining, read = (len(texts) if isinstance(texts, Sequence) else None), iter(texts), 0
-        with progress_bar("Embedding", total, show_progress, least=MIN_PROGRESS) as advance:
+        with progress_bar("Embedding", total, show_progress, min_total=MIN_PROGRESS) as advance:
             pending: Collect | None = None
             while chunk := list(islice(remaining, CHUNK)):
                 tokenized = self.tokenize(chunk, prompt=prompt, max_length=max_length, start=read)
@@ -221,7 +221,7 @@ class Encoder:
         self, tokenized: Tokenized, batch_size: int | None = None, show_progress: bool = False
     ) -> Float[np.ndarray, "n d"]:
         """Embed tokenized texts, in their order."""
-        with progress_bar("Embedding", len(tokenized.ids), show_progress, least=MIN_PROGRESS) as advance:
+        with progress_bar("Embedding", len(tokenized.ids), show_progress, min_total=MIN_PROGRESS) as advance:
             return self._dispatch(tokenized, batch_size)(advance)
 
     def _dispatch(self, tokenized: Tokenized, batch_size: int | None) -> Collect:

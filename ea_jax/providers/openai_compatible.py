@@ -1,12 +1,13 @@
 """Request vectors from an OpenAI-compatible endpoint: retries, batch limits, encodings and checks."""
 
+import logging
 import math
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,7 @@ KEPT_SHARE = 0.75  # of the characters of a text that is too long, in each attem
 
 TooLong = Literal["error", "skip", "cut"]
 TOO_LONG_ACTIONS: tuple[TooLong, ...] = ("error", "skip", "cut")
+logger = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
@@ -111,7 +113,6 @@ class Endpoint:
         model: The provider's name for the model.
         space: Space that the vectors must belong to.
         dimensions: Width to request; None leaves it to the model.
-        log: Receives a message for each wait and each change of the request format.
         too_long: Action for a text that the model refuses for its length: an error, a row of NaN, or a shorter text.
         stop: Once set, waits end and no further request is sent.
         encoding: Encoding to request: base64, until the endpoint turns out to need float.
@@ -122,7 +123,6 @@ class Endpoint:
     model: str
     space: Space
     dimensions: int | None
-    log: Callable[[str], None]
     too_long: TooLong = "error"
     stop: threading.Event = field(default_factory=threading.Event)
     encoding: Literal["base64", "float"] = "base64"
@@ -171,14 +171,14 @@ class Endpoint:
         answer = self._join(self.embed(texts[i : i + half], first + i) for i in (0, half))
         if self._long_texts == long_texts and (self.max_texts is None or half < self.max_texts):
             self.max_texts = half
-            self.log(f"{self.host} refuses requests of {len(texts)} texts; they now have at most {half}")
+            logger.info(f"{self.host} refuses requests of {len(texts)} texts; they now have at most {half}")
         return answer
 
     def _embed_long(self, text: str, number: int, refusal: _Refused) -> Answer | None:
         """Skip a text that is too long, or truncate it until the model accepts it."""
         self._long_texts += 1
         if self.too_long == "skip":
-            self.log(f"text {number} is too long for {self.model} and is skipped: {quoted(text)}")
+            logger.info(f"text {number} is too long for {self.model} and is skipped: {quoted(text)}")
             return Answer(np.full((1, self.width), np.nan, np.float32), 0)
         kept = int(len(text) * KEPT_SHARE)
         while kept:
@@ -189,7 +189,7 @@ class Endpoint:
                     raise BadInput(again.message) from None
                 kept = int(kept * KEPT_SHARE)
                 continue
-            self.log(f"text {number} is too long for {self.model}: only its first {kept:,} characters are used")
+            logger.info(f"text {number} is too long for {self.model}: only its first {kept:,} characters are used")
             return answer
         raise BadInput(refusal.message)
 
@@ -241,7 +241,7 @@ class Endpoint:
     def _use_float(self, response: Any) -> None:
         if response is not None and self.encoding == "base64":
             self.encoding = "float"
-            self.log(f"{self.host} does not answer in base64; vectors are now requested as float")
+            logger.info(f"{self.host} does not answer in base64; vectors are now requested as float")
 
     def _request(self, texts: list[str], first: int, encoding: str) -> Any:
         """Send a request until it is answered with a list of data. Returns None once `stop` is set.
@@ -289,7 +289,7 @@ class Endpoint:
             raise Unavailable(f"{self.host} requests a pause of {requested / 60:.0f} minutes. {RESUME}")
         wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) if requested is None else requested
         wait *= 1 + random.random() / 4
-        self.log(f"{self.host}: {reason}; trying again in {wait:.1f} s")
+        logger.info(f"{self.host}: {reason}; trying again in {wait:.1f} s")
         self.stop.wait(wait)
 
     def _raise_if_final(self, error: Any, texts: list[str], first: int) -> None:

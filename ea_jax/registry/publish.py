@@ -1,6 +1,6 @@
 """An entry to a registry on the Hugging Face hub, with its card and the registry's index."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from ea_jax.registry.remotes import checkpoint_files, parse_address
 from ea_jax.registry.validate import check_entry
 
 CARD = "README.md"
+logger = logging.getLogger(__name__)
 
 
 class Upload(NamedTuple):
@@ -36,13 +37,12 @@ def plan_upload(folder: Path) -> Upload:
     return Upload({f"{name}/{file}": folder / file for file in _files(entry)}, _line(entry, name))
 
 
-def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
+def publish(folder: Path, address: str) -> str:
     """Upload an adapter in one commit, with the index that names it; the first one's card becomes the repository's.
 
     Args:
         folder: An entry's folder.
         address: `hf:owner/name` or `hf:datasets/owner/name`; the repository is made if it is not there.
-        say: Told what is going on.
 
     Returns:
         The address of the commit.
@@ -71,7 +71,7 @@ def publish(folder: Path, address: str, say: Callable[[str], None]) -> str:
         added.append(CommitOperationAdd(INDEX, index.encode()))
         if CARD not in there:
             added.append(CommitOperationAdd(CARD, folder / "card.md"))
-        say(f"{len(added)} files to {repo}")
+        logger.info(f"{len(added)} files to {repo}")
         done = api.create_commit(repo, added, commit_message=upload.listed.name, repo_type=kind, parent_commit=head.sha)
     return done.commit_url
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from ea_jax.errors import BadEntry, BadInput, UnknownName, suggest_names
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.io.toml import parse_record, read_toml
+from ea_jax.progress import progress_bar
 from ea_jax.registry.entry import Entry, read_entry
 from ea_jax.registry.index import INDEX, Listing, read_index
 from ea_jax.registry.locations import user_folder
@@ -237,13 +239,20 @@ def _put(remote: Remote, folder: Path, files: dict[str, str]) -> None:
 
 def _downloaded(remote: Remote, names: Sequence[str]) -> list[Path]:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import tqdm
 
     def one(name: str) -> Path:
         return Path(hf_hub_download(remote.repo, name, repo_type=remote.kind, revision=remote.commit))
 
-    with explain_hub_errors(remote.address), ThreadPoolExecutor(WORKERS) as pool:
-        return list(tqdm(pool.map(one, names), total=len(names), desc=remote.repo, unit="file", disable=None))
+    title, files = f"Downloading {remote.repo}", []
+    with (
+        explain_hub_errors(remote.address),
+        ThreadPoolExecutor(WORKERS) as pool,
+        progress_bar(title, len(names), sys.stderr.isatty(), min_total=2) as advance,
+    ):
+        for file in pool.map(one, names):
+            files.append(file)
+            advance(1)
+    return files
 
 
 def _configure(known: Sequence[Remote], new: Remote | None = None) -> None:

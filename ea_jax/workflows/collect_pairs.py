@@ -1,5 +1,6 @@
 """Collect pairs: request a provider's vectors for texts, or join the files of OpenAI's Batch API."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ MAX_TEXTS = 2048  # of a request
 MAX_BYTES = 300_000  # of a request, which may have 300,000 tokens: no token is shorter than a byte
 MIN_PROGRESS = 256  # texts; fewer finish before a progress bar is readable
 MAX_LISTED = 20  # failures of a batch that are listed
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,6 @@ def collect_pairs(
     out: Path,
     *,
     approve: Callable[[Estimate], bool],
-    log: Callable[[str], None],
     model: str | None = None,
     base_url: str | None = None,
     dimensions: int | None = None,
@@ -95,7 +96,6 @@ def collect_pairs(
         target: Space of the vectors, by id or alias.
         out: Parquet file to write, with the columns text, y and, if the texts have groups, group.
         approve: Receives the estimate; if it returns False, nothing is requested.
-        log: Receives messages.
         model: The provider's name for the model; optional for spaces of OpenAI.
         base_url: Address of the endpoint; that of the environment, or OpenAI's, if None.
         dimensions: Width to request: that of the space, or less for Matryoshka models.
@@ -136,7 +136,7 @@ def collect_pairs(
     if not done.all():
         with open_client(base_url) as client:
             begin_parts(folder, job)
-            endpoint = Endpoint(client, job.model, space, dimensions, log, too_long)
+            endpoint = Endpoint(client, job.model, space, dimensions, too_long)
             _request_all(
                 endpoint, folder, texts.text, plan_requests(texts.text, done, batch_size), workers, show_progress
             )
@@ -151,7 +151,6 @@ def join_batch(
     target: str,
     out: Path,
     *,
-    log: Callable[[str], None],
     dimensions: int | None = None,
     force: bool = False,
 ) -> Path:
@@ -162,7 +161,6 @@ def join_batch(
         results: Output and error files of the batches.
         target: Space of the vectors, by id or alias.
         out: Parquet file to write, with the columns text and y.
-        log: Receives the number of pairs, and a message for each request without vectors.
         dimensions: Width of the vectors; that of the requests, or of the space, if None.
         force: Replace an existing `out`.
 
@@ -179,9 +177,9 @@ def join_batch(
     _check_dimensions(space, dimensions)
     batch = read_batch(requests, results, space, dimensions)
     for failure in batch.failures[:MAX_LISTED]:
-        log(f"no vectors for {failure}")
+        logger.info(f"no vectors for {failure}")
     if len(batch.failures) > MAX_LISTED:
-        log(f"no vectors for {len(batch.failures) - MAX_LISTED:,} other requests")
+        logger.info(f"no vectors for {len(batch.failures) - MAX_LISTED:,} other requests")
     if not batch.texts:
         raise BadInput("None of the requests has vectors. Nothing was written.")
     _check_model(space, batch.model)
@@ -196,7 +194,7 @@ def join_batch(
     save_part(folder, 0, batch.vectors[list(first.values())])
     finish(folder, job, out)
     repeated = f" ({duplicates:,} duplicates are left out)" if duplicates else ""
-    log(f"{len(first):,} pairs{repeated}; {len(batch.failures):,} requests without vectors")
+    logger.info(f"{len(first):,} pairs{repeated}; {len(batch.failures):,} requests without vectors")
     return out
 
 
@@ -237,7 +235,7 @@ def _request_all(
 
     total, tokens = sum(map(len, requests)), 0
     with (
-        progress_bar("Requesting", total, show_progress, least=MIN_PROGRESS) as advance,
+        progress_bar("Requesting", total, show_progress, min_total=MIN_PROGRESS) as advance,
         ThreadPoolExecutor(workers) as pool,
     ):
         try:
@@ -247,12 +245,12 @@ def _request_all(
                 advance(rows)
                 tokens += counted
         except KeyboardInterrupt:
-            endpoint.log("stopping after the running requests, whose vectors are kept")
+            logger.info("stopping after the running requests, whose vectors are kept")
             raise
         finally:
             endpoint.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-    endpoint.log(f"{total:,} texts requested; {endpoint.host} counted {tokens:,} tokens")
+    logger.info(f"{total:,} texts requested; {endpoint.host} counted {tokens:,} tokens")
 
 
 def _check_out(out: Path, force: bool) -> None:

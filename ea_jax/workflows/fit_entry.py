@@ -1,7 +1,8 @@
 """Fit a registry entry on files of pairs: check them, embed texts, fit, measure test sets, and write the entry."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
@@ -39,6 +40,7 @@ JUNK = 100  # texts of each kind
 MIN_SPOT_COSINE = 0.999
 MAX_LENGTH_ERROR = 0.01
 BLOCK = 4096
+logger = logging.getLogger(__name__)
 
 
 def fit_entry(
@@ -58,7 +60,6 @@ def fit_entry(
     seed: int,
     assume_source: bool = False,
     show_progress: bool = False,
-    say: Callable[[str], None],
 ) -> Path:
     """Fit an adapter on the pairs of files and write it as a registry entry.
 
@@ -81,7 +82,6 @@ def fit_entry(
         seed: Random seed; the same seed gives the same result.
         assume_source: Accept columns x whose metadata names another encoder.
         show_progress: Show progress bars on stderr.
-        say: Called with a message at each stage. The last one compares the adapter with keeping the source model.
 
     Returns:
         The folder of the entry.
@@ -116,12 +116,12 @@ def fit_entry(
         }
         train = _embed(train, str(pairs[0]), source, encoder, scratch)
         assert train.x is not None
-        say(f"{len(train.y):,} pairs read")
+        logger.info(f"{len(train.y):,} pairs read")
         kept = ~find_test_duplicates(train, test_sets, near_duplicate_cosine)
         groups = list(compress(train.group, kept)) if train.group else None
         if test_sets:
-            say(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries")
-        say(f"fitting{f', starting from {start.name}' if start else ''}")
+            logger.info(f"{(~kept).sum():,} pairs left out as near-duplicates of test queries")
+        logger.info(f"fitting{f', starting from {start.name}' if start else ''}")
         x, y = (_select_rows(vectors, kept, scratch) for vectors in (train.x, train.y))
         blocks = composite_blocks(encoder.spec) if encoder else {}
         fitted = fit(
@@ -157,7 +157,7 @@ def fit_entry(
         metrics=metrics,
         description=description,
     )
-    say(verdict(report, source.alias))
+    logger.info(verdict(report, source.alias))
     return entry
 
 

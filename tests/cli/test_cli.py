@@ -41,7 +41,7 @@ def test_texts_below_the_confidence_are_marked_for_the_provider(ea, minilm):
     assert rows[1]["route"] == "provider"
     code, out, err = ea(*EMBED, *texts, "--min-confidence", least, "--no-quality")
     assert (code, out) == (2, "")
-    assert "--min-confidence needs" in err
+    assert "--min-confidence requires confidences" in err
 
 
 def test_the_printed_embedding_is_the_librarys_to_the_last_bit(ea, minilm):
@@ -202,7 +202,7 @@ def test_eval_and_compare_judge_pairs_and_say_what_is_wrong(ea, tmp_path, monkey
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert told["data"]["queries"] == 60
-    assert "60 rows drawn with seed 0" in told["notes"][0]
+    assert "60 random rows (seed 0) are the queries" in told["notes"][0]
     (tmp_path / "a.json").write_text(out)
     code, out, _ = ea("compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--json")
     assert code == 0

@@ -119,14 +119,14 @@ def test_requests_respect_limits_and_start_with_the_longest_text():
 )
 def test_the_library_checks_its_numbers(provider, tmp_path, option, message):
     with pytest.raises(BadInput, match=message):
-        collect_pairs(distinct(["a"]), "toy", tmp_path / "a.parquet", approve=lambda _: True, log=print, **option)
+        collect_pairs(distinct(["a"]), "toy", tmp_path / "a.parquet", approve=lambda _: True, **option)
 
 
 def test_many_parts_become_one_file(provider, tmp_path, monkeypatch):
     monkeypatch.setattr("ea_jax.data.partial_pairs.ROWS", 7)
     texts = distinct(TEXTS, [f"g{i % 3}" for i in range(40)])
     out = tmp_path / "deep" / "pairs.parquet"
-    options = {"approve": lambda _: True, "log": print, "batch_size": 3}
+    options = {"approve": lambda _: True, "batch_size": 3}
     assert collect_pairs(texts, "openai/toy-embedding", out, **options) == out
     assert check_rows(out).group == texts.group
     assert parquet.ParquetFile(out).num_row_groups == 5
