@@ -1,3 +1,5 @@
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,8 @@ import pytest
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_quality
 from ea_jax.quality.interpret import interpret_quality
+from ea_jax.quality.scores import Quality
+from ea_jax.registry.locations import BUNDLED
 from tests.adapters.test_adapter import on_two_devices
 from tests.conftest import toy_pairs, unit_rows
 
@@ -157,3 +161,48 @@ def test_native_similarities_interpolate_the_knots_and_never_fall(quality):
     np.testing.assert_allclose(similarity, np.interp(score, knots["score"], knots["native"]), atol=1e-6)
     assert np.all(np.diff(similarity) >= 0)
     assert similarity[-1] > similarity[0]
+
+
+BUNDLED_SOURCES = {
+    "minilm": "oai-3-small",
+    "minilm-plus": "oai-3-small",
+    "wordllama": "minilm",
+    "nomic": "minilm",
+    "oai-3-small": "minilm",
+    "oai-ada-002": "minilm",
+}
+
+
+@cache
+def bundled_quality(source: str) -> Quality:
+    return load_quality(source, BUNDLED_SOURCES[source], root=BUNDLED)
+
+
+def references(quality: Quality) -> np.ndarray:
+    """Real embeddings of the source model, which the quality part stores."""
+    return np.asarray(quality.params["references"], np.float32)
+
+
+@pytest.mark.parametrize("source", BUNDLED_SOURCES)
+@pytest.mark.parametrize("kind", ["random", "rotated", "permuted"])
+def test_vectors_of_no_text_are_novel_to_bundled_adapters(source, kind):  # CASES F2
+    quality = bundled_quality(source)
+    rng, real = np.random.default_rng(0), references(quality)
+    d = real.shape[1]
+    vectors = {
+        "random": lambda: unit_rows(rng, 400, d),
+        "rotated": lambda: (real @ np.linalg.qr(rng.normal(size=(d, d)))[0]).astype(np.float32),
+        "permuted": lambda: real[:, rng.permutation(d)],
+    }[kind]()
+    scores = quality(quality.params, vectors)
+    assert np.mean(np.asarray(scores.confidence) > 0.5) < 0.01
+    assert np.asarray(scores.novelty).mean() > 0.9
+    assert np.asarray(quality(quality.params, real).novelty).mean() < 0.1
+
+
+@pytest.mark.parametrize(("source", "other"), [("oai-3-small", "oai-ada-002"), ("oai-ada-002", "oai-3-small")])
+def test_vectors_of_another_model_are_novel_to_bundled_adapters(source, other):  # CASES F2
+    ours, theirs = bundled_quality(source), bundled_quality(other)
+    scores = ours(ours.params, references(theirs))
+    assert np.asarray(scores.confidence).max() < 0.1
+    assert np.asarray(scores.novelty).mean() > 0.9
