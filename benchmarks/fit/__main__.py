@@ -1,14 +1,14 @@
-"""How good is a fit of N pairs? Ours beside simpler and larger maps, on three protocols, from MiniLM to OpenAI 3-small.
+"""How good is a fit on N pairs? Compare ea_jax with simpler and larger maps, from MiniLM to OpenAI 3-small.
 
     python -m benchmarks.fit ../shared/data build                # learning curves; writes the tables of README.md
-    python -m benchmarks.fit ../shared/data build --confidence   # is the confidence of an own-index fit right?
+    python -m benchmarks.fit ../shared/data build --confidence   # is the confidence calibrated?
     python -m benchmarks.fit ../shared/data build --time         # seconds and peak memory of fits
 
 The protocols are those of the data's `split.py`. Fits on N rows of the standard split's training sources are tested
-in domain, across sources and on new sources; fits on N rows of the index itself are tested on queries of that index.
+in domain, across sources and on new sources. Fits on N rows of an index are tested on queries of that index.
 
-Each fit is scored at once and saved in `build/fit.json`, and is not repeated: rerun after any interruption, and name
-methods after `--again` to measure them anew. README.md and fit.json are written once every row is there.
+Each result is saved in `build/fit.json` and not computed again: rerun after any interruption, and use `--again` to
+repeat methods. README.md and fit.json are written once all results are complete.
 """
 
 import argparse
@@ -45,7 +45,7 @@ MINILM, PLUS = ENCODERS = ("minilm", "minilm-plus")
 LONGEST = 2000
 SIZES = (50, 100, 300, 1000, 2000, 5000)
 SEEDS = (0, 1, 2)
-NETWORKS, NETWORK_SIZES = ("mlp", "resmlp"), (100, 1000, math.inf)  # minutes a fit, so fewer of them
+NETWORKS, NETWORK_SIZES = ("mlp", "resmlp"), (100, 1000, math.inf)  # they take minutes, so fewer sizes
 TOP = 10
 STANDARD, OWN = "standard", "own"
 TESTS = {"in": "in domain", "across": "across sources", "new": "new sources", "own": "own index"}
@@ -63,7 +63,7 @@ Figures = dict[str, Any]
 
 
 class Method(NamedTuple):
-    """A way to make target vectors from those of an encoder. `peer` names a rival; `random` fits vary with the seed."""
+    """A map from an encoder to the target. `peer` names a baseline; the result of `random` fits depends on the seed."""
 
     label: str
     encoder: str
@@ -87,10 +87,10 @@ KEEP = {f"keep {encoder}": encoder for encoder in ENCODERS}
 
 @dataclass(frozen=True)
 class Test:
-    """Queries, and the index that they search. Encoder vectors are under the encoder's name.
+    """Queries and the index that they search. Encoder vectors are in dicts by the name of the encoder.
 
     Attributes:
-        itself: Whether query i is row i of the index, and is left out of its own results.
+        itself: Whether query i is row i of the index, and is excluded from its own results.
         true: The true neighbor: the index row that the native query ranks first.
         same: `first_equal` of the index; rows with equal native vectors count as one.
     """
@@ -116,7 +116,7 @@ class Test:
         return np.take_along_axis(rows, others[:, :TOP], axis=1)
 
     def hits(self, queries: Vectors, corpus: Vectors) -> dict[str, Float[np.ndarray, " n"]]:
-        """Whether each query has its true neighbor among the first k, by `recall@k`."""
+        """For each query, whether its true neighbor is among the first k results, by the name `recall@k`."""
         if not np.isfinite(queries).all():
             raise ValueError("Some query vectors are not finite.")
         return recalls(self.first_rows(queries, corpus), self.true, self.same)
@@ -129,26 +129,26 @@ class Test:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Pairs that a fit may use, and the tests of such fits; `corpus_y` is the index where the pairs are rows of it."""
+    """Pairs to fit on, and tests. `corpus_y` is the index if the pairs are rows of it, else None."""
 
     x: dict[str, Vectors]
     y: Vectors
     tests: dict[str, Test]
     corpus_y: Vectors | None
 
-    def draw(self, n: int, seed: int) -> Rows:
-        """N rows; those of a smaller draw are among those of a larger draw with the same seed."""
+    def sample(self, n: int, seed: int) -> Rows:
+        """Sample n rows. A smaller sample is a subset of a larger one with the same seed."""
         return np.random.default_rng(seed).permutation(len(self.y))[:n]
 
 
 class Files(NamedTuple):
-    """Where the shared data and the cached embeddings are."""
+    """Folders of the shared data and of the cached embeddings."""
 
     data: Path
     build: Path
 
     def pairs(self, name: str) -> tuple[list[dict], dict[str, Vectors], Vectors]:
-        """Rows of a file of pairs, with the vectors of each encoder and the native ones."""
+        """Rows of a file of pairs, the vectors of each encoder, and the native vectors."""
         split = split_module(self.data)
         rows = split.rows(name)
         texts = [row["text"] for row in rows]
@@ -182,7 +182,7 @@ def _at(x: dict[str, Vectors], rows: Rows) -> dict[str, Vectors]:
 
 
 class Key(NamedTuple):
-    """One fit: a protocol, a method, the number of pairs (inf for all) and the seed that draws them."""
+    """One fit: a protocol, a method, the number of pairs (inf for all) and the seed of the sample."""
 
     protocol: str
     method: str
@@ -194,12 +194,12 @@ class Key(NamedTuple):
 
 
 def size_name(pairs: float) -> str:
-    """The number of pairs for people: `1,000`, or `all`."""
+    """Format a number of pairs: `1,000`, or `all`."""
     return "all" if pairs == math.inf else f"{pairs:,.0f}"
 
 
 def planned_fits() -> Iterator[Key]:
-    """Every fit, the prior's first, then by number of pairs; of all pairs, deterministic fits have one seed."""
+    """List every fit: first the priors, then by number of pairs. Deterministic fits on all pairs have one seed."""
     for name in METHODS:
         if METHODS[name].peer is None:
             yield Key(STANDARD, name, math.inf, 0)
@@ -216,33 +216,33 @@ def planned_fits() -> Iterator[Key]:
 
 @cache
 def prior(files: Files, encoder: str) -> tuple[Any, float]:
-    """Our fit on all training pairs of the standard split, from which own-index fits start; and its seconds."""
+    """The fit on all training pairs of the standard split, which is the prior of own-index fits, and its seconds."""
     standard = protocols(files)[STANDARD]
     return timed_fit(partial(fit, standard.x[encoder], standard.y, seed=0))
 
 
 def timed_fit(call: Callable[[], Any]) -> tuple[Any, float]:
-    """A fit and its seconds."""
+    """Run a fit and measure its seconds."""
     start = time.perf_counter()
     fitted = call()
     return fitted, time.perf_counter() - start
 
 
 def fit_own(files: Files, encoder: str, pairs: float, seed: int) -> tuple[Any, float]:
-    """Our fit on rows of the own index, from the prior; without rows, the prior."""
+    """Fit on rows of the index with the prior; without rows, return the prior."""
     own, start = protocols(files)[OWN], prior(files, encoder)[0]
     if not pairs:
         return start, 0.0
-    rows = own.draw(int(min(pairs, len(own.y))), seed)
+    rows = own.sample(int(min(pairs, len(own.y))), seed)
     call = partial(fit, own.x[encoder][rows], own.y[rows], prior=start.quality, corpus=own.corpus_y, seed=seed)
     return timed_fit(call)
 
 
 def measure(files: Files, key: Key) -> Figures:
-    """Fit once, and score on the tests of the protocol."""
+    """Fit once, and measure on the tests of the protocol."""
     method, protocol = METHODS[key.method], protocols(files)[key.protocol]
     encoder = method.encoder
-    rows = protocol.draw(int(min(key.pairs, len(protocol.y))), key.seed)
+    rows = protocol.sample(int(min(key.pairs, len(protocol.y))), key.seed)
     x, y = protocol.x[encoder][rows], protocol.y[rows]
     if method.peer is not None:
         apply, seconds = timed_fit(partial(PEERS[method.peer], x, y, key.seed))
@@ -263,13 +263,13 @@ def measure(files: Files, key: Key) -> Figures:
 
 
 def keep_source(files: Files, encoder: str) -> Figures:
-    """Encoder queries on an index of encoder vectors: the alternative where the texts can be embedded again."""
+    """Measure encoder queries on an index of encoder vectors: the alternative if the corpus can be embedded again."""
     tests = {name: test for protocol in protocols(files).values() for name, test in protocol.tests.items()}
     return {name: test.figures(test.x[encoder], test.corpus_x[encoder]) for name, test in tests.items()}
 
 
 def run(files: Files, methods: Sequence[str], sizes: Sequence[float], again: Sequence[str]) -> dict[str, Figures]:
-    """Measure every row that is not in `build/fit.json`, and save each at once. Returns all rows there."""
+    """Measure every row that is not in `build/fit.json`, and save each at once. Returns all rows."""
     saved = files.build / "fit.json"
     rows: dict[str, Figures] = json.loads(saved.read_text()) if saved.exists() else {}
     rows = {key: figures for key, figures in rows.items() if key.split()[1] not in again}
@@ -292,25 +292,25 @@ def run(files: Files, methods: Sequence[str], sizes: Sequence[float], again: Seq
 
 
 def _rounded(figures: Any) -> Any:
-    """Floats with five significant digits, however deep."""
+    """Round floats to five significant digits, in nested dicts too."""
     if isinstance(figures, dict):
         return {name: _rounded(value) for name, value in figures.items()}
     return float(f"{figures:.5g}") if isinstance(figures, float) else figures
 
 
 def summarize(rows: dict[str, Figures]) -> dict[str, Figures]:
-    """By protocol, method and number of pairs: the mean over the seeds, and the largest value less the smallest."""
+    """Mean and range over the seeds, by protocol, method and number of pairs."""
     by: dict[tuple[str, str, str], list[Figures]] = {}
     for key, figures in rows.items():
         if key not in KEEP:
             protocol, method, pairs, _ = key.split()
             by.setdefault((protocol, method, pairs), []).append(figures)
     out: dict[str, Figures] = {name: rows[name] for name in KEEP if name in rows}
-    for (protocol, method, pairs), found in by.items():
-        cell = out.setdefault(protocol, {}).setdefault(method, {}).setdefault(pairs, {"seeds": len(found)})
-        cell["seconds"] = _mean_and_spread([figures["seconds"] for figures in found])
-        for test in (test for test in TESTS if test in found[0]):
-            cell[test] = {name: _mean_and_spread([f[test][name] for f in found]) for name in found[0][test]}
+    for (protocol, method, pairs), runs in by.items():
+        cell = out.setdefault(protocol, {}).setdefault(method, {}).setdefault(pairs, {"seeds": len(runs)})
+        cell["seconds"] = _mean_and_spread([figures["seconds"] for figures in runs])
+        for test in (test for test in TESTS if test in runs[0]):
+            cell[test] = {name: _mean_and_spread([f[test][name] for f in runs]) for name in runs[0][test]}
     return out
 
 
@@ -319,7 +319,7 @@ def _mean_and_spread(values: list[float]) -> dict[str, float]:
 
 
 def table(summary: dict[str, Figures]) -> str:
-    """The README's table: a row a method, a column a test and a number of pairs."""
+    """Format the table of the README: one row per method, one column per test and number of pairs."""
     columns = [(test, pairs) for test, sizes in SHOWN.items() for pairs in sizes]
     heads = ["method", "vectors", *(f"{TESTS[test]}, {size_name(pairs)}" for test, pairs in columns)]
     lines = [heads, ["---", "---", *["---:"] * len(columns)]]
@@ -334,7 +334,7 @@ def table(summary: dict[str, Figures]) -> str:
 
 
 def own_table(summary: dict[str, Figures]) -> str:
-    """The quick start's table: recall on one's own index by the number of its rows that were fitted on."""
+    """Format the table of the quick start: recall on an index, by the number of its rows that were fitted on."""
     sizes = (0, *SIZES, math.inf)
     curve = [_cell(summary, OWN, "ours-plus", n).get(OWN) for n in sizes]
     keep = [summary[name][OWN] for name in KEEP]
@@ -348,7 +348,7 @@ def own_table(summary: dict[str, Figures]) -> str:
 
 
 def _cell(summary: dict[str, Figures], protocol: str, method: str, pairs: float) -> Figures:
-    """Figures of a method and a number of pairs; none where it has not been measured."""
+    """Figures of a method and a number of pairs; empty if not measured."""
     return summary.get(protocol, {}).get(method, {}).get(size_name(pairs), {})
 
 
@@ -364,7 +364,7 @@ def _short(value: float) -> str:
 
 
 def note(summary: dict[str, Figures]) -> str:
-    """What the table's columns and rows are."""
+    """Format the explanation of the table."""
     spreads = [
         cell[test]["r1"]["spread"]
         for protocol in (STANDARD, OWN)
@@ -388,7 +388,7 @@ def is_complete(rows: dict[str, Figures]) -> bool:
 
 
 def write_part(part: str, figures: Figures) -> None:
-    """Replace one part of fit.json; each part names the machine that it ran on."""
+    """Replace one part of fit.json. Each part names the machine of its measurement."""
     file = results_file(__file__)
     parts = json.loads(file.read_text()) if file.exists() else {}
     parts[part] = {"machine": describe(), **figures}
@@ -396,7 +396,7 @@ def write_part(part: str, figures: Figures) -> None:
 
 
 def confidence_figures(files: Files, seed: int) -> dict[str, float]:
-    """An own-index fit: do its scores find the worst queries, and does its confidence reject foreign vectors?"""
+    """Measure the scores of an own-index fit: AUROC of the worst queries, calibration, and foreign vectors."""
     protocol = protocols(files)[OWN]
     test = protocol.tests[OWN]
     x = test.x[PLUS]
@@ -429,36 +429,38 @@ def confidence_figures(files: Files, seed: int) -> dict[str, float]:
 
 
 def kept(confidence: Float[np.ndarray, " n"], threshold: float, hits: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Share of queries at or above a threshold, and their recall; of no queries, 1."""
+    """Fraction of queries at or above a threshold, and their recall; 1 if there are none."""
     above = confidence >= threshold
     return {"kept": float(above.mean()), "recall_of_kept": float(hits[above].mean()) if above.any() else 1.0}
 
 
 def foreign(files: Files, own: Vectors, seed: int) -> dict[str, Vectors]:
-    """Unit vectors that are not of the source model, of its width."""
+    """Unit vectors of other origins than the source model, in its width."""
     rng = np.random.default_rng(seed)
     width = own.shape[1]
     rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]
     vectors = split_module(files.data).vectors
     others = {name: np.resize(vectors(name).T, (width, len(vectors(name)))).T for name in OTHER_MODELS}
-    found = {
+    vectors_by_kind = {
         "random unit vectors": rng.normal(size=(CONFIDENCE_ROWS, width)),
         "permuted own rows": own[:, rng.permutation(width)],
         "rotated own rows": own @ rotation,
         **others,
     }
-    return {name: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for name, v in found.items()}
+    return {
+        name: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for name, v in vectors_by_kind.items()
+    }
 
 
 def auroc(score: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """Probability that a positive scores above a negative."""
+    """Area under the ROC curve: the probability that a positive scores above a negative."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(positive, score))
 
 
 def calibration_error(confidence: Float[np.ndarray, " n"], hits: Float[np.ndarray, " n"]) -> float:
-    """Expected calibration error over bins of equally many queries. Source: Naeini et al. 2015, AAAI."""
+    """Expected calibration error over bins with equal numbers of queries. Source: Naeini et al. 2015, AAAI."""
     bins = np.array_split(np.argsort(confidence, kind="stable"), BINS)
     return float(sum(len(b) * abs(confidence[b].mean() - hits[b].mean()) for b in bins) / len(hits))
 
@@ -477,28 +479,28 @@ def measure_confidence(files: Files) -> Figures:
 
 
 def measure_time(files: Files) -> Figures:
-    """Seconds and peak memory (MiB, without mapped files) of fits with the vectors given, each in its own process."""
+    """Measure seconds and peak memory (MiB, without mapped files) of fits on vectors, each in its own process."""
     folder = files.build / "fit-time"
-    # A child's peak counts from that of the process that starts it, so this one loads no vectors.
+    # The peak of a child includes that of its parent at the start, so this process loads no vectors.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         quality = pool.submit(_prepare, files, folder).result()
-        found: Figures = {}
+        results: Figures = {}
         for name in ("few", "own", "standard", "synthetic"):
             start = quality if name in ("few", "own") else None
-            found[name] = _rounded(pool.submit(_time_one, folder, name, start).result())
-            say(f"{name}: {found[name]}")
+            results[name] = _rounded(pool.submit(_time_one, folder, name, start).result())
+            say(f"{name}: {results[name]}")
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
-    return {"figures": found}
+    return {"figures": results}
 
 
 def _prepare(files: Files, folder: Path) -> Quality:
-    """Write the pairs of each case into the folder. Returns the prior."""
+    """Write the pairs of each case to the folder, and return the prior."""
     start_jax()
     folder.mkdir(parents=True, exist_ok=True)
     own, standard = (protocols(files)[name] for name in (OWN, STANDARD))
-    few = own.draw(TIMED_OWN_ROWS, 0)
+    few = own.sample(TIMED_OWN_ROWS, 0)
     cases = {
         "few": (own.x[PLUS][few], own.y[few]),
         "own": (own.x[PLUS], own.y),
@@ -515,7 +517,7 @@ def _prepare(files: Files, folder: Path) -> Quality:
 
 
 def _write_synthetic(folder: Path, d_in: int, d_out: int) -> None:
-    """Pairs of unit rows in float16: x of Gaussian factors and noise, y linear in the factors with noise of its own."""
+    """Write pairs of unit rows in float16: linear maps of common Gaussian factors, each with independent noise."""
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(SYNTHETIC_RANK, d)).astype(np.float32) for d in (d_in, d_out)]
     names = ("synthetic-x.npy", "synthetic-y.npy")
@@ -531,30 +533,30 @@ def _write_synthetic(folder: Path, d_in: int, d_out: int) -> None:
 
 
 def _time_one(folder: Path, name: str, start: Quality | None) -> dict[str, float]:
-    """Time one fit in this process, which has done nothing else."""
+    """Time one fit in a new process."""
     start_jax()
     is_synthetic = name == "synthetic"
     x, y = (np.load(folder / f"{name}-{side}.npy", mmap_mode="r" if is_synthetic else None) for side in "xy")
     corpus = np.load(folder / f"{name}-corpus.npy") if start is not None else None
     seconds = timed_fit(partial(fit, x, y, prior=start, corpus=corpus, fine_tune=not is_synthetic))[1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    mapped = (x.nbytes + y.nbytes) / 1024**2 if is_synthetic else 0  # pages of the files, which the system takes back
+    mapped = (x.nbytes + y.nbytes) / 1024**2 if is_synthetic else 0  # pages of the files, which the system can reclaim
     return {"pairs": len(x), "d_in": x.shape[1], "d_out": y.shape[1], "seconds": seconds, "peak_mib": peak - mapped}
 
 
 def size(text: str) -> float:
-    """A number of pairs of the curves, or `all`."""
+    """Parse a number of pairs, or `all`."""
     return {size_name(n).replace(",", ""): n for n in (*SIZES, math.inf)}[text]
 
 
 def say(text: str) -> None:
-    """Print to stderr at once."""
+    """Print to stderr and flush."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Measure one part, print it, and write it once it is whole."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads wait without spinning: cores may be shared
+    """Measure one part, print it, and write it if it is complete."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle torch threads must not spin on shared cores
     parser = argparse.ArgumentParser(prog="benchmarks.fit")
     parser.add_argument("data", type=Path)
     parser.add_argument("build", type=Path)

@@ -1,10 +1,10 @@
-"""Which hidden states and which weight make the best composite? Judged on sources held out of the fit, once.
+"""Which hidden states and which weight make the best composite encoder? Measured once, on held-out sources.
 
     python -m benchmarks.fit.layers ../shared/data build
 
-Sources of the standard split's training rows (OpenAI 3-small) are held out in turn, a fifth of the rows at a time, and
-each held-out row is a query against the other rows of its fold. One matrix in closed form, purpose `query`. The test
-sources of benchmarks/fit/ are not looked at. `minilm-plus` in spaces.toml is fixed by this table.
+The training rows of the standard split (OpenAI 3-small) are split by source into five folds. Each held-out row is a
+query that searches the other rows of its fold, mapped by the closed-form query layer of the other folds. The test
+sources of benchmarks/fit/ are not used. The definition of `minilm-plus` in spaces.toml follows from this table.
 """
 
 import sys
@@ -35,11 +35,11 @@ CHOICES = {
     "0, 2, 4, 6 + wordllama": ((0, 2, 4, 6), 0.7),
     "all seven + wordllama": (tuple(range(7)), 0.7),
 }
-PENALTY = 0.1  # the leave-one-out choice for a fit of this size lies between .03 and .1 for every composite
+PENALTY = 0.1  # leave-one-out selects .03 to .1 for every composite at this size
 
 
 def columns(every: np.ndarray, layers: tuple[int, ...], weight: float) -> np.ndarray:
-    """The composite of some layers, out of that of all: its blocks have unit length up to one common factor."""
+    """Build the composite of some layers from the composite of all, whose blocks are scaled by a common factor."""
     blocks = [every[:, layer * WIDTH : (layer + 1) * WIDTH] for layer in layers]
     table = every[:, (LAST + 1) * WIDTH :]
     blocks = [block / np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
@@ -49,9 +49,9 @@ def columns(every: np.ndarray, layers: tuple[int, ...], weight: float) -> np.nda
 
 
 def recalls(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[float, float]:
-    """R@1 and R@10 of held-out sources."""
+    """R@1 and R@10 of queries from held-out sources."""
     parts = [moments(x, y, np.flatnonzero(fold == k)) for k in range(FOLDS)]
-    found = []
+    ranks = []
     for k in range(FOLDS):
         m = parts[(k + 1) % FOLDS]
         for other in range(2, FOLDS):
@@ -64,11 +64,11 @@ def recalls(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[float, floa
         native, ours = (search(q, y[inside], 11).row for q in (y[inside], out / np.linalg.norm(out, axis=1)[:, None]))
         itself = np.arange(len(inside))[:, None]
         true = np.where(native[:, :1] == itself, native[:, 1:2], native[:, :1])
-        place = np.where((ours == true).any(axis=1), (ours == true).argmax(axis=1), 99)
-        before = ((ours == itself) & (np.arange(11) < place[:, None])).any(axis=1)
-        found.append(place - before)
-    place = np.concatenate(found)
-    return float(np.mean(place < 1)), float(np.mean(place < 10))
+        rank = np.where((ours == true).any(axis=1), (ours == true).argmax(axis=1), 99)
+        before = ((ours == itself) & (np.arange(11) < rank[:, None])).any(axis=1)
+        ranks.append(rank - before)
+    rank = np.concatenate(ranks)
+    return float(np.mean(rank < 1)), float(np.mean(rank < 10))
 
 
 def main(data: Path, build: Path) -> None:

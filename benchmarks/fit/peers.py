@@ -1,6 +1,6 @@
-"""Rival maps between two spaces: closed forms in NumPy and networks in torch, for the benchmarks to compare with.
+"""Baselines for the benchmarks: maps between two spaces in closed form (NumPy) and networks (torch).
 
-`PEERS[name](x, y, seed)` fits one and returns the function that maps rows of x to rows of y.
+`PEERS[name](x, y, seed)` fits a baseline and returns the function that maps rows of x to rows of y.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def fit_mean(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
-    """The mean of y for every input."""
+    """Map every input to the mean of y."""
     mean = y.mean(axis=0)
     return lambda x: np.tile(mean, (len(x), 1))
 
 
 def fit_procrustes(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
-    """Orthogonal Procrustes of the centered rows, scaled so that the outputs have the targets' variance."""
+    """Orthogonal Procrustes of the centered rows, scaled so that the outputs have the variance of the targets."""
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     a, b = x - x_mean, y - y_mean
     u, _, vt = np.linalg.svd(a.T @ b, full_matrices=False)
@@ -40,7 +40,7 @@ def fit_procrustes(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
-    """Ridge regression with the penalty of the smallest leave-one-out error (PRESS).
+    """Ridge regression with the penalty that minimizes the leave-one-out error (PRESS).
 
     Penalties are in units of the mean eigenvalue of the covariance of x. Source: Allen 1974.
     """
@@ -80,7 +80,7 @@ class DriftMLP(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """`a * gelu(g)` of the two halves of a projection."""
+    """Gated GELU unit, `a * gelu(g)`, where a and g are the halves of a projection."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -107,7 +107,7 @@ class Block(nn.Module):
 
 
 class ResMLP(nn.Module):
-    """The architecture of embedding_adapters, at a size that two cores can train."""
+    """The architecture of embedding_adapters, in a size that two cores can train."""
 
     def __init__(self, d_in: int, d_out: int, width: int = RESMLP_WIDTH, depth: int = RESMLP_DEPTH):
         super().__init__()
@@ -134,8 +134,8 @@ def train(
 ) -> Apply:
     """Train with AdamW, a short warm-up and cosine decay. Keep the weights with the smallest validation loss.
 
-    Training ends after `steps`, or after PATIENCE validations without improvement: never by the clock, so that a busy
-    machine does not change the result. A tenth of the pairs is the validation set.
+    Training ends after `steps`, or after PATIENCE validations without improvement. It never ends by time, so that a
+    busy machine does not change the result. A tenth of the pairs is the validation set.
     """
     order = np.random.default_rng([seed, 1]).permutation(len(x))
     size = max(1, round(VALIDATION_SHARE * len(x)))
@@ -148,7 +148,7 @@ def train(
     )
     batches = _batches(len(rows), np.random.default_rng([seed, 2]))
     interval = max(EVERY, -(-len(rows) // BATCH))
-    least, weights, waited = np.inf, model.state_dict(), 0
+    best, weights, waited = np.inf, model.state_dict(), 0
     for step in range(1, steps + 1):
         batch = torch.from_numpy(next(batches))
         model.train()
@@ -160,9 +160,9 @@ def train(
             continue
         model.eval()
         with torch.inference_mode():
-            now = float(loss(model(validation_x), validation_y))
-        if now < least:
-            least, waited = now, 0
+            validation_loss = float(loss(model(validation_x), validation_y))
+        if validation_loss < best:
+            best, waited = validation_loss, 0
             weights = {name: value.clone() for name, value in model.state_dict().items()}
         else:
             waited += 1
@@ -192,7 +192,7 @@ def fit_drift_mlp(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
 
 
 def fit_resmlp(x: np.ndarray, y: np.ndarray, seed: int) -> Apply:
-    """The small network of embedding_adapters, trained on the cosine."""
+    """The network of embedding_adapters in a small size, trained on the cosine."""
     torch.manual_seed(seed)
     model = ResMLP(x.shape[1], y.shape[1])
     return train(model, _cosine_loss, x, y, seed=seed, steps=RESMLP_STEPS, rate=RESMLP_RATE, decay=RESMLP_DECAY)

@@ -1,20 +1,19 @@
-"""The fit benchmark's tables on rows made up here, and its neighbor search on vectors small enough to check by hand."""
+"""The tables of the fit benchmark on synthetic rows, and its search on a small example."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.fit import __main__ as fit
+from benchmarks.machine import RESULTS
+from benchmarks.readme import FRONT_PAGE, README, table_of
 
-ROOT = Path(__file__).parent.parent.parent
-MEASURED = ROOT / "benchmarks" / "results" / "fit.json"
+MEASURED = RESULTS / "fit.json"
 
 
-def made_up() -> dict[str, fit.Figures]:
-    """Every row that a full run has; R@1 is a tenth of the seed more than .1."""
+def synthetic_rows() -> dict[str, fit.Figures]:
+    """All rows of a full run, with R@1 = .1 + seed / 10."""
     rows: dict[str, fit.Figures] = {name: {t: {"r1": 0.5, "r10": 0.9} for t in fit.TESTS} for name in fit.KEEP}
     for key in fit.planned_fits():
         tests = ("own",) if key.protocol == fit.OWN else ("in", "across", "new")
@@ -23,14 +22,14 @@ def made_up() -> dict[str, fit.Figures]:
     return rows
 
 
-def test_a_row_is_the_mean_of_its_seeds_with_their_range():
-    cell = fit.summarize(made_up())["standard"]["ours"]["1,000"]
+def test_a_summary_has_the_mean_and_range_of_the_seeds():
+    cell = fit.summarize(synthetic_rows())["standard"]["ours"]["1,000"]
     assert cell["seeds"] == 3
     assert cell["in"]["r1"] == {"mean": pytest.approx(0.2), "spread": pytest.approx(0.2)}
 
 
-def test_the_tables_have_a_row_for_each_method_and_no_gap():
-    rows = made_up()
+def test_the_tables_are_complete():
+    rows = synthetic_rows()
     assert fit.is_complete(rows)
     lines = fit.table(fit.summarize(rows)).splitlines()
     assert len(lines) == 2 + len(fit.METHODS) + len(fit.KEEP)
@@ -40,13 +39,13 @@ def test_the_tables_have_a_row_for_each_method_and_no_gap():
     assert fit.own_table(fit.summarize(rows)).splitlines()[2].startswith("| R@1 | .100 | .200 |")
 
 
-def test_a_row_that_is_missing_is_noticed():
-    rows = made_up()
+def test_a_missing_row_is_detected():
+    rows = synthetic_rows()
     del rows[str(fit.Key(fit.OWN, "ours-plus", math.inf, 2))]
     assert not fit.is_complete(rows)
 
 
-def test_a_query_of_the_index_is_not_its_own_neighbor():
+def test_a_query_in_the_index_is_not_its_own_neighbor():
     angles = np.radians([0, 10, 30, 60, 61, 100, 120, 140, 160, 180, 200, 220, 240])
     y = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     test = fit.Test({}, y, {}, y, itself=True)
@@ -60,8 +59,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_hits():
 
 
 @pytest.mark.skipif(not MEASURED.exists(), reason="`make bench` has not measured it yet")
-def test_the_tables_of_the_readme_are_the_benchmarks():
-    readme = (ROOT / "README.md").read_text()
-    summary = json.loads(MEASURED.read_text())["learning_curves"]["figures"]
-    assert f"<!-- fit -->\n{fit.note(summary)}\n\n{fit.table(summary)}\n<!-- end -->" in readme
-    assert f"<!-- own index -->\n{fit.own_table(summary)}\n<!-- end -->" in readme
+@pytest.mark.parametrize("block", ["fit", "fit confidence", "fit time", "own index"])
+def test_the_readmes_have_the_tables_of_the_results(block):
+    file = FRONT_PAGE if block == "own index" else README
+    assert f"<!-- {block} -->\n{table_of(block)}\n<!-- end -->" in file.read_text()
