@@ -214,7 +214,8 @@ class Encoder:
     def _prepare(self, text: Any, number: int, prefix: str, limit: int) -> str:
         """Check a text, and apply the prefix, lower-casing and character limit that precede the tokenizer."""
         check_text(text, number)
-        text = prefix + (text.lower() if self.spec.lower else text)
+        text = prefix + text
+        text = text.lower() if self.spec.lower else text
         return text[: limit * self.spec.token_chars] if self.spec.token_chars else text
 
     def embed(

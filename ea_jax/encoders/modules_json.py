@@ -15,7 +15,8 @@ from ea_jax.errors import BadEncoder, suggest_names
 NAMESPACE = "sentence_transformers."
 MODULES = ("Transformer", "StaticEmbedding", "Pooling", "Dense", "Dropout", "Normalize")  # in the order they may appear
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
-EMBEDDING = (None, "sentence_embedding")  # the only input and output of modules behind the pooling
+EMBEDDING = (None, "sentence_embedding")
+INPUT_AND_OUTPUT = {"module_input_name": EMBEDDING, "module_output_name": EMBEDDING}  # of modules behind the pooling
 POOLING_SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -83,9 +84,8 @@ def read_modules(folder: Path) -> Modules:
     if len(poolings) != 1 - static:
         raise BadEncoder(f"{folder}/modules.json lists {', '.join(kinds)}; it needs one Pooling, behind a Transformer.")
     for kind, path in zip(kinds, paths, strict=True):
-        if kind in ("Dropout", "Normalize"):  # dropout does nothing at inference
-            keys = {"dropout"} if kind == "Dropout" else {"module_input_name", "module_output_name"}
-            _check_keys(path / "config.json", read_json(path / "config.json", optional=True), keys, kind)
+        if kind in ("Dropout", "Normalize"):
+            _check_simple_module(path / "config.json", kind)
     return Modules(
         model=paths[0],
         static=static,
@@ -163,8 +163,8 @@ def _read_settings(file: Path) -> dict[str, Any]:
 
 def _module_kind(module: Any, file: Path) -> str:
     """Return the class name of a module; only classes of sentence-transformers are known to be what they are named."""
-    if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-        raise BadEncoder(f"{file} has an entry without a type: {module!r}. Download the model again.")
+    if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("type", "path")):
+        raise BadEncoder(f"{file} has an entry without type or path: {module!r}. Download the model again.")
     name = module["type"]
     if not name.startswith(NAMESPACE):
         raise BadEncoder(f"{file} has the module {name}, custom code that is not run. Use another model.")
@@ -174,6 +174,13 @@ def _module_kind(module: Any, file: Path) -> str:
     _check_keys(file, module, {"idx", "name", "path", "type", "kwargs"}, kind)
     _check_values(file, module, {"kwargs": (None, [])})
     return kind
+
+
+def _check_simple_module(file: Path, kind: str) -> None:
+    """Check the settings of Dropout, which does nothing at inference, or Normalize."""
+    config = read_json(file, optional=True)
+    _check_keys(file, config, {"dropout"} if kind == "Dropout" else INPUT_AND_OUTPUT, kind)
+    _check_values(file, config, INPUT_AND_OUTPUT)
 
 
 def _read_pooling(path: Path) -> tuple[str, ...]:
@@ -198,9 +205,8 @@ def _read_dense(path: Path) -> DenseFolder:
     file = path / "config.json"
     config = read_json(file)
     known = {"in_features", "out_features", "bias", "activation_function", "use_residual"}
-    names = {"module_input_name": EMBEDDING, "module_output_name": EMBEDDING}
-    _check_keys(file, config, known | names.keys(), "Dense")
-    _check_values(file, config, names)
+    _check_keys(file, config, known | INPUT_AND_OUTPUT.keys(), "Dense")
+    _check_values(file, config, INPUT_AND_OUTPUT)
     missing = [key for key in ("in_features", "out_features") if not isinstance(config.get(key), int)]
     if missing:
         raise BadEncoder(f"{file} lacks {' and '.join(missing)}. Download the model again.")

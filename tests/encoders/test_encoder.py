@@ -228,7 +228,7 @@ BREAKS = {
     ),
     "two models": (
         lambda f: (f / "modules.json").write_text(
-            json.dumps([*MODULES, {"type": "sentence_transformers.models.Dense"}])
+            json.dumps([*MODULES, {"type": "sentence_transformers.models.Dense", "path": "3_Dense"}])
         ),
         "Dense",
     ),

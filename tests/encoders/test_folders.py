@@ -151,6 +151,22 @@ def test_every_token_limit_is_honored(build, place):
     check_against_oracle(folder)
 
 
+@pytest.mark.parametrize("file", ["2_Dense/config.json", "3_Normalize/config.json"])
+def test_modules_of_token_vectors_are_refused(build, file):
+    """A6"""
+    folder = build(lambda: st.Dense(36, 36), st.Normalize)
+    edit(folder / file, **TOKENS)
+    with pytest.raises(BadEncoder, match=f"{file} has module_input_name = 'token_embeddings'"):
+        load_folder(folder)
+
+
+def test_prompts_are_lower_cased_too(build):
+    folder = build(st.Normalize)
+    edit(folder / SETTINGS, do_lower_case=True)
+    edit(folder / "config_sentence_transformers.json", prompts={"query": "QUERY "}, default_prompt_name="query")
+    check_against_oracle(folder)
+
+
 def test_a_trailing_dropout_does_nothing(build):
     """A6"""
     wanted = check_against_oracle(build(st.Normalize, st.Dropout))
@@ -168,6 +184,7 @@ REFUSED = {
     "config_args": {"hidden_act": "relu"},
     "max_seq_length": "20",
 }
+TOKENS = {"module_input_name": "token_embeddings"}
 
 
 @pytest.mark.parametrize("key", REFUSED)
