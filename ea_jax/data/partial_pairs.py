@@ -118,6 +118,9 @@ def finish(folder: Path, job: Job, out: Path) -> None:
 
     The columns are text, y and, if there are groups, group. Skipped texts, whose vectors are NaN, are left out.
     """
+    if not any((~np.isnan(part[:, 0])).any() for _, part in _parts(folder, job)):
+        shutil.rmtree(folder)
+        raise BadInput("Every text was skipped. Nothing was written.")
     _write(folder / out.name, lambda file: _write_pairs(file, folder, job), out)
     shutil.rmtree(folder)
 
@@ -129,16 +132,14 @@ def _write_pairs(file: IO[bytes], folder: Path, job: Job) -> None:
         kinds["group"] = pa.string()
     schema = pa.schema(kinds, metadata=_metadata(job))
     with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
-        at = written = 0
+        at = 0
         for y in _blocks(folder, job):
             kept = np.flatnonzero(~np.isnan(y).any(axis=1))  # rows of NaN are skipped texts
             vectors = pa.FixedSizeListArray.from_arrays(y[kept].ravel(), job.dimensions)
             columns = [pa.array([column[at + i] for i in kept]) for column in (job.texts.text, groups) if column]
             writer.write_table(pa.table([columns[0], vectors, *columns[1:]], schema=schema))
-            at, written = at + len(y), written + len(kept)
+            at += len(y)
     assert at == len(job.texts.text), f"{folder} has {at} of {len(job.texts.text)} vectors"
-    if not written:
-        raise BadInput("Every text was skipped. Nothing was written.")
 
 
 def _blocks(folder: Path, job: Job) -> Iterator[Float32[np.ndarray, "n d"]]:

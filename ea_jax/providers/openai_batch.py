@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ea_jax.errors import BadInput
-from ea_jax.providers.vectors import check_vectors
+from ea_jax.providers.vectors import check_dimensions, check_vectors
 from ea_jax.registry.spaces import Space
 
 
@@ -66,16 +66,18 @@ def read_batch(
             )
     requested = next(iter(widths), None)
     if dimensions is not None and requested not in (None, dimensions):
-        raise BadInput(f"The width is {dimensions}, but the requests asked for {requested}. Leave the width out.")
+        raise BadInput(f"dimensions is {dimensions}, but the requests have {requested}. Leave it out.")
+    dimensions = dimensions or requested
+    check_dimensions(space, dimensions)
     texts: list[str] = []
-    vectors: list[np.ndarray] = [np.zeros((0, dimensions or requested or space.width), np.float32)]
+    vectors: list[np.ndarray] = [np.zeros((0, dimensions or space.width), np.float32)]
     failures = []
     for name, request in by_id.items():
         if name not in answers:
             failures.append(f"{request.where}, {name}: {reasons.get(name, 'the result files have no result')}")
             continue
         where, items = answers[name]
-        vectors.append(check_vectors(items, len(request.texts), space, where, dimensions=dimensions or requested))
+        vectors.append(check_vectors(items, len(request.texts), space, where, dimensions=dimensions))
         texts += request.texts
     return BatchPairs(texts, np.concatenate(vectors), next(iter(models), ""), failures)
 
@@ -90,12 +92,20 @@ def _read_requests(files: Sequence[Path]) -> dict[str, _Request]:
         if name in by_id:
             raise BadInput(f"{where} repeats the custom_id {name!r} of {by_id[name].where}. Make each unique.")
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list) or not texts or not all(map(_is_text, texts)):
             raise BadInput(
-                f"{where} has an input that is not text, such as token ids. Pairs need the texts themselves."
+                f"{where} has an input that is not text: token ids, or damaged characters. Pairs need the texts."
             )
         by_id[name] = _Request(texts, body, where)
     return by_id
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a string that UTF-8 can encode."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _read_results(

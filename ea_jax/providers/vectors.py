@@ -56,6 +56,14 @@ def check_vectors(
     )
 
 
+def check_dimensions(space: Space, dimensions: int | None) -> None:
+    """Raise BadInput unless vectors of the space can have this width: only Matryoshka vectors can be truncated."""
+    if dimensions is None or dimensions == space.width or (space.matryoshka and 1 <= dimensions < space.width):
+        return
+    limit = "at most" if space.matryoshka else "exactly"
+    raise BadInput(f"dimensions is {dimensions}, but {space.id} has width {space.width}. It must be {limit} that.")
+
+
 def decode_vector(embedding: Any, where: str) -> Float32[np.ndarray, " d"]:
     """Decode one vector: base64 of little-endian float32, or a list of numbers from servers without base64.
 

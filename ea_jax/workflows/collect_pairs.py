@@ -21,6 +21,7 @@ from ea_jax.providers.openai_compatible import (
     open_client,
     resolve_base_url,
 )
+from ea_jax.providers.vectors import check_dimensions
 from ea_jax.registry.spaces import Space, find_space
 
 PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}
@@ -119,7 +120,7 @@ def collect_pairs(
     """
     space = find_space(target)
     _check_out(out, force)
-    _check_dimensions(space, dimensions)
+    check_dimensions(space, dimensions)
     if not 1 <= batch_size <= MAX_TEXTS:
         raise BadInput(f"batch_size is {batch_size}; a request takes from 1 to {MAX_TEXTS} texts.")
     if workers < 1:
@@ -174,7 +175,6 @@ def join_batch(
     """
     space = find_space(target)
     _check_out(out, force)
-    _check_dimensions(space, dimensions)
     batch = read_batch(requests, results, space, dimensions)
     for failure in batch.failures[:MAX_LISTED]:
         logger.info(f"no vectors for {failure}")
@@ -258,13 +258,6 @@ def _check_out(out: Path, force: bool) -> None:
         raise BadInput(f"{out} must end in .parquet, the format of the pairs.")
     if out.exists() and not (force and out.is_file()):
         raise Conflict(f"{out} already exists. Choose another file, or force its replacement.")
-
-
-def _check_dimensions(space: Space, dimensions: int | None) -> None:
-    if dimensions is None or dimensions == space.width or (space.matryoshka and 1 <= dimensions < space.width):
-        return
-    kind = "at most" if space.matryoshka else "exactly"
-    raise BadInput(f"dimensions is {dimensions}, but {space.id} has width {space.width}. It must be {kind} that.")
 
 
 def _check_model(space: Space, model: str) -> None:
