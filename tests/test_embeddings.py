@@ -21,7 +21,7 @@ def test_a_zero_row_stays_zero_with_a_finite_gradient():
 
 
 @pytest.mark.parametrize(
-    ("x", "told"),
+    ("x", "message"),
     [
         ([[1.0, 2.0]], "array of floats, not list"),
         (np.ones((1, 3), np.int32), "array of floats, not int32"),
@@ -29,6 +29,6 @@ def test_a_zero_row_stays_zero_with_a_finite_gradient():
         (np.float32(1), "width 3"),
     ],
 )
-def test_what_is_not_an_embedding_is_refused_with_both_facts(x, told):
-    with pytest.raises(BadInput, match=told):
+def test_invalid_embeddings_are_refused(x, message):
+    with pytest.raises(BadInput, match=message):
         check_embeddings(x, 3, "toy/source")

@@ -66,18 +66,18 @@ def distances(statistics: Params, x: Float[Array, "*batch d"]) -> tuple[Float[Ar
     """Mahalanobis distance and distance to the nearest reference, for unit rows."""
     if "factor" in statistics:  # imported: the inverse covariance is F F^T
         c = x - jnp.broadcast_to(statistics["mean"], x.shape)
-        far = jnp.sqrt(jnp.sum(jnp.square(c @ statistics["factor"]), axis=-1))
+        gaussian = jnp.sqrt(jnp.sum(jnp.square(c @ statistics["factor"]), axis=-1))
     else:
-        far = mahalanobis(x, statistics["mean"], statistics["spread"], statistics["directions"])
-    return far, nearest_distance(x, statistics["references"])
+        gaussian = mahalanobis(x, statistics["mean"], statistics["spread"], statistics["directions"])
+    return gaussian, nearest_distance(x, statistics["references"])
 
 
 @jax.jit
 def _distances(params: Params, x: Float[ArrayIn, "*batch d"]) -> Distances:
-    far, near = distances(params, unit(x))
-    conf_maha = distance_confidence(far, params["maha_p95"], params["maha_p99"])
-    conf_knn = distance_confidence(near, params["knn_p95"], params["knn_p99"])
-    return Distances(far, near, conf_maha, conf_knn, jnp.minimum(conf_maha, conf_knn))
+    gaussian, knn = distances(params, unit(x))
+    conf_maha = distance_confidence(gaussian, params["maha_p95"], params["maha_p99"])
+    conf_knn = distance_confidence(knn, params["knn_p95"], params["knn_p99"])
+    return Distances(gaussian, knn, conf_maha, conf_knn, jnp.minimum(conf_maha, conf_knn))
 
 
 @jax.jit
@@ -93,14 +93,13 @@ def features(
         x: Source embeddings.
         raw: The `store` outputs before normalization.
     """
-    far, near = distances(statistics, unit(x))
-    return stack_features(far, near, x, statistics["mean"], raw)
+    return stack_features(*distances(statistics, unit(x)), x, statistics["mean"], raw)
 
 
 @jax.jit
 def stack_features(
-    far: Float[ArrayIn, "*batch"],
-    near: Float[ArrayIn, "*batch"],
+    gaussian: Float[ArrayIn, "*batch"],
+    knn: Float[ArrayIn, "*batch"],
     x: Float[ArrayIn, "*batch d_in"],
     mean: Float[ArrayIn, " d_in"],
     raw: Float[ArrayIn, "*batch d_out"],
@@ -108,7 +107,7 @@ def stack_features(
     """Compute `features` from known distances."""
     cosine = unit(jnp.asarray(x)) @ unit(jnp.asarray(mean))
     length = jnp.log(jnp.sqrt(jnp.sum(jnp.square(raw), axis=-1)) + TINY)
-    return jnp.stack([jnp.asarray(far), jnp.asarray(near), cosine, length], axis=-1)
+    return jnp.stack([jnp.asarray(gaussian), jnp.asarray(knn), cosine, length], axis=-1)
 
 
 @jax.jit

@@ -63,8 +63,8 @@ def test_the_mahalanobis_distance_uses_the_shrunk_covariance():
     c = np.cov(x.T.astype(np.float64), bias=True)
     values, vectors = np.linalg.eigh(c)
     shrunk = (vectors * (values + SHRINKAGE * values.mean())) @ vectors.T
-    away = new - x.mean(axis=0)
-    expected = np.sqrt(np.einsum("ni,ij,nj->n", away, np.linalg.inv(shrunk), away))
+    offset = new - x.mean(axis=0)
+    expected = np.sqrt(np.einsum("ni,ij,nj->n", offset, np.linalg.inv(shrunk), offset))
     mahalanobis, knn = measure_distances(prepare_quality(statistics), new)
     np.testing.assert_allclose(
         mahalanobis, expected, rtol=3e-2
@@ -146,7 +146,7 @@ def test_margins_cover_nine_in_ten_new_rows_for_any_forecast():
     assert knots["width"][-1] > 2 * knots["width"][0]
 
 
-def theirs(columns: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+def sklearn_logistic(columns: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
     """Weights and bias of scikit-learn's logistic regression on columns of variance one."""
     mean, deviation = columns.mean(axis=0), columns.std(axis=0)
     model = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=5000).fit((columns - mean) / deviation, label)
@@ -170,9 +170,9 @@ def test_each_probability_is_from_a_fit_without_its_fold(regression):
         weights, chance = fit_search(forecast, top, label, fold, None)
         actual = weights["features"]
     for k in range(FOLDS):
-        weight, bias = theirs(columns[fold != k], label[fold != k], HIT_PENALTY)
+        weight, bias = sklearn_logistic(columns[fold != k], label[fold != k], HIT_PENALTY)
         np.testing.assert_allclose(chance[fold == k], expit(columns[fold == k] @ weight + bias), atol=1e-3)
-    weight, bias = theirs(columns, label, HIT_PENALTY)
+    weight, bias = sklearn_logistic(columns, label, HIT_PENALTY)
     np.testing.assert_allclose(actual, weight, rtol=1e-2, atol=1e-3)
     assert weights["bias"] == pytest.approx(bias, abs=1e-2)
 
@@ -207,12 +207,12 @@ def test_fit_foreign_is_logistic_regression_on_three_features():
 
     def columns(rows):
         mahalanobis, knn = measure_distances(statistics, rows)
-        away = np.c_[mahalanobis, knn, rows @ mean / np.linalg.norm(mean)] - [5, 0.5, 0.5]
-        return np.clip(away, -5, 5)
+        offset = np.c_[mahalanobis, knn, rows @ mean / np.linalg.norm(mean)] - [5, 0.5, 0.5]
+        return np.clip(offset, -5, 5)
 
     z = np.c_[columns(x), np.zeros(1000)]
     regression = fit_foreign(scale, statistics, z, x, None, 0)
-    weight, bias = theirs(np.concatenate([z[:, :3], columns(made)]), np.arange(5000) >= 1000, FOREIGN_PENALTY)
+    weight, bias = sklearn_logistic(np.concatenate([z[:, :3], columns(made)]), np.arange(5000) >= 1000, FOREIGN_PENALTY)
     np.testing.assert_allclose(regression["features"], weight, rtol=2e-2, atol=1e-2)
     assert regression["bias"] == pytest.approx(bias, rel=2e-2, abs=2e-2)
 
@@ -319,8 +319,8 @@ def test_few_pairs_keep_the_regressions_of_a_prior(forecast):
     own, alone = (fit(x, y, prior=start).quality.params for start in (prior, None))
     for regression, names in {"cosine": ("quadratic", "x"), "hit": ("features",), "search": ("features",)}.items():
         for name in names:
-            away = [np.linalg.norm(part[regression][name] - prior.params[regression][name]) for part in (own, alone)]
-            assert away[0] < 0.5 * np.linalg.norm(prior.params[regression][name]) or away[0] < 0.5 * away[1]
+            offset = [np.linalg.norm(part[regression][name] - prior.params[regression][name]) for part in (own, alone)]
+            assert offset[0] < 0.5 * np.linalg.norm(prior.params[regression][name]) or offset[0] < 0.5 * offset[1]
     for name in ("mean", "deviation"):
         np.testing.assert_array_equal(own["features"][name], prior.params["features"][name])
     np.testing.assert_allclose(own["junk"]["x"], prior.params["junk"]["x"], rtol=1e-6)

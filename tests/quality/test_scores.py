@@ -38,9 +38,9 @@ def test_scores_agree_with_their_formulas(quality):
     np.testing.assert_allclose(quality.features(quality.params, x), z, rtol=3e-3, atol=1e-3)
     z = np.clip((z - p["features"]["mean"]) / p["features"]["deviation"], -5, 5)
     squares = [*z.T, *(z[:, i] * z[:, j] for i in range(4) for j in range(i, 4))]
-    head = p["cosine"]
-    cosine = np.stack(squares, 1) @ head["quadratic"] + x @ head["x"] + head["bias"]
-    cosine = np.clip(cosine, head["least"], head["most"])
+    ridge = p["cosine"]
+    cosine = np.stack(squares, 1) @ ridge["quadratic"] + x @ ridge["x"] + ridge["bias"]
+    cosine = np.clip(cosine, ridge["least"], ridge["most"])
     lower = cosine - np.interp(cosine, p["margin"]["at"], p["margin"]["width"])
 
     def logistic(columns, weights, bias):
@@ -57,10 +57,10 @@ def test_scores_agree_with_their_formulas(quality):
 def test_the_confidence_after_a_search_agrees_with_its_formula(quality):
     rng = np.random.default_rng(0)
     confidence, top = rng.random(6).astype(np.float32), -np.sort(-rng.random((6, 10)), axis=1).astype(np.float32)
-    head = jax.tree.map(lambda a: np.asarray(a, np.float64), quality.params["search"])
+    weights = jax.tree.map(lambda a: np.asarray(a, np.float64), quality.params["search"])
     gap = top[:, 0] - top[:, 9]
     columns = np.stack([np.log(confidence / (1 - confidence)), top[:, 0], gap, gap**2], 1)
-    expected = 1 / (1 + np.exp(-(columns @ head["features"] + head["bias"])))
+    expected = 1 / (1 + np.exp(-(columns @ weights["features"] + weights["bias"])))
     actual = quality.after_search(quality.params, confidence, top)
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
     assert np.isfinite(quality.after_search(quality.params, np.array([0.0, 1.0], np.float32), top[:2])).all()
@@ -78,10 +78,10 @@ def test_an_imported_adapter_has_no_confidence_after_a_search(quality):
 
 def test_targets_are_scored_by_their_own_statistics(quality):
     native, other = toy_pairs()[1], unit_rows(np.random.default_rng(1), 50, 12)
-    near, far = (quality.score_target(quality.params, y) for y in (native, other))
-    assert np.mean(np.asarray(near.conf_knn) > 0.8) > 0.9
-    assert np.mean(np.asarray(far.confidence)) < np.mean(np.asarray(near.confidence)) - 0.3
-    np.testing.assert_array_equal(near.confidence, np.minimum(near.conf_maha, near.conf_knn))
+    in_domain, random = (quality.score_target(quality.params, y) for y in (native, other))
+    assert np.mean(np.asarray(in_domain.conf_knn) > 0.8) > 0.9
+    assert np.mean(np.asarray(random.confidence)) < np.mean(np.asarray(in_domain.confidence)) - 0.3
+    np.testing.assert_array_equal(in_domain.confidence, np.minimum(in_domain.conf_maha, in_domain.conf_knn))
     with pytest.raises(BadInput, match="width 12"):
         quality.score_target(quality.params, np.ones((2, 8), np.float32))
 
@@ -102,9 +102,9 @@ def test_the_report_has_a_line_for_each_text(quality):
 
 
 def test_rows_of_the_fit_are_in_domain(quality):
-    near = quality(quality.params, toy_pairs()[0])
-    assert np.mean(np.asarray(near.conf_maha) > 0.8) > 0.9
-    assert np.mean(np.asarray(near.conf_knn) > 0.8) > 0.9
+    scores = quality(quality.params, toy_pairs()[0])
+    assert np.mean(np.asarray(scores.conf_maha) > 0.8) > 0.9
+    assert np.mean(np.asarray(scores.conf_knn) > 0.8) > 0.9
 
 
 WAYS = {

@@ -56,8 +56,8 @@ def test_the_more_rows_the_less_the_prior_weighs(labelled):
     z, label = labelled
     prior, free = np.full(5, 0.5), logistic(z, label, 1e-6)[0]
     many = [logistic(np.tile(z, (k, 1)), np.tile(label, k), 30.0, prior)[0] for k in (1, 10, 100)]
-    away = [np.linalg.norm(weight - free) for weight in many]
-    assert away[0] > 3 * away[1] > 9 * away[2]
+    distance = [np.linalg.norm(weight - free) for weight in many]
+    assert distance[0] > 3 * distance[1] > 9 * distance[2]
 
 
 def test_a_distant_prior_with_a_small_penalty_has_no_effect(labelled):
