@@ -19,7 +19,7 @@ ZERO = "the vector is zero"
 
 @dataclass(frozen=True)
 class VectorRule:
-    """What stored vectors of a model must be.
+    """Requirements for stored vectors of a model.
 
     Attributes:
         model: The model, for messages.

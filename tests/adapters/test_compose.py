@@ -50,7 +50,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_chain_is_one_adapter_after_the_other_under_every_transform(a_to_b, b_to_c, chain, way):
+def test_a_chain_composes_its_adapters_under_every_transform(a_to_b, b_to_c, chain, way):
     x = unit_rows(np.random.default_rng(0), 6, 8)
     expected = b_to_c(b_to_c.params, a_to_b(a_to_b.params, x))
     np.testing.assert_allclose(WAYS[way](chain)(chain.params, x), expected, rtol=1e-5, atol=1e-6)

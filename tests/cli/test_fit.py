@@ -137,7 +137,7 @@ def test_vectors_without_texts_and_prior_try_the_kernel(ea, toy_files, monkeypat
     assert families == ["auto", "linear"]
 
 
-def test_a_folder_of_arrays_gives_the_same_fit_as_a_file(ea, toy_files, monkeypatch):
+def test_a_folder_of_arrays_fits_like_a_file(ea, toy_files, monkeypatch):
     x, y = toy_pairs(400)
     folder = toy_files / "arrays"
     folder.mkdir()

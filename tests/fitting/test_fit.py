@@ -135,7 +135,7 @@ def ranks(outputs, native, corpus, searched, itself: bool = False) -> np.ndarray
     return np.array(result)
 
 
-def test_keeping_the_source_is_measured_on_the_same_queries_and_corpus(fitted):
+def test_keeping_the_source_is_measured_on_the_same_queries(fitted):
     x, y = toy_pairs(300)
     rank, keep = ranks(x, y, y, x, itself=True), fitted.report["keep_source"]
     assert keep["recall@1"] == pytest.approx(np.mean(rank == 1), abs=1e-4)
@@ -189,7 +189,7 @@ def test_fine_tuning_is_kept_if_held_out_queries_improve(many):
     np.testing.assert_array_equal(plain.apply(x), tuned.apply(x))
 
 
-def test_fine_tuning_is_dropped_if_held_out_queries_do_not_improve(many, monkeypatch):
+def test_fine_tuning_without_improvement_is_dropped(many, monkeypatch):
     x, y, _, _, plain = many
     diverging = partial(fine_tune, training=replace(FINE_TUNING, learning_rate=10.0))
     monkeypatch.setattr(

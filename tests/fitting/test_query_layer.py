@@ -100,7 +100,7 @@ def test_the_similarity_map_is_isotonic_regression():
     assert np.all(np.diff(knots["native"]) >= 0)
 
 
-def test_the_similarity_map_is_fitted_on_the_best_rows_of_each_query():
+def test_the_similarity_map_uses_the_best_rows_of_queries():
     rng = np.random.default_rng(0)
     native, corpus = unit_rows(rng, 30, 12), unit_rows(rng, 400, 12)
     score = native @ corpus.T

@@ -22,7 +22,7 @@ def test_mahalanobis_is_the_textbook_distance(key):
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_confidence_is_four_fifths_at_p95_and_one_fifth_at_p99():
+def test_confidence_is_defined_at_the_95th_and_99th_percentile():
     p95, p99 = jnp.float32(2.0), jnp.float32(3.0)
     actual = distance_confidence(jnp.asarray([2.0, 3.0, 0.0, 9.0]), p95, p99)
     np.testing.assert_allclose(actual[:2], [0.8, 0.2], rtol=1e-5)

@@ -129,7 +129,7 @@ def test_scores_have_a_gradient(quality):
     assert np.all(np.isfinite(jax.grad(lambda x: quality(quality.params, x).confidence.sum())(x)))
 
 
-def test_a_non_finite_row_has_no_confidence_and_changes_no_other(quality):
+def test_only_a_non_finite_row_has_no_confidence(quality):  # CASES F20
     x = unit_rows(np.random.default_rng(1), 3, 8)
     x[1, 0] = np.nan
     confidence = np.asarray(quality(quality.params, x).confidence)

@@ -41,7 +41,7 @@ def test_logistic_regression_towards_a_prior_minimizes_its_loss(labelled, penalt
     assert bias == pytest.approx(expected[5], abs=1e-3)
 
 
-def test_a_huge_penalty_keeps_the_prior_and_a_tiny_one_does_not(labelled):
+def test_only_a_huge_penalty_keeps_the_prior(labelled):
     z, label = labelled
     prior = np.array([0.5, 0.5, 0, -0.2, 0.3])
     kept, bias = logistic(z, label, 1e9, prior)

@@ -81,7 +81,7 @@ def test_the_penalty_minimizes_the_error_of_refits(shape, noise):
     np.testing.assert_allclose(fitted.layer.kernel, plain.kernel, atol=1e-6)
 
 
-def test_few_pairs_stay_close_to_the_prior_and_many_do_not():
+def test_only_fits_on_few_pairs_stay_close_to_the_prior():
     z, y, w0 = noisy_pairs(4000, 8, noise=0.1)
     few, many = (fit_ridge(z[:n], y[:n], moments(z[:n], y[:n]), w0).layer.kernel for n in (10, 4000))
     alone = fit_ridge(z[:10], y[:10], moments(z[:10], y[:10])).layer.kernel
