@@ -141,6 +141,27 @@ def fuzz(measured: Measured) -> str:
     return markdown_table(("damaged", "outcomes"), rows) + f"\n\n{total}"
 
 
+def identify(measured: Measured) -> str:
+    sizes = ("200", "20", "10")
+
+    def shares(figures: Measured) -> list[str]:
+        return [f"{figures[size]:.3f}" if size in figures else "" for size in sizes]
+
+    rows = []
+    for space, f in measured["figures"]["right"].items():
+        count = "1 (halves)" if f["halves of one source"] else str(f["sources"])
+        rows.append((f"`{space}`", count, *shares(f["right"]), " / ".join(shares(f["left out, called unknown"]))))
+    unknown = [(kind, *shares(f)) for kind, f in measured["figures"]["unknown"].items()]
+    return "\n\n".join(
+        [
+            markdown_table(
+                ("space", "sources", "right, 200 rows", "20 rows", "10 rows", "unknown without its signature"), rows
+            ),
+            markdown_table(("called unknown", *(f"{size} rows" for size in sizes)), unknown),
+        ]
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JSON file, and the table
     "own index": ("fit", own_index),
     "fit": ("fit", fit_learning_curves),
@@ -156,6 +177,7 @@ TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JS
     "accelerator": ("accelerator", accelerator),
     "batch": ("batch", batch),
     "fuzz": ("fuzz", fuzz),
+    "identify": ("identify", identify),
 }
 
 

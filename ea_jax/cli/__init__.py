@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ea_jax.cli import about, catalog, drift, embed, evaluate, fit, map, pairs, publish, remotes
+from ea_jax.cli import about, catalog, drift, embed, evaluate, fit, identify, map, pairs, publish, remotes
 from ea_jax.cli.output import show_messages
 from ea_jax.errors import EaJaxError
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (embed, map, drift, pairs, fit, evaluate, catalog, remotes, publish, about):
+for group in (embed, map, drift, identify, pairs, fit, evaluate, catalog, remotes, publish, about):
     for command, name in group.COMMANDS.items():
         app.command(name)(command)
 
