@@ -78,13 +78,13 @@ def main() -> None:
 
 def table(figures: dict) -> str:
     """Format one row for each peer."""
-    head = "| | parameters | one vector | 1,024 vectors | speed-up |\n| --- | ---: | ---: | ---: | ---: |"
+    header = "| | parameters | one vector | 1,024 vectors | speed-up |\n| --- | ---: | ---: | ---: | ---: |"
     lines = [
         f"| {name} | {row['parameters'] / 1e6:.1f} M | {row['1']['microseconds'] / 1000:.2f} ms | "
         f"{row['1024']['rows_a_second']:,}/s | {row['1024']['times_faster']:.1f} x |"
         for name, row in figures.items()
     ]
-    return "\n".join([head, *lines])
+    return "\n".join([header, *lines])
 
 
 if __name__ == "__main__":

@@ -118,11 +118,11 @@ def _checkpoint_names(depth: int) -> dict[str, str]:
     layers = dict(LAYERS)
     for block in range(depth):
         block_names = {"ln": "ln", "proj": "ffn.0.proj", "down": "ffn.1"}
-        layers |= {f"block_{block}.{ours}": f"blocks.{block}.{theirs}" for ours, theirs in block_names.items()}
+        layers |= {f"block_{block}.{path}": f"blocks.{block}.{name}" for path, name in block_names.items()}
     names = {}
-    for ours, theirs in layers.items():
-        names[f"{ours}.{'scale' if ours.endswith('ln') else 'kernel'}"] = f"{theirs}.weight"
-        names[f"{ours}.bias"] = f"{theirs}.bias"
+    for path, name in layers.items():
+        names[f"{path}.{'scale' if path.endswith('ln') else 'kernel'}"] = f"{name}.weight"
+        names[f"{path}.bias"] = f"{name}.bias"
     return names | {f"block_{block}.gamma": f"blocks.{block}.ls.gamma" for block in range(depth)}
 
 
@@ -131,14 +131,14 @@ def _params(file: Path, state: dict[str, np.ndarray], spec: Spec) -> Params:
     missing, unknown = sorted(set(names.values()) - state.keys()), sorted(state.keys() - set(names.values()))
     faults = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
     params: Params = {}
-    for ours, theirs in names.items():
-        if theirs in state:
-            value = state[theirs].T if ours.endswith("kernel") else state[theirs]
-            if value.shape != expected[ours].shape:
-                faults.append(f"{theirs} has shape {state[theirs].shape}, which the configuration contradicts")
+    for path, name in names.items():
+        if name in state:
+            value = state[name].T if path.endswith("kernel") else state[name]
+            if value.shape != expected[path].shape:
+                faults.append(f"{name} has shape {state[name].shape}, which the configuration contradicts")
             elif not np.isfinite(value).all():
-                faults.append(f"{theirs} is not finite")
-            _put(params, ours, np.ascontiguousarray(value))
+                faults.append(f"{name} is not finite")
+            _put(params, path, np.ascontiguousarray(value))
     if faults:
         raise CorruptCheckpoint(f"{file} does not fit its configuration: {'; '.join(faults[:5])}.")
     return params
@@ -179,7 +179,7 @@ def _statistics(file: Path, arrays: dict[str, np.ndarray], side: str) -> Params:
     missing = [f"{name}_{side}" for name in names.values() if f"{name}_{side}" not in arrays]
     if missing:
         raise CorruptCheckpoint(f"{file} lacks {', '.join(missing)}.")
-    values = {ours: arrays[f"{theirs}_{side}"] for ours, theirs in names.items()}
+    values = {path: arrays[f"{name}_{side}"] for path, name in names.items()}
     if any(value.dtype.kind != "f" for value in values.values()):
         raise CorruptCheckpoint(f"{file} holds an array that is not float.")
     inverse = values.pop("inverse").astype(np.float64)

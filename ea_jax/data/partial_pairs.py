@@ -88,7 +88,7 @@ def _differences(job: Job, then: Mapping[str, str], texts: list[str]) -> list[st
     return changes
 
 
-def begin_parts(folder: Path, job: Job) -> None:
+def start_job(folder: Path, job: Job) -> None:
     """Create the folder, and describe the job in it, unless it exists."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / JOB).exists():
@@ -101,7 +101,7 @@ def save_part(folder: Path, start: int, y: Float32[np.ndarray, "n d"]) -> None:
     _write(folder / f"{start:09d}-{start + len(y):09d}.npy", lambda file: np.save(file, y))
 
 
-def done_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
+def completed_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
     """Return which texts have their vectors.
 
     Raises:
@@ -113,7 +113,7 @@ def done_rows(folder: Path, job: Job) -> Bool[np.ndarray, " n"]:
     return done
 
 
-def finish(folder: Path, job: Job, out: Path) -> None:
+def merge_parts(folder: Path, job: Job, out: Path) -> None:
     """Write the file of pairs from the complete parts, and remove them.
 
     The columns are text, y and, if there are groups, group. Skipped texts, whose vectors are NaN, are left out.

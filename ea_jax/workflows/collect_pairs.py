@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from ea_jax.data.partial_pairs import Job, begin_parts, check_parts, done_rows, finish, parts_folder, save_part
+from ea_jax.data.partial_pairs import Job, check_parts, completed_rows, merge_parts, parts_folder, save_part, start_job
 from ea_jax.data.texts import Texts
 from ea_jax.errors import BadInput, Conflict, UnknownName
 from ea_jax.progress import progress_bar
@@ -131,18 +131,18 @@ def collect_pairs(
     job = Job(texts, space.id, name, dimensions or space.width)
     folder = parts_folder(out)
     check_parts(folder, job)
-    done = done_rows(folder, job)
+    done = completed_rows(folder, job)
     if not approve(_estimate(job, done, price)):
         return None
     if not done.all():
         with open_client(base_url) as client:
-            begin_parts(folder, job)
+            start_job(folder, job)
             endpoint = Endpoint(client, job.model, space, dimensions, too_long)
             _request_all(
                 endpoint, folder, texts.text, plan_requests(texts.text, done, batch_size), workers, show_progress
             )
     _check_out(out, force)
-    finish(folder, job, out)
+    merge_parts(folder, job, out)
     return out
 
 
@@ -190,9 +190,9 @@ def join_batch(
     job = Job(Texts(list(first), None, duplicates), space.id, batch.model, batch.vectors.shape[1])
     folder = parts_folder(out)
     check_parts(folder, job)
-    begin_parts(folder, job)
+    start_job(folder, job)
     save_part(folder, 0, batch.vectors[list(first.values())])
-    finish(folder, job, out)
+    merge_parts(folder, job, out)
     repeated = f" ({duplicates:,} duplicates are left out)" if duplicates else ""
     logger.info(f"{len(first):,} pairs{repeated}; {len(batch.failures):,} requests without vectors")
     return out

@@ -1,4 +1,4 @@
-"""Adapters of embedding-adapters: the same numbers as the network its files describe, rebuilt in torch."""
+"""Imported adapters of embedding-adapters, compared with their network rebuilt in torch."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """The network as FIELD.md's facts describe its checkpoint."""
+    """The network that a checkpoint of embedding-adapters holds."""
 
     def __init__(self, d_in, d_out, width, depth):
         super().__init__()
@@ -78,7 +78,7 @@ def statistics(seed: int = 0) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, np.float32) for name, value in result.items()}
 
 
-def write_seed(folder: Path, net: nn.Module, config: dict, state=None, stats=None) -> Path:
+def write_adapter(folder: Path, net: nn.Module, config: dict, state=None, stats=None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict() if state is None else state, folder / "adapter.pt")
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -94,7 +94,7 @@ def net():
 
 @pytest.fixture
 def folder(tmp_path, net):
-    return write_seed(tmp_path / "seed", net, CONFIG | {"arch": "resmlp_w16_d2_dp0.1_dpr0.1_ls0.0005"})
+    return write_adapter(tmp_path / "original", net, CONFIG | {"arch": "resmlp_w16_d2_dp0.1_dpr0.1_ls0.0005"})
 
 
 @pytest.fixture
@@ -131,15 +131,15 @@ def test_every_wrapping_of_a_checkpoint_is_read(tmp_path, net, wrap):
         "averaged": {"n_averaged": torch.tensor(5)} | {f"module.{name}": value for name, value in state.items()},
     }[wrap]
     config = CONFIG | {"arch": "resmlp_w16_d2"}
-    plain = read_checkpoint(write_seed(tmp_path / "a", net, config))
-    result = read_checkpoint(write_seed(tmp_path / "b", net, config, wrapped))
+    plain = read_checkpoint(write_adapter(tmp_path / "a", net, config))
+    result = read_checkpoint(write_adapter(tmp_path / "b", net, config, wrapped))
     assert result.spec == plain.spec
     np.testing.assert_array_equal(result.params["block_1"]["proj"]["kernel"], plain.params["block_1"]["proj"]["kernel"])
 
 
 def test_the_default_network_is_as_wide_as_the_target(tmp_path):
     torch.manual_seed(0)
-    result = read_checkpoint(write_seed(tmp_path / "a", Net(8, 12, 12, 8), CONFIG))
+    result = read_checkpoint(write_adapter(tmp_path / "a", Net(8, 12, 12, 8), CONFIG))
     assert dict(result.spec.sizes) == {"width": 12, "depth": 8}
 
 
@@ -208,7 +208,7 @@ def broken(kind: str, net: nn.Module) -> tuple[dict, dict, dict]:
 )
 def test_a_broken_adapter_is_refused_whole(tmp_path, known, net, kind, message):
     config, state, stats = broken(kind, net)
-    folder = write_seed(tmp_path / "seed", net, config, state, stats)
+    folder = write_adapter(tmp_path / "original", net, config, state, stats)
     with pytest.raises((BadEntry, CorruptCheckpoint), match=message):
         import_adapter(str(folder), known)
     assert not list(known.glob("*/entry.toml"))
@@ -282,7 +282,7 @@ def test_a_public_adapter_loads_by_name_and_is_fetched_once(tmp_path):
     code = "import ea_jax, numpy as np; a = ea_jax.load('minilm', 'oai-3-small', flavor='medium'); "
     code += "print(a.spec.family, *np.asarray(a(a.params, np.eye(384, dtype=np.float32)[:1]))[0, :3])"
     with hub() as fake_hub:
-        fake_hub.repositories[listed.repo] = files_of(write_seed(tmp_path / "seed", small, config, stats=stats))
+        fake_hub.repositories[listed.repo] = files_of(write_adapter(tmp_path / "original", small, config, stats=stats))
         environment = fake_hub.environment(tmp_path / "home") | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
         result = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -336,7 +336,7 @@ def test_a_network_of_the_published_size_matches_torch(tmp_path, monkeypatch):
         "out_dim": 1536,
         "arch": "resmlp_w1536_d8_dp0.1_dpr0.1_ls0.0005",
     }
-    folder = write_seed(tmp_path / "seed", big, config, stats=stats)
+    folder = write_adapter(tmp_path / "original", big, config, stats=stats)
     import_adapter(str(folder), tmp_path / "registry")
     adapt = load("minilm", "oai-3-small", flavor="imported", root=tmp_path / "registry")
     x = unit_rows(rng, 16, 384)

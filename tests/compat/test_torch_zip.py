@@ -1,4 +1,4 @@
-"""The reader of PyTorch checkpoints: what torch writes comes out whole; what anyone else writes runs nothing."""
+"""The reader of PyTorch checkpoints: it restores what torch writes, and runs no code of hostile files."""
 
 import io
 import pickle
@@ -34,7 +34,7 @@ def program_of(path: Path) -> bytes:
 
 
 def with_program(path: Path, program: bytes, out: Path) -> Path:
-    """The same archive with another program."""
+    """Copy an archive with another program."""
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(out, "w") as made:
         for name in archive.namelist():
             made.writestr(name, program if name.endswith("data.pkl") else archive.read(name))
@@ -108,7 +108,7 @@ def test_nothing_in_a_hostile_program_is_called(tmp_path, call):
 
 
 def hostile_tensor(offset, shape, stride, count=4, key="0"):
-    """A program that rebuilds one tensor with the arguments given."""
+    """Write a program that rebuilds one tensor with these arguments."""
     out = io.BytesIO()
 
     class Storage(tuple):

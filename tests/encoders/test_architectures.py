@@ -1,4 +1,4 @@
-"""Every family and every head: random weights made with transformers, judged by torch and by the formulas."""
+"""Every family, pooling and dense layer, compared with torch and with formulas, on random weights."""
 
 import json
 from collections.abc import Callable
@@ -61,7 +61,7 @@ TEXTS = ["a b c", "", "z", "h e l l o w o r l d", "q " * 60, "u n k n o w n W"]
 
 
 def letter_tokenizer(folder: Path, special: bool = True) -> Tokenizer:
-    """One token a letter, between [CLS] and [SEP]; ids stay clear of padding, which is 0 or 1."""
+    """Make a tokenizer with one token for each letter, between [CLS] and [SEP]; ids 0 and 1 are padding."""
     words = ["[PAD]", "<pad>", "[CLS]", "[SEP]", "[UNK]", *LETTERS]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -74,20 +74,20 @@ def letter_tokenizer(folder: Path, special: bool = True) -> Tokenizer:
 
 
 def make_folder(folder: Path, family: str, pooling: str = "mean", **extra) -> Path:
-    """A sentence-transformers folder of random weights."""
+    """Write a sentence-transformers folder with random weights."""
     name, sizes = FAMILIES[family]
     torch.manual_seed(0)
     model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes))
     for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)  # norms and biases too are not what they start as
+        parameter.data += 0.1 * torch.randn_like(parameter)  # so that norms and biases differ from their initial values
     model.eval().save_pretrained(folder, **extra)
     letter_tokenizer(folder)
-    write_chain(folder, pooling)
+    write_modules(folder, pooling)
     return folder
 
 
-def write_chain(folder: Path, pooling: str = "mean", *more: str) -> None:
-    """modules.json and a pooling folder, as sentence-transformers writes them."""
+def write_modules(folder: Path, pooling: str = "mean", *more: str) -> None:
+    """Write modules.json and a pooling folder like sentence-transformers."""
     kinds = ["Transformer", "Pooling", *more]
     places = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], 1))]
     modules = [
@@ -100,7 +100,7 @@ def write_chain(folder: Path, pooling: str = "mean", *more: str) -> None:
 
 
 def torch_hidden(folder: Path, ids: list[int]) -> np.ndarray:
-    """Token vectors of the original implementation, of one text, without padding."""
+    """Compute the token vectors of one text with torch, without padding."""
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy().astype(np.float64)
@@ -113,7 +113,7 @@ def folders(tmp_path_factory) -> Callable[[str], Path]:
     def get(family: str) -> Path:
         if family not in made:
             made[family] = make_folder(tmp_path_factory.mktemp("family"), family)
-            write_chain(made[family], "mean", "Normalize")
+            write_modules(made[family], "mean", "Normalize")
         return made[family]
 
     return get
@@ -180,7 +180,7 @@ def test_several_poolings_are_concatenated(tmp_path):
 
 def test_dense_layers_dim_and_normalize_follow_in_order(tmp_path):
     folder = make_folder(tmp_path, "bert, four layers")
-    write_chain(folder, "mean", "Dense", "Dense", "Normalize")
+    write_modules(folder, "mean", "Dense", "Dense", "Normalize")
     rng, x = np.random.default_rng(0), torch_hidden(folder, [2, 5, 6, 3]).mean(0)
     for i, (d_in, d_out, act) in enumerate([(40, 24, "Tanh"), (24, 16, "Identity")], 2):
         w, b = rng.normal(size=(d_out, d_in)).astype(np.float32) / 5, rng.normal(size=d_out).astype(np.float32)
@@ -207,7 +207,7 @@ def test_shards_are_one_model_and_a_missing_one_is_named(tmp_path, folders):
     folder = make_folder(tmp_path, "qwen3", max_shard_size="20KB")
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
-    write_chain(folder, "mean", "Normalize")
+    write_modules(folder, "mean", "Normalize")
     np.testing.assert_allclose(load_folder(folder)(TEXTS), load_folder(folders("qwen3"))(TEXTS), atol=1e-6)
     shards[0].unlink()
     with pytest.raises(BadEncoder, match=f"lacks the shards {shards[0].name}"):
@@ -270,10 +270,10 @@ BREAKS = {
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
         r"pytorch_model\.bin, a pickle, which can run code and is not read\. Create it with `AutoModel",
     ),
-    "an unknown module": (lambda f: write_chain(f, "mean", "LSTM"), "has the module LSTM, which is not supported"),
-    "a strange order": (lambda f: write_chain(f, "mean", "Normalize", "Dense"), "the order must be Transformer"),
+    "an unknown module": (lambda f: write_modules(f, "mean", "LSTM"), "has the module LSTM, which is not supported"),
+    "a strange order": (lambda f: write_modules(f, "mean", "Normalize", "Dense"), "the order must be Transformer"),
     "an unknown pooling": (
-        lambda f: write_chain(f, "meen"),
+        lambda f: write_modules(f, "meen"),
         r"has the unsupported pooling 'meen'\. Did you mean mean",
     ),
     "pooling without the prompt": (

@@ -1,4 +1,4 @@
-"""Composite encoders and windows, against hidden states of torch and sums in float64."""
+"""Composite encoders and windows, compared with hidden states of torch and sums in float64."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ from tests.encoders.test_architectures import (
     letter_tokenizer,
     make_folder,
     static_folder,
-    write_chain,
+    write_modules,
 )
 from tests.support.hub import COMMIT
 from tests.support.texts import mixed_texts
@@ -85,7 +85,7 @@ def unit(x):
 
 
 def snapshot(cache: Path, model: str) -> Path:
-    """An empty folder of a model in a hub cache."""
+    """Create an empty folder of a model in a hub cache."""
     repository = cache / f"models--{model.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
@@ -99,9 +99,9 @@ def root(tmp_path_factory) -> Path:
     root, cache = tmp_path_factory.mktemp("registry"), tmp_path_factory.mktemp("cache")
     (root / "spaces.toml").write_text(SPACES)
     bert = make_folder(snapshot(cache, "toy/bert"), "bert, four layers")
-    write_chain(bert, "mean", "Normalize")
+    write_modules(bert, "mean", "Normalize")
     first = make_folder(snapshot(cache, "toy/first"), "roberta", "cls")
-    write_chain(first, "cls", "Normalize")
+    write_modules(first, "cls", "Normalize")
     for folder in (bert, first):
         (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": LIMIT}))
     table = np.random.default_rng(0).normal(size=(31, 6)).astype(np.float32)
@@ -111,7 +111,7 @@ def root(tmp_path_factory) -> Path:
     modules = [{"path": "0_StaticEmbedding", "type": "sentence_transformers.models.StaticEmbedding"}]
     modules += [{"path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}]
     (place / "modules.json").write_text(json.dumps(modules))
-    (place / "tokenizer.json").write_text("{}")  # the folder's own is beside its table
+    (place / "tokenizer.json").write_text("{}")  # the tokenizer in use is beside the table
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
         yield root
@@ -127,7 +127,7 @@ def letter_ids(text: str) -> list[int]:
 
 
 def windows_of(ids: list[int], limit: int = LIMIT, most: int = MOST) -> list[list[int]]:
-    """Ids between [CLS] and [SEP], split by hand."""
+    """Split ids into windows between [CLS] and [SEP]."""
     room = limit - 2
     return [[2, *ids[i : i + room], 3] for i in range(0, max(1, min(len(ids), room * most)), room)]
 
@@ -141,7 +141,7 @@ def torch_states(model, windows: list[list[int]]) -> np.ndarray:
 
 
 def reference(root: Path, texts: list[str], layers=(0, 3), weight=0.7, most: int = MOST) -> np.ndarray:
-    """The composite of toy/bert's hidden states and toy/table, text by text in float64."""
+    """Compute the composite of toy/bert's hidden states and toy/table in float64, text by text."""
     folder = find_encoder_folder(find_space("tb", root))
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     table = load_folder(find_encoder_folder(find_space("tt", root))).params["model"]["word"]["embedding"]
@@ -157,14 +157,14 @@ def reference(root: Path, texts: list[str], layers=(0, 3), weight=0.7, most: int
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_match_torch_in_every_family(tmp_path, family):
     folder = make_folder(tmp_path, family)
-    write_chain(folder, "mean", "Normalize")
+    write_modules(folder, "mean", "Normalize")
     plain = load_folder(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = plain.tokenize(TEXTS[:4]).ids
     expected = np.stack([torch_states(model, [row]) for row in ids])
     for layers in (tuple(range(expected.shape[1])), (1, 0)):
         result = select_layers(plain, layers)(TEXTS[:4])
-        # numbers reach 5 before they are normalized, and float32 has seven digits
+        # values reach 5 before normalization, and float32 has seven digits
         np.testing.assert_allclose(result, expected[:, layers].reshape(4, -1), rtol=1e-5, atol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_members_without_mean_pooling_truncate_long_texts(root):
     np.testing.assert_allclose(encode(TEXTS), unit(both), atol=2e-6)
     assert [member.windows for member in encode.spec.members] == [1, 6]
     assert encode.tokenize(["a " * 9]).truncated == [True]
-    assert load_encoder("tf@1", root=root).spec.windows == 6  # its hidden states are averaged, whatever its pooling
+    assert load_encoder("tf@1", root=root).spec.windows == 6  # hidden states are always mean-pooled
 
 
 def test_texts_beyond_six_windows_are_truncated(plus):
@@ -230,14 +230,14 @@ def test_streams_and_the_call_of_sentence_transformers_give_the_same(plus, monke
 
 
 def on_two_devices(apply):
-    """The function with its parameters on both CPU devices."""
+    """Replicate the parameters of the function on both CPU devices."""
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("devices",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return lambda params, tokens: apply(jax.device_put(params, everywhere), tokens)
 
 
 def split_kernels(apply):
-    """The function with the columns of every kernel split between both CPU devices."""
+    """Split the columns of every kernel between both CPU devices."""
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("devices",))
 
     def place(path, leaf):
@@ -338,7 +338,7 @@ def test_a_prompt_reaches_the_members_that_have_it(root, plus):
 
 
 def entry(root: Path, source: str, facts: dict) -> Entry:
-    """An entry of nothing but names and an encoder's facts."""
+    """Make an entry that has only names and the facts of an encoder."""
     rest = {"params": {}, "quality": {}, "metrics": {}, "training": {}}
     return Entry(root / "name", "linear", source, "openai/text-embedding-3-small", "small", 8, 8, True, facts, **rest)
 
@@ -399,7 +399,7 @@ ERRORS = {
 def test_an_invalid_composite_is_one_clear_sentence(name):
     kind, message = ERRORS[name]
     for find in (find_space, load_encoder):
-        if name or find is find_space:  # "" is the folder one is in
+        if name or find is find_space:  # "" is the current folder
             with pytest.raises(kind, match=message):
                 find(name)
 
@@ -504,7 +504,7 @@ def test_wordllama_is_found_in_the_hub_cache_and_checked(ea, tmp_path, monkeypat
     space, package = find_space("wordllama"), find_encoder_folder(find_space("wordllama"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     folder = snapshot(tmp_path, space.id)
-    for name in (space.table, space.tokenizer):  # the hub has both at the top
+    for name in (space.table, space.tokenizer):  # the hub has both at the top of the folder
         (folder / Path(name).name).write_bytes((package / name).read_bytes())
     assert find_encoder_folder(space) == folder
     assert ea("fetch", "wordllama")[1].strip() == str(folder)

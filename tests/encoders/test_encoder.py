@@ -40,7 +40,7 @@ MODULES = [
 
 
 def torch_embed(folder: Path, texts: list[str], max_length: int, normalize: bool = True) -> np.ndarray:
-    """Mean-pooled vectors of the original implementation, one text at a time, in float32."""
+    """Compute mean-pooled vectors with torch in float32, one text at a time."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     rows = []
@@ -71,7 +71,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def broken(tiny_folder, tmp_path) -> Path:
-    """A copy of the tiny folder, to be broken."""
+    """A copy of the tiny folder that a test may damage."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "broken"))
 
 
@@ -145,7 +145,7 @@ def test_a_generator_is_embedded_in_constant_memory(tiny, monkeypatch):
 
     parts = tiny.stream(texts())
     first = next(parts)
-    assert len(taken) == 8  # one part is done, the next is under way, and no more has been read
+    assert len(taken) == 8  # one part is done, the next is computed, and no more was read
     result = np.concatenate([first, *parts])
     np.testing.assert_allclose(result, tiny(["ab"[i % 2] * (1 + i) for i in range(11)]), atol=1e-6)
 

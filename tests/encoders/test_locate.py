@@ -34,7 +34,7 @@ FILES = {
 
 
 def fill(folder: Path) -> Path:
-    """The files of an encoder folder, without its weights."""
+    """Write the files of an encoder folder, with empty weights."""
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(content))
@@ -116,7 +116,7 @@ def test_other_weights_than_the_published_ones_are_refused(tmp_path):
 
 @pytest.fixture
 def served(tmp_path):
-    """A hub that serves the toy encoder, and the environment of a process that asks it."""
+    """A hub that serves the toy encoder, and the environment of a process that uses it."""
     registry = tmp_path / "registry"
     registry.mkdir()
     space = f'[[space]]\nid = "{TOY.id}"\naliases = ["toy-e"]\nwidth = 36\nunit_norm = true\nlocal = true\n'

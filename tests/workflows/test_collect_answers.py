@@ -53,7 +53,7 @@ def test_the_file_records_its_model_and_fixed_width_vectors(pairs, tmp_path):
 
 
 def test_the_key_is_neither_printed_nor_written(pairs, provider, tmp_path):
-    quoting = {"message": f"{'o' * 280} {KEY} is of no use"}  # across where long messages are cut
+    quoting = {"message": f"{'o' * 280} {KEY} is of no use"}  # crosses the length at which messages are cut
     provider.faults = [status(code, **quoting) for code in (500, 400, 400)]
     message = [pairs("--workers", "1"), pairs()]
     for code in (401, 403, 404, 422):

@@ -24,7 +24,7 @@ def test_the_output_is_parquet(ea, provider, lines, tmp_path):
 
 
 class Terminal(io.StringIO):
-    """A stdin that someone types at."""
+    """A stdin that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -133,7 +133,7 @@ def test_many_parts_become_one_file(provider, tmp_path, monkeypatch):
 
 
 def test_overlapping_parts_give_each_text_one_row(pairs, provider, tmp_path):
-    """Two runs of one job at a time, with requests of different sizes, write such parts."""
+    """Two simultaneous runs of a job with different request sizes write overlapping parts."""
     half_done(pairs, provider)
     folder = parts_folder(tmp_path / "pairs.parquet")
     for start, end in ((6, 13), (7, 9), (14, 18)):

@@ -37,13 +37,13 @@ def test_a_killed_run_resumes_to_the_same_rows(pairs, provider, lines, tmp_path)
     folder = parts_folder(out)
     command = [sys.executable, "-m", "ea_jax.cli", "pairs", str(lines), "--target", "toy", "--out", str(out)]
     provider.delay = 0.2
-    for parts in (3, 6):  # killed twice, the second time with requests of another size
+    for parts in (3, 6):  # killed twice, with different request sizes
         kill_after(parts, [*command, "--batch-size", "4" if parts == 3 else "3", "--workers", "2"], folder)
         assert not out.exists()
     spans = [[int(number) for number in path.stem.split("-")] for path in folder.glob("*.npy")]
     done = {TEXTS[row] for start, end in spans for row in range(start, end)}
     assert 0 < len(done) < len(TEXTS)
-    time.sleep(0.5)  # answers to the killed run are done with
+    time.sleep(0.5)  # the server finishes its answers to the killed run
     provider.delay, provider.requests = 0.0, []
     code, printed, err = pairs(size="5")
     assert (code, printed) == (0, f"{out}\n")

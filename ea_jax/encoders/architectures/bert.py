@@ -147,11 +147,11 @@ def bert_weights(config: BertConfig) -> WeightMap:
     """Weight names of a transformers BertModel, RobertaModel or XLMRobertaModel."""
     leaves = _embeddings("embeddings", segments=True)
     for i in range(config.num_hidden_layers):
-        theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
+        prefix, layer = f"encoder.layer.{i}", f"layer_{i}"
         for name in ("query", "key", "value"):
-            leaves |= dense_names(f"{theirs}.attention.self.{name}", f"{ours}.{name}")
-        leaves |= dense_names(f"{theirs}.attention.output.dense", f"{ours}.out") | _feed_forward(theirs, ours)
-        leaves |= norm_names(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
+            leaves |= dense_names(f"{prefix}.attention.self.{name}", f"{layer}.{name}")
+        leaves |= dense_names(f"{prefix}.attention.output.dense", f"{layer}.out") | _feed_forward(prefix, layer)
+        leaves |= norm_names(f"{prefix}.attention.output.LayerNorm", f"{layer}.attention_norm")
     ignored = r"embeddings\.position_ids|pooler\..*|cls\..*|lm_head\..*"
     return WeightMap(leaves, ignored, prefix=r"bert\.|roberta\.")
 
@@ -161,10 +161,10 @@ def mpnet_weights(config: BertConfig) -> WeightMap:
     leaves = _embeddings("embeddings", segments=False)
     leaves |= {"encoder.relative_attention_bias.weight": "relative.embedding"}
     for i in range(config.num_hidden_layers):
-        theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
+        prefix, layer = f"encoder.layer.{i}", f"layer_{i}"
         for short, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
-            leaves |= dense_names(f"{theirs}.attention.attn.{short}", f"{ours}.{name}")
-        leaves |= norm_names(f"{theirs}.attention.LayerNorm", f"{ours}.attention_norm") | _feed_forward(theirs, ours)
+            leaves |= dense_names(f"{prefix}.attention.attn.{short}", f"{layer}.{name}")
+        leaves |= norm_names(f"{prefix}.attention.LayerNorm", f"{layer}.attention_norm") | _feed_forward(prefix, layer)
     return WeightMap(leaves, r"embeddings\.position_ids|pooler\..*|lm_head\..*", prefix=r"mpnet\.")
 
 
@@ -172,23 +172,23 @@ def distilbert_weights(config: BertConfig) -> WeightMap:
     """Weight names of a transformers DistilBertModel."""
     leaves = _embeddings("embeddings", segments=False)
     for i in range(config.num_hidden_layers):
-        theirs, ours = f"transformer.layer.{i}", f"layer_{i}"
+        prefix, layer = f"transformer.layer.{i}", f"layer_{i}"
         for short, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items():
-            leaves |= dense_names(f"{theirs}.attention.{short}_lin", f"{ours}.{name}")
-        leaves |= norm_names(f"{theirs}.sa_layer_norm", f"{ours}.attention_norm")
-        leaves |= dense_names(f"{theirs}.ffn.lin1", f"{ours}.up") | dense_names(f"{theirs}.ffn.lin2", f"{ours}.down")
-        leaves |= norm_names(f"{theirs}.output_layer_norm", f"{ours}.norm")
+            leaves |= dense_names(f"{prefix}.attention.{short}_lin", f"{layer}.{name}")
+        leaves |= norm_names(f"{prefix}.sa_layer_norm", f"{layer}.attention_norm")
+        leaves |= dense_names(f"{prefix}.ffn.lin1", f"{layer}.up") | dense_names(f"{prefix}.ffn.lin2", f"{layer}.down")
+        leaves |= norm_names(f"{prefix}.output_layer_norm", f"{layer}.norm")
     return WeightMap(leaves, r"embeddings\.position_ids|vocab_.*", prefix=r"distilbert\.")
 
 
-def _embeddings(theirs: str, segments: bool) -> dict[str, str]:
+def _embeddings(prefix: str, segments: bool) -> dict[str, str]:
     tables = {"word_embeddings": "word", "position_embeddings": "position"}
     tables |= {"token_type_embeddings": "segment"} if segments else {}
-    names = {f"{theirs}.{table}.weight": f"{ours}.embedding" for table, ours in tables.items()}
-    return names | norm_names(f"{theirs}.LayerNorm", "norm")
+    names = {f"{prefix}.{table}.weight": f"{layer}.embedding" for table, layer in tables.items()}
+    return names | norm_names(f"{prefix}.LayerNorm", "norm")
 
 
-def _feed_forward(theirs: str, ours: str) -> dict[str, str]:
-    names = dense_names(f"{theirs}.intermediate.dense", f"{ours}.up")
-    names |= dense_names(f"{theirs}.output.dense", f"{ours}.down")
-    return names | norm_names(f"{theirs}.output.LayerNorm", f"{ours}.norm")
+def _feed_forward(prefix: str, layer: str) -> dict[str, str]:
+    names = dense_names(f"{prefix}.intermediate.dense", f"{layer}.up")
+    names |= dense_names(f"{prefix}.output.dense", f"{layer}.down")
+    return names | norm_names(f"{prefix}.output.LayerNorm", f"{layer}.norm")

@@ -123,11 +123,11 @@ def modernbert_weights(config: ModernBertConfig) -> WeightMap:
     leaves = {"embeddings.tok_embeddings.weight": "word.embedding"}
     leaves |= norm_names("embeddings.norm", "norm", c.norm_bias) | norm_names("final_norm", "final_norm", c.norm_bias)
     for i in range(c.num_hidden_layers):
-        theirs, ours = f"layers.{i}", f"layer_{i}"
-        leaves |= norm_names(f"{theirs}.attn_norm", f"{ours}.attention_norm", c.norm_bias) if i else {}
-        leaves |= dense_names(f"{theirs}.attn.Wqkv", f"{ours}.qkv", c.attention_bias)
-        leaves |= dense_names(f"{theirs}.attn.Wo", f"{ours}.out", c.attention_bias)
-        leaves |= norm_names(f"{theirs}.mlp_norm", f"{ours}.norm", c.norm_bias)
-        leaves |= dense_names(f"{theirs}.mlp.Wi", f"{ours}.up", c.mlp_bias)
-        leaves |= dense_names(f"{theirs}.mlp.Wo", f"{ours}.down", c.mlp_bias)
+        prefix, layer = f"layers.{i}", f"layer_{i}"
+        leaves |= norm_names(f"{prefix}.attn_norm", f"{layer}.attention_norm", c.norm_bias) if i else {}
+        leaves |= dense_names(f"{prefix}.attn.Wqkv", f"{layer}.qkv", c.attention_bias)
+        leaves |= dense_names(f"{prefix}.attn.Wo", f"{layer}.out", c.attention_bias)
+        leaves |= norm_names(f"{prefix}.mlp_norm", f"{layer}.norm", c.norm_bias)
+        leaves |= dense_names(f"{prefix}.mlp.Wi", f"{layer}.up", c.mlp_bias)
+        leaves |= dense_names(f"{prefix}.mlp.Wo", f"{layer}.down", c.mlp_bias)
     return WeightMap(leaves, r"head\..*|decoder\..*", prefix=r"model\.")

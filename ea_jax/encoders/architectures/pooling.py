@@ -143,7 +143,7 @@ class Pipeline(nn.Module):
 
 def pipeline_weights(model: WeightMap, dense: tuple[DenseConfig, ...]) -> WeightMap:
     """Names of the model's weights, and of those of each dense layer as `dense_<i>.*`."""
-    leaves = {theirs: f"model.{ours}" for theirs, ours in model.leaves.items()}
+    leaves = {name: f"model.{path}" for name, path in model.leaves.items()}
     for i, layer in enumerate(dense):
         leaves |= dense_names(f"dense_{i}.linear", f"dense_{i}", layer.bias)
         if layer.projects_residual:

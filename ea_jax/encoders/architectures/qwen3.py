@@ -112,13 +112,13 @@ def qwen3_weights(config: Qwen3Config) -> WeightMap:
     """Weight names of a transformers Qwen3Model."""
     leaves = {"embed_tokens.weight": "word.embedding"} | norm_names("norm", "norm", bias=False)
     for i in range(config.num_hidden_layers):
-        theirs, ours = f"layers.{i}", f"layer_{i}"
+        prefix, layer = f"layers.{i}", f"layer_{i}"
         for short, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
-            leaves |= dense_names(f"{theirs}.self_attn.{short}_proj", f"{ours}.{name}", config.attention_bias)
+            leaves |= dense_names(f"{prefix}.self_attn.{short}_proj", f"{layer}.{name}", config.attention_bias)
         for short, name in {"q": "query", "k": "key"}.items():
-            leaves |= norm_names(f"{theirs}.self_attn.{short}_norm", f"{ours}.{name}_norm", bias=False)
+            leaves |= norm_names(f"{prefix}.self_attn.{short}_norm", f"{layer}.{name}_norm", bias=False)
         for name in ("gate", "up", "down"):
-            leaves |= dense_names(f"{theirs}.mlp.{name}_proj", f"{ours}.{name}", bias=False)
-        leaves |= norm_names(f"{theirs}.input_layernorm", f"{ours}.attention_norm", bias=False)
-        leaves |= norm_names(f"{theirs}.post_attention_layernorm", f"{ours}.norm", bias=False)
+            leaves |= dense_names(f"{prefix}.mlp.{name}_proj", f"{layer}.{name}", bias=False)
+        leaves |= norm_names(f"{prefix}.input_layernorm", f"{layer}.attention_norm", bias=False)
+        leaves |= norm_names(f"{prefix}.post_attention_layernorm", f"{layer}.norm", bias=False)
     return WeightMap(leaves, r"lm_head\..*", prefix=r"model\.")

@@ -64,14 +64,14 @@ def map_weights(weights: Mapping[str, np.ndarray], names: WeightMap, abstract: P
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def dense_names(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
+def dense_names(name: str, path: str, bias: bool = True) -> dict[str, str]:
     """Checkpoint names of a linear layer, and their parameter paths."""
-    return {f"{theirs}.weight": f"{ours}.kernel"} | ({f"{theirs}.bias": f"{ours}.bias"} if bias else {})
+    return {f"{name}.weight": f"{path}.kernel"} | ({f"{name}.bias": f"{path}.bias"} if bias else {})
 
 
-def norm_names(theirs: str, ours: str, bias: bool = True) -> dict[str, str]:
+def norm_names(name: str, path: str, bias: bool = True) -> dict[str, str]:
     """Checkpoint names of a layer norm (without bias, a root mean square norm), and their parameter paths."""
-    return {f"{theirs}.weight": f"{ours}.scale"} | ({f"{theirs}.bias": f"{ours}.bias"} if bias else {})
+    return {f"{name}.weight": f"{path}.scale"} | ({f"{name}.bias": f"{path}.bias"} if bias else {})
 
 
 def read_config(kind: str, config: Mapping, keys: Mapping[str, str], supported: Mapping[str, tuple]) -> dict:
@@ -89,7 +89,7 @@ def read_config(kind: str, config: Mapping, keys: Mapping[str, str], supported: 
     for key, values in supported.items():
         if config.get(key, values[0]) not in values:
             raise BadEncoder(f"config.json has {key} = {config[key]!r}; for {kind}, only {values} is implemented.")
-    missing = [theirs for theirs in keys.values() if config.get(theirs) is None]
+    missing = [key for key in keys.values() if config.get(key) is None]
     if missing:
         raise BadEncoder(f"config.json lacks {', '.join(missing)}. Is it the file of a {kind} model?")
-    return {ours: config[theirs] for ours, theirs in keys.items()}
+    return {name: config[key] for name, key in keys.items()}
