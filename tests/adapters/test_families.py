@@ -11,6 +11,8 @@ import pytest
 from ea_jax.adapters.families import FAMILIES, Family, abstract_params, radial
 from ea_jax.adapters.spec import Spec
 from ea_jax.embeddings import unit
+from ea_jax.errors import BadInput
+from ea_jax.fitting import check_family
 from ea_jax.fitting.features import Features, fitted_families
 from ea_jax.loading import load
 from tests.conftest import toy_pairs, write_toy_registry
@@ -27,6 +29,11 @@ def test_the_table_agrees_with_the_modules(name):
 def test_descriptions_state_the_sizes():
     assert FAMILIES["linear"].describe({}) == "One affine map"
     assert FAMILIES["resmlp"].describe({"depth": 8, "width": 1536}).endswith(" (width 1,536, depth 8)")
+
+
+def test_an_unknown_family_of_a_fit_is_refused_with_descriptions():
+    with pytest.raises(BadInput, match=r"one of linear, kernel, auto\. linear: One affine map; kernel: One affine map"):
+        check_family("cubic")
 
 
 class Doubled(nn.Module):
