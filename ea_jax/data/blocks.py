@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from jaxtyping import Int
 
 from ea_jax.errors import BadInput
@@ -86,9 +87,20 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     columns = []
     for field in schema:
         at = batch.schema.get_field_index(field.name)
-        column = pa.nulls(len(batch), field.type) if at < 0 else batch.column(at)
+        column = pa.nulls(len(batch), field.type) if at < 0 else without_view(batch.column(at))
         columns.append(column if column.type.equals(field.type) else column.cast(field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def without_view(column: pa.Array) -> pa.Array:
+    """Convert a list view to a list. Arrow's own cast gives too short a buffer of offsets."""
+    large = pa.types.is_large_list_view(column.type)
+    if not large and not pa.types.is_list_view(column.type):
+        return column
+    sizes = pa.compute.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)  # pyright: ignore
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int64() if large else pa.int32())
+    kind = pa.LargeListArray if large else pa.ListArray
+    return kind.from_arrays(offsets, column.flatten(), mask=column.is_null())
 
 
 def recut(

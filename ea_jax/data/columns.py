@@ -14,6 +14,7 @@ import pyarrow.compute
 from jaxtyping import Bool
 
 from ea_jax.data import provenance
+from ea_jax.data.blocks import without_view
 from ea_jax.data.text_files import parse_json
 from ea_jax.embeddings import VectorRule, check_rows
 from ea_jax.errors import BadInput
@@ -173,10 +174,7 @@ def _plain(column: pa.Array) -> pa.Array:
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    kind = column.type
-    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        return column.cast(pa.large_list(kind.value_type))
-    return column.cast(pa.string()) if kind == pa.string_view() else column
+    return column.cast(pa.string()) if column.type == pa.string_view() else without_view(column)
 
 
 def check_vectors(column: pa.Array, rule: VectorRule, scale: pa.Array | None = None) -> Checked:
