@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -74,11 +74,13 @@ class MappedBatch(NamedTuple):
         batch: The rows that were mapped or kept.
         rejected: The reason for each rejected row, by its number in the input batch.
         dropped: Number of null rows that were dropped.
+        truncated: Number of texts that were cut at the encoder's limit.
     """
 
     batch: pa.RecordBatch
     rejected: dict[int, str]
     dropped: int
+    truncated: int = 0
 
 
 class _Plan(NamedTuple):
@@ -207,9 +209,12 @@ class BatchMap:
         if bad and not self.options.skip:
             row, why = next(iter(bad.items()))
             raise BadRow(f"{where(row)}, column {plan.column}: {why}.")
-        x: Any = self.encode(cast(list[str], checked.values)) if self.encode else checked.values
+        x, truncated = checked.values, 0
+        if self.encode:
+            tokenized = self.encode.tokenize(x)
+            x, truncated = self.encode.embed(tokenized), sum(tokenized.truncated)
         pending = self._run.start(x) if len(x) else None
-        return lambda: self._finish(batch, plan, checked, bad, pending)
+        return lambda: self._finish(batch, plan, checked, bad, pending)._replace(truncated=truncated)
 
     def _finish(
         self, batch: pa.RecordBatch, plan: _Plan, checked: Checked, bad: dict[int, str], pending: Pending | None

@@ -76,7 +76,7 @@ class Job(NamedTuple):
 
 def plan(
     inputs: Sequence[str],
-    out: Path,
+    out: str | Path,
     run: BatchMap,
     *,
     format: str | None = None,
@@ -98,9 +98,11 @@ def plan(
     """
     if part_rows < 1:
         raise BadInput(f"part_rows is {part_rows}; it must be at least 1.")
-    tables = open_tables(inputs, part_rows=part_rows, hints=Hints(run.options.column, delimiter))
+    column = run.options.column
+    hints = Hints(texts=column or "text") if run.encode else Hints(column or "embedding")
+    tables = open_tables(inputs, part_rows=part_rows, hints=hints._replace(delimiter=delimiter))
     output = output_paths(out, format)
-    _check_separate(inputs, tables, out)
+    _check_separate(inputs, tables, output.out)
     schema = run.out_schema(tables.schema)
     check_format(output.format, schema)
     devices = local_devices()

@@ -89,7 +89,9 @@ def start_block(read: DigestedBlock, run: BatchMap) -> Callable[[], MappedBlock]
         bad = {int(block.rows[at]): (at, why) for at, why in mapped.rejected.items()}
         bad |= {row: (None, why) for row, why in block.bad.items()}
         rejects = [_reject(part, block, row, at, why, run.options.id_column) for row, (at, why) in sorted(bad.items())]
-        totals = Totals(len(block.rows) + len(block.bad), len(mapped.batch), len(rejects), mapped.dropped)
+        totals = Totals(
+            len(block.rows) + len(block.bad), len(mapped.batch), len(rejects), mapped.dropped, mapped.truncated
+        )
         return MappedBlock(part, mapped.batch, totals, rejects, digest)
 
     return result

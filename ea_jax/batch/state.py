@@ -11,6 +11,7 @@ OUT/_ea_jax/                     OUT.job/
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,23 +21,24 @@ from ea_jax.errors import BadInput, Conflict, describe_differences
 from ea_jax.io.atomic import is_locked, write_atomically
 
 STATE = "_ea_jax"
-NOT_WRITABLE = (".csv", ".tsv", ".txt", ".json", ".gz", ".zst", ".zip", ".pt", ".pkl", ".h5")
 
 
 class Totals(NamedTuple):
-    """Row counts of a job or a part; `read` is the sum of the others.
+    """Row counts of a job or a part; `read` is the sum of the next three.
 
     Attributes:
         read: Rows of the input.
         written: Rows of the output.
         rejected: Bad rows that were set aside.
         dropped: Rows without a vector or text, dropped with `where_null="drop"`.
+        truncated: Texts that were cut at the encoder's limit.
     """
 
     read: int = 0
     written: int = 0
     rejected: int = 0
     dropped: int = 0
+    truncated: int = 0
 
     def plus(self, other: "Totals") -> "Totals":
         """Add two counts field by field."""
@@ -85,15 +87,20 @@ class OutputPaths(NamedTuple):
         return self.state / "manifest.json"
 
 
-def output_paths(out: Path, format: str | None) -> OutputPaths:
-    """Return the paths for an output: a file if its suffix is a writable format, else a folder.
+def output_paths(name: str | Path, format: str | None) -> OutputPaths:
+    """Return the paths for an output: a file by its suffix, or a folder, which exists, ends in `/` or has no suffix.
 
     Raises:
-        BadInput: The suffix is that of a file format that cannot be written.
+        BadInput: The suffix is not that of a format that can be written.
     """
-    if out.suffix in NOT_WRITABLE and not out.is_dir():
-        raise BadInput(f"{out.suffix} files cannot be written. Write {', '.join(FORMATS)}, or a folder of parts.")
-    if out.suffix in FORMATS and not out.is_dir():
+    out = Path(name)
+    is_folder = out.is_dir() or not out.suffix or str(name).endswith(("/", os.sep))
+    if not is_folder and out.suffix not in FORMATS:
+        raise BadInput(
+            f"{out.suffix} files cannot be written. Write {', '.join(FORMATS)}, or a folder of parts, whose name ends "
+            "in /."
+        )
+    if not is_folder:
         state = out.with_name(f"{out.name}.job")
         return OutputPaths(out, state, state / "parts", out.suffix)
     return OutputPaths(out, out / STATE, out, f".{format.removeprefix('.')}" if format else ".parquet")
@@ -156,7 +163,7 @@ def finished_part(output: OutputPaths, number: int) -> Totals | None:
     return Totals(*(content[name] for name in Totals._fields)) if complete else None
 
 
-def status(out: Path) -> dict[str, Any]:
+def status(out: str | Path) -> dict[str, Any]:
     """Return the progress of a job: its complete parts and rows, and whether it is running.
 
     Raises:

@@ -2,20 +2,25 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ea_jax.cli.options import AssumeSource
+from ea_jax.cli.options import AssumeSource, Column, Delimiter, Normalize, TextColumn
 
 
 def drift(
     baseline: Annotated[str, typer.Argument(help="An adapter, to compare with its fit; or a file of earlier inputs.")],
-    new: Annotated[Path, typer.Argument(help="Vectors (.npy, column x of .parquet) or texts (.txt, .jsonl, -).")],
+    new: Annotated[Path, typer.Argument(help="Vectors or texts, in a file of any format; - for lines of stdin.")],
     source: Annotated[str | None, typer.Option(help="Model that made the vectors, if BASELINE is a file.")] = None,
     target: Annotated[str | None, typer.Option(help="Target model of the adapter, if BASELINE is a file.")] = None,
     flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
+    column: Column = None,
+    text_column: TextColumn = None,
+    delimiter: Delimiter = None,
+    normalize: Normalize = False,
     assume_source: AssumeSource = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -35,13 +40,17 @@ def drift(
     else:
         entry = resolve_entry_by_name(baseline)
     start_jax()
+    from ea_jax.data.columns import Columns
     from ea_jax.loading import load_adapter, load_quality_part
     from ea_jax.quality import drift as shift
 
+    columns = Columns(column, text_column, delimiter=delimiter)
+    read = partial(_read_inputs, entry=entry, columns=columns, normalize=normalize, assume_source=assume_source)
+
     quality = load_quality_part(entry, load_adapter(entry))
-    scores = quality(quality.params, _inputs(new, entry, assume_source))
+    scores = quality(quality.params, read(new))
     before = (
-        shift.monitored_scores(quality(quality.params, _inputs(Path(baseline), entry, assume_source)))
+        shift.monitored_scores(quality(quality.params, read(Path(baseline))))
         if is_file
         else shift.baseline_scores(quality)
     )
@@ -59,7 +68,7 @@ def drift(
 COMMANDS = {drift: "drift"}
 
 
-def _inputs(path: Path, entry, assume_source: bool):
+def _read_inputs(path: Path, entry, columns, normalize: bool, assume_source: bool):
     """Read source embeddings from a file, or embed its texts."""
     from ea_jax.batch.device import source_rule
     from ea_jax.data.texts import STDIN, read_texts
@@ -67,7 +76,9 @@ def _inputs(path: Path, entry, assume_source: bool):
     from ea_jax.loading import load_source_encoder
     from ea_jax.registry.fingerprint import check_source_files
 
-    if path == STDIN or not has_vectors(path):
-        return load_source_encoder(entry)(read_texts([path]).text, show_progress=sys.stderr.isatty())
-    check_source_files([path], entry.encoder, entry.name, assume_source)
-    return read_vectors(path, rule=source_rule(entry.spec("store"), root=entry.path.parent))
+    if path == STDIN or not has_vectors(path, columns):
+        texts = read_texts([path], columns.text, columns.delimiter)
+        return load_source_encoder(entry)(texts.text, show_progress=sys.stderr.isatty())
+    check_source_files([path], entry.encoder, entry.name, assume_source, columns.source or "x")
+    rule = source_rule(entry.spec("store"), normalize, entry.path.parent)
+    return read_vectors(path, columns.source, rule, delimiter=columns.delimiter)

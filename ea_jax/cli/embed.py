@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ea_jax.cli.jobs import run_files
-from ea_jax.cli.options import DtypeName, OnError, PurposeName, WhereNull
+from ea_jax.cli.options import Delimiter, DtypeName, OnError, PurposeName, TextsColumn, WhereNull
 from ea_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ def embed(
         float | None, typer.Option(min=0, max=1, help='Mark texts with a lower confidence with "route": "provider".')
     ] = None,
     input: Annotated[list[str] | None, typer.Option(help="File, glob or folder of texts; may be repeated.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Output file, or folder of parts, for --input.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts; text by default.")] = None,
+    output: Annotated[str | None, typer.Option(help="Output file, or folder of parts, for --input.")] = None,
+    column: TextsColumn = None,
     id_column: Annotated[str | None, typer.Option(help="Column that identifies a row in the list of rejects.")] = None,
     dtype: Annotated[DtypeName, typer.Option(help="Dtype of --output; int8 adds a column of scales.")] = (
         DtypeName.float32
@@ -41,6 +41,7 @@ def embed(
     where_null: Annotated[WhereNull, typer.Option(help="How to treat null rows.")] = WhereNull.error,
     on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or skip bad rows.")] = (OnError.stop),
     rejects: Annotated[Path | None, typer.Option(help="File for the skipped rows, one JSON object a line.")] = None,
+    delimiter: Delimiter = None,
     ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Largest number of texts in a batch.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Token limit; longer texts are cut.")] = None,
@@ -59,7 +60,15 @@ def embed(
         config = {"source": source, "target": target, "flavor": flavor, "purpose": purpose.value}
         config |= {"confidence": quality, "texts": True}
         options = {"column": column, "id_column": id_column, "dtype": dtype.value, "where_null": where_null.value}
-        run_files(input, output, config, options | {"skip": on_error is OnError.skip}, {}, rejects, device)
+        run_files(
+            input,
+            output,
+            config,
+            options | {"skip": on_error is OnError.skip},
+            {"delimiter": delimiter},
+            rejects,
+            device,
+        )
         return
     if not text and sys.stdin.isatty():
         raise typer.BadParameter("give --text, or pipe lines to stdin.")

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_jax.cli.options import AssumeSource
+from ea_jax.cli.options import (
+    AssumeSource,
+    Column,
+    Delimiter,
+    IdColumn,
+    Normalize,
+    TargetColumn,
+    TextColumn,
+)
 from ea_jax.cli.output import print_columns
 from ea_jax.errors import BadInput
 
@@ -58,6 +66,12 @@ def evaluate(
     qrels: Qrels = None,
     flavor: Annotated[str | None, typer.Option(help="Flavor of the adapter, if there are several.")] = None,
     protocol: Protocol = ProtocolName.agreement,
+    column: Column = None,
+    text_column: TextColumn = None,
+    target_column: TargetColumn = None,
+    id_column: IdColumn = None,
+    delimiter: Delimiter = None,
+    normalize: Normalize = False,
     assume_source: AssumeSource = False,
     as_json: AsJson = False,
     report: Annotated[Path | None, typer.Option(help="Also write a web page with charts to this file.")] = None,
@@ -79,7 +93,8 @@ def evaluate(
     start_jax()
     from ea_jax.workflows.evaluate_entry import evaluate_files
 
-    files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source)
+    names = (column, text_column, target_column, id_column, delimiter)
+    files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source, names, normalize)
     result = evaluate_files(entry, files, protocol=protocol.value, seed=seed)
     if report is not None:
         result.save_html(report)
@@ -99,6 +114,12 @@ def compare(
     corpus: Corpus = None,
     qrels: Qrels = None,
     protocol: Protocol = ProtocolName.agreement,
+    column: Column = None,
+    text_column: TextColumn = None,
+    target_column: TargetColumn = None,
+    id_column: IdColumn = None,
+    delimiter: Delimiter = None,
+    normalize: Normalize = False,
     assume_source: AssumeSource = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -132,7 +153,8 @@ def compare(
         start_jax()
         from ea_jax.workflows.evaluate_entry import evaluate_files
 
-        files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source)
+        names = (column, text_column, target_column, id_column, delimiter)
+        files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source, names, normalize)
         report_a, report_b = (evaluate_files(entry, files, protocol=protocol.value, seed=seed) for entry in entries)
         comparisons = compare_reports(report_a, report_b, seed)
     if as_json:
@@ -148,11 +170,16 @@ def _evaluation_files(
     corpus: Path | None,
     qrels: Path | None,
     assume_source: bool,
+    names: tuple[str | None, ...],
+    normalize: bool,
 ) -> "EvaluationFiles":
+    from ea_jax.data.columns import Columns
     from ea_jax.workflows.evaluate_entry import EvaluationFiles
 
     try:
-        return EvaluationFiles(pairs or (), texts or (), queries, corpus, qrels, assume_source)
+        return EvaluationFiles(
+            pairs or (), texts or (), queries, corpus, qrels, assume_source, Columns(*names), normalize
+        )
     except BadInput as error:
         raise BadInput(f"{error} The options are --pairs, --texts, --queries, --corpus and --qrels.") from error
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.options import AssumeSource
+from ea_jax.cli.options import AssumeSource, Column, Delimiter, Normalize, TargetColumn, TextColumn
 from ea_jax.errors import BadInput
 
 
@@ -29,6 +29,11 @@ def fit(
     near: Annotated[float, typer.Option(help="Leave out pairs with this cosine or more to a test query.")] = 0.95,
     about: Annotated[str, typer.Option(help="Description of the pairs, for the card.")] = "",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    column: Column = None,
+    text_column: TextColumn = None,
+    target_column: TargetColumn = None,
+    delimiter: Delimiter = None,
+    normalize: Normalize = False,
     assume_source: AssumeSource = False,
 ) -> None:
     """Fit an adapter on pairs, measure it on held-out queries, and write a registry entry with its card.
@@ -46,6 +51,7 @@ def fit(
     from ea_jax.cli.runtime import start_jax
 
     start_jax()
+    from ea_jax.data.columns import Columns
     from ea_jax.workflows.fit_entry import fit_entry
 
     entry = fit_entry(
@@ -63,6 +69,8 @@ def fit(
         description=about,
         seed=seed,
         assume_source=assume_source,
+        columns=Columns(column, text_column, target_column, None, delimiter),
+        normalize=normalize,
         show_progress=sys.stderr.isatty(),
     )
     print(entry)

@@ -16,7 +16,7 @@ STDOUT, STDERR = 1, 2  # file descriptors
 
 def run_files(
     inputs: list[str],
-    out: Path,
+    out: str,
     config: dict[str, Any],
     options: dict[str, Any],
     layout: dict[str, Any],
@@ -53,6 +53,10 @@ def run_files(
     counts += f", {total.rejected:,} rejected" if total.rejected else ""
     counts += f", {total.dropped:,} dropped" if total.dropped else ""
     logger.info(f"{counts}; {report.parts} of {report.of_parts} parts.")
+    if total.truncated:
+        logger.warning(f"{total.truncated:,} texts are longer than the encoder's limit and were cut.")
+    if total.read and total.rejected == total.read:
+        raise BadInput(f"All {total.read:,} rows were rejected; {rejects} lists the reasons.")
     print(out)
 
 

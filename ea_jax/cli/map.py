@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from ea_jax.cli.jobs import run_files
-from ea_jax.cli.options import AssumeSource, DtypeName, OnError, PurposeName, WhereNull
+from ea_jax.cli.options import (
+    AssumeSource,
+    Column,
+    Delimiter,
+    DtypeName,
+    Normalize,
+    OnError,
+    PurposeName,
+    WhereNull,
+)
 
 
 class Engine(StrEnum):
@@ -29,7 +38,7 @@ def map_files(
     purpose: Annotated[PurposeName, typer.Option(help="To store beside native vectors, or to query them.")] = (
         PurposeName.store
     ),
-    column: Annotated[str | None, typer.Option(help="Column of the vectors, if several columns hold vectors.")] = None,
+    column: Column = None,
     out_column: Annotated[
         str | None, typer.Option(help="Column of the result; replaces the input column by default.")
     ] = None,
@@ -47,6 +56,8 @@ def map_files(
         str | None, typer.Option(help="Format of the parts in a folder: parquet, arrow, npy, npz or jsonl.")
     ] = None,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of a part, the unit of resuming.")] = 32_768,
+    delimiter: Delimiter = None,
+    normalize: Normalize = False,
     device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one by default.")] = None,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Share the parts among the processes of jax.distributed.")
@@ -58,7 +69,7 @@ def map_files(
 ) -> None:
     """Map stored vectors to the target space. After an interruption, the same command continues the job.
 
-    Reads and writes .parquet, .arrow, .npy, .npz and .jsonl. Other columns pass through.
+    Reads .parquet, .arrow, .npy, .npz, .jsonl, .json and .csv, writes all but the last two. Other columns pass through.
 
     Example: ea-jax map vectors/ mapped/ --source minilm --target oai-3-small
     """
@@ -80,6 +91,7 @@ def map_files(
         "where_null": where_null.value,
         "skip": on_error is OnError.skip,
         "assume_source": assume_source,
+        "normalize": normalize,
     }
     config = {
         "source": source,
@@ -88,10 +100,9 @@ def map_files(
         "purpose": purpose.value,
         "confidence": confidence,
     }
-    layout = {"format": format, "part_rows": part_rows}
-    run_files(
-        inputs, Path(out), config, options, layout, rejects, device, distributed, workers if engine == "ray" else 0
-    )
+    layout = {"format": format, "part_rows": part_rows, "delimiter": delimiter}
+    actors = workers if engine is Engine.ray else 0
+    run_files(inputs, out, config, options, layout, rejects, device, distributed, actors)
 
 
 COMMANDS = {map_files: "map"}

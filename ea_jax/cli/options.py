@@ -9,6 +9,18 @@ AssumeSource = Annotated[
     bool, typer.Option("--assume-source", help="Accept the vectors as the source model's, whatever their file records.")
 ]
 
+Column = Annotated[
+    str | None, typer.Option("--column", help="Column of the source vectors; a.b is a field of a struct.")
+]
+TextColumn = Annotated[str | None, typer.Option("--text-column", help="Column of the texts.")]
+TextsColumn = Annotated[str | None, typer.Option("--column", "--text-column", help="Column of the texts.")]
+TargetColumn = Annotated[str | None, typer.Option("--target-column", help="Column of the target vectors.")]
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the ids.")]
+Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Delimiter of CSV files; detected by default.")]
+Normalize = Annotated[
+    bool, typer.Option("--normalize", help="Rescale source and target vectors of any length to unit length.")
+]
+
 
 class PurposeName(StrEnum):
     """Purpose of the vectors."""

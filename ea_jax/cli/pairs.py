@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ea_jax.cli.options import Delimiter, TextsColumn
 from ea_jax.errors import BadInput
 
 
@@ -29,7 +30,8 @@ def pairs(
     texts: Annotated[
         list[Path] | None, typer.Argument(help="Files and folders of texts; - for lines of stdin.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts, if several hold strings.")] = None,
+    column: TextsColumn = None,
+    delimiter: Delimiter = None,
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out empty texts and blank lines.")] = False,
     too_long: Annotated[
         TooLong, typer.Option(help="What happens to texts beyond the model's limit. Cut texts are embedded in part.")
@@ -89,7 +91,7 @@ def pairs(
             return typer.confirm(f"{message}. Start?", err=True, abort=True)
 
     written = collect_pairs(
-        read_texts(texts, column, skip_empty=skip_empty),
+        read_texts(texts, column, delimiter, skip_empty=skip_empty),
         target,
         out,
         approve=approve,

@@ -40,11 +40,13 @@ class Hints(NamedTuple):
     """What a file itself does not record.
 
     Attributes:
-        column: Name of the column in files without names: `.npy`, `.txt`, and `.json` lists of vectors or strings.
+        vectors: Name of the column in files of bare vectors: `.npy`, and `.json` lists of lists.
+        texts: Name of the column in files of bare texts: `.txt`, and `.json` lists of strings.
         delimiter: Delimiter of CSV files; detected if None.
     """
 
-    column: str | None = None
+    vectors: str = "embedding"
+    texts: str = "text"
     delimiter: str | None = None
 
 

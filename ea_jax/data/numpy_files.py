@@ -12,7 +12,6 @@ import pyarrow as pa
 from ea_jax.data.blocks import Block, Cut, Hints, even_cuts, readable, recut
 from ea_jax.errors import BadInput
 
-COLUMN = "embedding"
 READ = 4096  # rows converted together
 
 
@@ -33,7 +32,7 @@ def describe(path: Path, part_rows: int, hints: Hints) -> tuple[pa.Schema, list[
     with readable(path):
         if path.suffix == ".npy":
             array = _open_npy(path)
-            schema = pa.schema({hints.column or COLUMN: _arrow_type(array.dtype, array.shape, path)})
+            schema = pa.schema({hints.vectors: _arrow_type(array.dtype, array.shape, path)})
             return schema, even_cuts(len(array), part_rows)
         members = _members(path)
     lengths = {name: member.shape[0] for name, member in members.items()}

@@ -134,59 +134,89 @@ def write_pairs(path: Path, pairs: Pairs) -> None:
 
 
 def _read_files(paths: Sequence[Path], scratch: Path | None, columns: Columns, rules: dict[str, VectorRule]) -> Pairs:
-    opened = [open_tables([path], hints=Hints(columns.source, columns.delimiter)) for path in paths]
-    roles = [_roles(tables, columns) for tables in opened]
+    opened = [open_tables([path], hints=Hints(delimiter=columns.delimiter)) for path in paths]
+    roles = [_pair_roles(tables, columns) for tables in opened]
     for path, role in zip(paths, roles, strict=True):
         if role.keys() != roles[0].keys():
             first = ", ".join(roles[0].values())
             raise BadInput(f"{path} has the columns {', '.join(role.values())}, but {paths[0]} has {first}.")
+    return Pairs(**read_roles(opened, roles, rules, scratch))
+
+
+def read_roles(
+    opened: Sequence[Tables],
+    roles: Sequence[Mapping[str, str]],
+    rules: Mapping[str, VectorRule],
+    scratch: Path | None = None,
+) -> dict[str, Any]:
+    """Read the columns of files by their roles.
+
+    Args:
+        opened: The files.
+        roles: For each, the columns of the same roles: x and y are vectors, query booleans, text strings; group, domain
+            and id are strings or integers.
+        rules: What the vectors of x and y must be.
+        scratch: Folder for vectors, as `read_pairs` takes it.
+
+    Raises:
+        BadInput: A value is null or of another type, a vector cannot be used, or a file has no rows.
+    """
     values: dict[str, Any] = {name: _Stack(scratch) if name in VECTORS else [] for name in roles[0]}
-    for path, tables, role in zip(paths, opened, roles, strict=True):
-        rows = 0
+    rules = dict(rules)
+    for tables, role in zip(opened, roles, strict=True):
         scales = {name: scale_column(tables.schema, role[name]) for name in VECTORS if name in role}
-        selected = tables.select([*role.values(), *filter(None, scales.values())])
-        for file, block in read_rows(selected, BATCH):
+        if not tables.rows:
+            raise BadInput(f"{tables.files[0]} cannot be read: it has no rows.")
+        for file, block in read_rows(tables.select([*role.values(), *filter(None, scales.values())]), BATCH):
             for name, column in role.items():
-                where, scale = f"{file}, column {column}", scales.get(name)
-                array = get_column(block.batch, column)
+                where, array = f"{file}, column {column}", get_column(block.batch, column)
                 if name in VECTORS:
+                    scale = scales[name]
                     checked = check_vectors(array, rules[name], block.batch.column(scale) if scale else None)
                     part, reasons = checked.values, checked.reasons
-                    if not reasons and len(block.batch):
-                        rules[name] = rules[name].of_width(part.shape[1])
+                    rules[name] = rules[name].of_width(part.shape[1]) if len(part) else rules[name]
                 else:
-                    convert = flags if name == "query" else labels if name in NAMES else text_values
-                    part = convert(array, where)
+                    part = (flags if name == "query" else text_values if name == "text" else labels)(array, where)
                     reasons = {part.index(None): NULL} if None in part else {}
                 for row, why in reasons.items():
                     raise BadInput(f"{where}, row {block.rows[row]}: {why}.")
-                if len(block.batch):
+                if len(part):
                     values[name].extend(part)
-            rows += len(block.batch)
-        if not rows:
-            raise BadInput(f"{path} cannot be read: it has no rows.")
     for name in set(VECTORS) & values.keys():
         values[name] = values[name].array()
     if "query" in values:
         values["query"] = np.asarray(values["query"], bool)
-    return Pairs(**values)
+    return values
 
 
-def _roles(tables: Tables, columns: Columns) -> dict[str, str]:
+def _pair_roles(tables: Tables, columns: Columns) -> dict[str, str]:
     """Return the column of each role, known before any row is read."""
-    schema, roles = tables.schema, {}
-    text = columns.text or next((name for name in TEXT_NAMES if name in schema.names), None)
-    x = columns.source or ("x" if "x" in schema.names else None)
-    y = columns.target or ("y" if "y" in schema.names else None)
+    schema = tables.schema
+    text, x, y = named_columns(schema, columns)
     if y is None:
         others = [name for name in schema.names if name != x and is_vectors(schema.field(name).type)]
         y = tables.select(others).find(None, texts=False, argument="target_column") if others else None
     if y is None or (x is None and text is None):
         raise BadInput(f"{tables.files[0]} needs the columns y and (x or text); it has {', '.join(schema.names)}.")
-    for role, name, argument in (("text", text, "text_column"), ("x", x, "column"), ("y", y, "target_column")):
-        if name is not None:
-            roles[role] = tables.find(name, texts=role == "text", argument=argument)
-    return roles | {name: name for name in (*NAMES, "query") if name in schema.names}
+    return find_roles(tables, {"text": text, "x": x, "y": y}, (*NAMES, "query"))
+
+
+def named_columns(schema: pa.Schema, columns: Columns) -> tuple[str | None, str | None, str | None]:
+    """Return the columns of text, x and y that are named by the user or by their usual names, without a search."""
+    text = columns.text or next((name for name in TEXT_NAMES if name in schema.names), None)
+    x = columns.source or ("x" if "x" in schema.names else None)
+    return text, x, columns.target or ("y" if "y" in schema.names else None)
+
+
+def find_roles(tables: Tables, named: Mapping[str, str | None], others: Sequence[str]) -> dict[str, str]:
+    """Check the types of named columns, and add those of `others` that the file has."""
+    arguments = {"text": "text_column", "x": "column", "y": "target_column"}
+    roles = {
+        role: tables.find(name, texts=role == "text", argument=arguments[role])
+        for role, name in named.items()
+        if name is not None
+    }
+    return roles | {name: name for name in others if name in tables.schema.names}
 
 
 def _read_folder(folder: Path, scratch: Path | None, rules: Mapping[str, VectorRule]) -> Pairs:

@@ -2,56 +2,51 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
-
-from ea_jax.data.vectors import read_vectors
+from ea_jax.data.blocks import Hints
+from ea_jax.data.columns import Columns, is_vectors
+from ea_jax.data.pairs import find_roles, named_columns, read_roles
+from ea_jax.data.tables import open_tables
+from ea_jax.embeddings import VectorRule
 from ea_jax.errors import BadInput
 
-VECTOR_COLUMNS, STRING_COLUMNS = ("x", "y"), ("text", "group", "id")
 BEIR_HEADERS = ("query-id", "query_id", "qid")
 
 
-def read_columns(path: Path, vectors: str) -> dict[str, Any]:
+def read_columns(
+    path: Path, vectors: str, columns: Columns | None = None, rules: Mapping[str, VectorRule] | None = None
+) -> dict[str, Any]:
     """Read those of the columns x, y, text, group and id that a file of queries or of a corpus has.
 
     Args:
-        path: A parquet file, or a `.npy` file of vectors.
-        vectors: Name for the vectors of a `.npy` file, x or y.
+        path: A file of any format, or a folder of such files.
+        vectors: Role of vectors whose column is neither x nor y, and of those in a `.npy` file: x or y.
+        columns: Names of the columns; those that are None are found.
+        rules: What the vectors of x and y must be: by default of one width, finite and not zero.
 
     Raises:
-        BadInput: The file is unreadable, empty, of another format or without any of x, y and text; a value is null;
-            or an id occurs twice.
+        BadInput: The file is unreadable, empty or without any of x, y and text; a value is null; a vector cannot be
+            used; or an id occurs twice.
     """
-    if path.suffix == ".npy":
-        return {vectors: read_vectors(path)}
-    if path.suffix != ".parquet" or not path.is_file():
-        raise BadInput(f"{path} is not a .parquet or .npy file.")
-    try:
-        names = parquet.read_schema(path).names
-        table = parquet.read_table(path, columns=[name for name in STRING_COLUMNS if name in names])
-    except (OSError, pa.ArrowException) as error:
-        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
-    if not table.num_rows or not {*VECTOR_COLUMNS, "text"} & {*names}:
-        raise BadInput(f"{path} has {table.num_rows} rows and the columns {', '.join(names)}; it needs x, y or text.")
-    columns: dict[str, Any] = {name: read_vectors(path, name) for name in VECTOR_COLUMNS if name in names}
-    for name in table.schema.names:
-        columns[name] = _as_strings(path, name, table.column(name).to_pylist())
-    repeated = [name for name, count in Counter(columns.get("id", [])).items() if count > 1]
+    columns = columns or Columns()
+    tables = open_tables([path], hints=Hints(vectors, delimiter=columns.delimiter))
+    text, x, y = named_columns(tables.schema, columns)
+    named = {"text": text, "x": x, "y": y}
+    if named[vectors] is None and any(is_vectors(field.type) for field in tables.schema if field.name not in (x, y)):
+        named[vectors] = tables.find(None, texts=False)
+    if not any(named.values()):
+        raise BadInput(f"{path} has the columns {', '.join(tables.schema.names)}; it needs x, y or text.")
+    roles = find_roles(tables, named, ("group",)) | ({"id": columns.id} if columns.id else {})
+    if "id" in tables.schema.names:
+        roles.setdefault("id", "id")
+    values = read_roles([tables], [roles], {name: (rules or {}).get(name) or VectorRule() for name in ("x", "y")})
+    repeated = [name for name, count in Counter(values.get("id", [])).items() if count > 1]
     if repeated:
         raise BadInput(f"{path}: the id {repeated[0]!r} occurs more than once. Give each row its own id.")
-    return columns
-
-
-def _as_strings(path: Path, name: str, values: list[Any]) -> list[str]:
-    if None in values:
-        row = values.index(None)
-        raise BadInput(f"{path}, column {name}, row {row}: the value is null. Correct the row or leave it out.")
-    return [str(value) for value in values]
+    return values
 
 
 def read_qrels(path: Path, queries: Sequence[str], corpus: Sequence[str]) -> dict[int, dict[int, float]]:

@@ -36,7 +36,7 @@ def describe(path: Path, part_rows: int, hints: Hints) -> tuple[pa.Schema, list[
             names, _, header = _read_header(path, hints)
             schema, start = pa.schema(dict.fromkeys(names, pa.string())), start + header
         else:
-            schema = pa.schema({hints.column or "text": pa.string()} if kind == ".txt" else {})
+            schema = pa.schema({hints.texts: pa.string()} if kind == ".txt" else {})
         with _open(path, hints, start) as stream:
             cuts = _scan(stream, part_rows, start, kind)
         if kind in JSON:
@@ -80,7 +80,7 @@ def _open(path: Path, hints: Hints, at: int = 0) -> Iterator[Any]:
     """Open the uncompressed bytes of a file from a position on. JSON arrays become lines."""
     with pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None) as stream:
         if _suffix(path) == ".json":
-            stream = pa.BufferReader(_json_lines(stream.read(), hints.column))
+            stream = pa.BufferReader(_json_lines(stream.read(), hints))
         first = stream.read(min(at, 2)) if at else b""
         left = at - len(first)
         while left > 0 and (skipped := stream.read(min(left, READ))):
@@ -88,7 +88,7 @@ def _open(path: Path, hints: Hints, at: int = 0) -> Iterator[Any]:
         yield stream
 
 
-def _json_lines(content: bytes, column: str | None) -> bytes:
+def _json_lines(content: bytes, hints: Hints) -> bytes:
     """Convert a JSON array, or an object that holds one or that holds columns, to NDJSON. Lines stay as they are."""
     content = content.removeprefix(BOM)
     try:
@@ -105,12 +105,10 @@ def _json_lines(content: bytes, column: str | None) -> bytes:
         value = value["data"]
     if not isinstance(value, list):
         return content.replace(b"\n", b" ") if isinstance(value, dict) else content
-    named = (row if isinstance(row, dict) else {column or _name_of(row): row} for row in value)
+    named = (
+        row if isinstance(row, dict) else {hints.texts if isinstance(row, str) else hints.vectors: row} for row in value
+    )
     return "".join(plain_json.dumps(row) + "\n" for row in named).encode()
-
-
-def _name_of(value: Any) -> str:
-    return "text" if isinstance(value, str) else "embedding"
 
 
 def _scan(stream: Any, part_rows: int, at: int, kind: str) -> list[Cut]:

@@ -92,7 +92,7 @@ def _check(where: str, name: str, value: Any) -> None:
 
 
 def _file_rows(path: Path, column: str | None, delimiter: str | None) -> Iterator[tuple[bool, str, Any, Any]]:
-    tables = open_tables([path], hints=Hints(column, delimiter))
+    tables = open_tables([path], hints=Hints(texts=column or "text", delimiter=delimiter))
     column, has_group = tables.find(column, texts=True), GROUP in tables.schema.names
     tables = tables.select([column, *[GROUP] * has_group])
     for file, block in read_rows(tables):

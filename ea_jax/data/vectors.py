@@ -35,7 +35,7 @@ def read_vectors(
     Raises:
         BadInput: The file is missing or unreadable, or a vector cannot be used. The message names the file and the row.
     """
-    tables = open_tables([path], hints=Hints(column, delimiter))
+    tables = open_tables([path], hints=Hints(column or "embedding", delimiter=delimiter))
     column = tables.find(column, texts=False, names=names)
     scale, rule, parts = scale_column(tables.schema, column), rule or VectorRule(), []
     tables = tables.select([column, *filter(None, [scale])])
@@ -60,7 +60,7 @@ def has_vectors(path: Path, columns: Columns | None = None) -> bool:
         BadInput: The file is unreadable, or has neither vectors nor texts.
     """
     columns = columns or Columns()
-    tables = open_tables([path], hints=Hints(columns.source, columns.delimiter))
+    tables = open_tables([path], hints=Hints(delimiter=columns.delimiter))
     if columns.source or columns.text:
         return columns.source is not None
     try:

@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from ea_jax.data.vectors import encoder_facts
+from ea_jax.embeddings import VectorRule
 from ea_jax.errors import FingerprintMismatch
 from ea_jax.registry.entry import Entry
+from ea_jax.registry.spaces import Space
+
+
+def vector_rule(space: Space, normalize: bool = False) -> VectorRule:
+    """Return what stored vectors of a space must be."""
+    return VectorRule(space.id, space.width, space.unit_norm, normalize)
 
 
 def check_fingerprint(entry: Entry, facts: Mapping[str, Any]) -> None:
@@ -56,12 +63,12 @@ def check_source(
 
 
 def check_source_files(
-    files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool
+    files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool, column: str = "x"
 ) -> dict[str, Any]:
-    """`check_source` of the column x of each file that says what made it."""
+    """`check_source` of a column of vectors of each file that records what made it."""
     found: dict[str, Any] = {}
     for file in files:
-        found |= check_source(wanted, encoder_facts(file), str(file), adapter, assume_source)
+        found |= check_source(wanted, encoder_facts(file, column), str(file), adapter, assume_source)
     return found
 
 

@@ -1,23 +1,25 @@
 """Evaluate a registry entry on files: read them, embed their texts if needed, build an evaluation set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ea_jax.data.columns import Columns
 from ea_jax.data.pairs import Pairs, read_pairs
 from ea_jax.data.qrels import read_columns, read_qrels
 from ea_jax.data.texts import read_texts
 from ea_jax.data.vectors import encoder_facts
+from ea_jax.embeddings import VectorRule
 from ea_jax.errors import BadInput
 from ea_jax.evaluation import EvaluationSet, Report, evaluate
 from ea_jax.evaluation.dataset import check_vectors
 from ea_jax.evaluation.evaluate import Protocol
 from ea_jax.loading import load_adapters, load_encoder, load_quality_part, load_source_encoder
 from ea_jax.registry.entry import Entry
-from ea_jax.registry.fingerprint import check_provenance
+from ea_jax.registry.fingerprint import check_provenance, vector_rule
 from ea_jax.registry.spaces import find_space
 
 ROWS_PER_QUERY, MAX_QUERIES = 5, 2000  # without a column `query`: one row in five is a query, at most 2,000
@@ -33,7 +35,9 @@ class EvaluationFiles:
         queries: A parquet or `.npy` file of queries.
         corpus: A parquet or `.npy` file of the corpus.
         qrels: Relevance judgments for the ids of queries and corpus.
-        assume_source: Accept source vectors whose metadata names another encoder.
+        assume_source: Accept source vectors whose metadata names another encoder, or that look like another model's.
+        columns: Names of the columns; those that are None are found.
+        normalize: Rescale vectors of any length to unit length.
 
     Raises:
         BadInput: Not exactly one of the three is given, or judgments without queries and corpus.
@@ -45,6 +49,8 @@ class EvaluationFiles:
     corpus: Path | None = None
     qrels: Path | None = None
     assume_source: bool = False
+    columns: Columns = field(default_factory=Columns)
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         choices = [bool(self.pairs), bool(self.texts), self.queries is not None and self.corpus is not None]
@@ -69,17 +75,17 @@ def evaluate_files(entry: Entry, files: EvaluationFiles, *, protocol: Protocol, 
         FingerprintMismatch: Source vectors are not of the encoder that the adapter was fitted on.
     """
     for path in filter(None, (*files.pairs, files.queries, files.corpus)):
-        if path.is_file() and (facts := encoder_facts(path)):
+        if facts := encoder_facts(path, files.columns.source or "x"):
             check_provenance(entry, facts, str(path), files.assume_source)
     if files.queries is not None and files.corpus is not None:
-        evaluation_set, notes = read_queries_and_corpus(entry, files.queries, files.corpus, files.qrels)
+        evaluation_set, notes = read_queries_and_corpus(entry, files)
         if protocol == "qa" and files.qrels is None:
             evaluation_set = pair_by_row(evaluation_set)
             notes.append("There are no judgments: corpus row i is taken as the answer to query i.")
     elif files.texts:
-        evaluation_set, notes = embed_text_files(entry, files.texts, seed)
+        evaluation_set, notes = embed_text_files(entry, files, seed)
     else:
-        evaluation_set, notes = read_pair_files(entry, files.pairs, seed)
+        evaluation_set, notes = read_pair_files(entry, files, seed)
     return evaluate_entry(entry, evaluation_set, protocol=protocol, seed=seed, notes=notes)
 
 
@@ -97,36 +103,42 @@ def evaluate_entry(
     return evaluate(store, evaluation_set, query=query, quality=quality, protocol=protocol, seed=seed, notes=notes)
 
 
-def read_pair_files(entry: Entry, paths: Sequence[Path], seed: int) -> PreparedSet:
+def read_pair_files(entry: Entry, files: EvaluationFiles, seed: int) -> PreparedSet:
     """Make an evaluation set of pairs. Without source vectors (x), their texts are embedded."""
-    pairs, notes = read_pairs(paths), []
+    pairs, notes = read_pairs(files.pairs, columns=files.columns, rules=_rules(entry, files)), []
     if pairs.x is None:
         pairs = replace(pairs, x=_embed(entry.source, pairs.text or [], entry))
         notes.append(f"The source vectors (x) were computed from the column text with {entry.source}.")
     return _split(pairs, seed, notes)
 
 
-def embed_text_files(entry: Entry, paths: Sequence[Path], seed: int) -> PreparedSet:
+def embed_text_files(entry: Entry, files: EvaluationFiles, seed: int) -> PreparedSet:
     """Make an evaluation set of texts, which both models embed."""
     if not _is_local(entry.target, entry):
         raise BadInput(
             f"{entry.target} does not run locally, so texts cannot be embedded with it. Give pairs instead, with its "
             "vectors as column y."
         )
-    texts = read_texts(paths)
+    texts = read_texts(files.texts, files.columns.text, files.columns.delimiter)
     notes = [f"{texts.duplicates:,} repeated texts were left out."] if texts.duplicates else []
     y, x = (_embed(model, texts.text, entry) for model in (entry.target, entry.source))
     return _split(Pairs(y, x, texts.text, texts.group), seed, notes)
 
 
-def read_queries_and_corpus(entry: Entry, queries: Path, corpus: Path, qrels: Path | None) -> PreparedSet:
+def read_queries_and_corpus(entry: Entry, files: EvaluationFiles) -> PreparedSet:
     """Make an evaluation set of a file of queries and a file of the corpus.
 
-    A parquet file may have the columns x, y, text, group and id; a `.npy` file holds the x of the queries or the y of
-    the corpus. Without a column id, ids are row numbers. Missing vectors are computed from the texts if the model runs
+    A file may have the columns x, y, text, group and id; a `.npy` file holds the x of the queries or the y of the
+    corpus. Without a column id, ids are row numbers. Missing vectors are computed from the texts if the model runs
     locally.
     """
-    query_columns, corpus_columns = read_columns(queries, "x"), read_columns(corpus, "y")
+    queries, corpus, qrels = files.queries, files.corpus, files.qrels
+    assert queries is not None
+    assert corpus is not None
+    rules = _rules(entry, files)
+    query_columns, corpus_columns = (
+        read_columns(path, role, files.columns, rules) for path, role in ((queries, "x"), (corpus, "y"))
+    )
     for path, columns, name, model in (
         (queries, query_columns, "x", entry.source),
         (corpus, corpus_columns, "y", entry.target),
@@ -213,6 +225,12 @@ def _add_vectors(path: Path, columns: dict[str, Any], entry: Entry) -> list[str]
     for name, model in missing:
         columns[name] = _embed(model, columns["text"], entry)
     return [f"The column {name} of {path.name} was computed from its column text." for name, _ in missing]
+
+
+def _rules(entry: Entry, files: EvaluationFiles) -> dict[str, VectorRule]:
+    """Return what vectors of the two spaces must be."""
+    x, y = (vector_rule(find_space(m, entry.path.parent), files.normalize) for m in (entry.source, entry.target))
+    return {"x": replace(x, width=entry.d_in), "y": replace(y, width=entry.d_out)}
 
 
 def _is_local(model: str, entry: Entry) -> bool:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from ea_jax.adapters.adapter import Adapter, truncate
 from ea_jax.adapters.spec import PURPOSES
+from ea_jax.data.columns import Columns
 from ea_jax.data.junk import junk_texts
 from ea_jax.data.pairs import Pairs, read_pairs, stacked
 from ea_jax.embeddings import unit
@@ -26,7 +28,7 @@ from ea_jax.loading import load_adapter, load_encoder, load_quality_part
 from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.entry import Entry
-from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder
+from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder, vector_rule
 from ea_jax.registry.lookup import find_entry, find_entry_by_name
 from ea_jax.registry.model_card import format_card, format_front_matter
 from ea_jax.registry.spaces import Space, find_space
@@ -38,7 +40,6 @@ AUTO_PRIOR, NO_PRIOR = "auto", "none"
 SPOT_CHECKS = 8
 JUNK = 100  # texts of each kind
 MIN_SPOT_COSINE = 0.999
-MAX_LENGTH_ERROR = 0.01
 BLOCK = 4096
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ def fit_entry(
     description: str,
     seed: int,
     assume_source: bool = False,
+    columns: Columns | None = None,
+    normalize: bool = False,
     show_progress: bool = False,
 ) -> Path:
     """Fit an adapter on the pairs of files and write it as a registry entry.
@@ -80,7 +83,9 @@ def fit_entry(
         near_duplicate_cosine: Training pairs with this cosine or more to a test query, in either space, are left out.
         description: A description of the pairs, for the card.
         seed: Random seed; the same seed gives the same result.
-        assume_source: Accept columns x whose metadata names another encoder.
+        assume_source: Accept columns x whose metadata names another encoder, or that look like another model's.
+        columns: Names of the columns; those that are None are found.
+        normalize: Rescale vectors of any length to unit length.
         show_progress: Show progress bars on stderr.
 
     Returns:
@@ -104,12 +109,15 @@ def fit_entry(
             raise BadInput(f"{source.id} has no local encoder, so it takes no prompt {prompt!r}. Leave it out.")
         encoder = encoder.with_prompt(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
-    assumed = check_source_files([*pairs, *tests.values()], facts, "this adapter", assume_source)
+    columns = columns or Columns()
+    files = [*pairs, *tests.values()]
+    assumed = check_source_files(files, facts, "this adapter", assume_source, columns.source or "x")
     ignore_prior = family not in (None, "linear") and prior == AUTO_PRIOR
     start = None if ignore_prior else find_prior(source, target, facts, prior, flavor)
     with _scratch_beside(out) as scratch:
-        test_pairs = {name: _read_test_pairs(path, source, target, encoder) for name, path in tests.items()}
-        train = _read_checked(pairs, source, target, encoder, scratch)
+        read_test = partial(_read_test_pairs, columns=columns, normalize=normalize)
+        test_pairs = {name: read_test(path, source, target, encoder) for name, path in tests.items()}
+        train = _read_checked(pairs, source, target, encoder, scratch, columns, normalize)
         test_sets = {
             name: split_test_pairs(_embed(rows, str(tests[name]), source, encoder), str(tests[name]), source.id)
             for name, rows in test_pairs.items()
@@ -233,14 +241,23 @@ def _select_rows(
 
 
 def _read_checked(
-    paths: Sequence[Path], source: Space, target: Space, encoder: Encoder | None, scratch: Path | None = None
+    paths: Sequence[Path],
+    source: Space,
+    target: Space,
+    encoder: Encoder | None,
+    scratch: Path | None = None,
+    columns: Columns | None = None,
+    normalize: bool = False,
 ) -> Pairs:
     """Read pairs and check their vectors, without embedding their texts."""
-    pairs, where = read_pairs(paths, scratch), str(paths[0])
-    _check_vectors(f"{where}, column y", pairs.y, target, may_be_shortened=True)
-    if pairs.x is not None:
-        _check_vectors(f"{where}, column x", pairs.x, source)
-    elif encoder is None or pairs.text is None:
+    where = str(paths[0])
+    rules = {"x": vector_rule(source, normalize), "y": vector_rule(target, normalize)}
+    if target.matryoshka:  # may be shortened
+        rules["y"] = replace(rules["y"], width=None)
+    pairs = read_pairs(paths, scratch, columns, rules)
+    if pairs.y.shape[1] > target.width:
+        raise BadInput(f"{where}, column y has width {pairs.y.shape[1]}, but {target.id} has width {target.width}.")
+    if pairs.x is None and (encoder is None or pairs.text is None):
         raise BadInput(f"{where} has no column x, and {source.id} does not run here to embed the texts.")
     return pairs
 
@@ -265,17 +282,6 @@ def _embed(pairs: Pairs, where: str, source: Space, encoder: Encoder | None, scr
     return pairs
 
 
-def _check_vectors(where: str, vectors: np.ndarray, space: Space, may_be_shortened: bool = False) -> None:
-    is_shortened = may_be_shortened and space.matryoshka and vectors.shape[1] < space.width
-    if vectors.shape[1] != space.width and not is_shortened:
-        raise BadInput(f"{where} has width {vectors.shape[1]}, but {space.id} has width {space.width}.")
-    for start in range(0, len(vectors) if space.unit_norm else 0, BLOCK):
-        error = np.abs(np.linalg.norm(vectors[start : start + BLOCK], axis=1) - 1)
-        if (error > MAX_LENGTH_ERROR).any():
-            row = start + (error > MAX_LENGTH_ERROR).argmax()
-            raise BadInput(f"{where}, row {row}: the vector is not of unit length, as {space.id} embeddings are.")
-
-
 def read_test_set(path: Path, source: Space, target: Space, encoder: Encoder | None) -> HeldOut:
     """Read the queries and the corpus of a file or folder of test pairs, and embed texts without source vectors.
 
@@ -286,9 +292,16 @@ def read_test_set(path: Path, source: Space, target: Space, encoder: Encoder | N
     return split_test_pairs(_embed(pairs, str(path), source, encoder), str(path), source.id)
 
 
-def _read_test_pairs(path: Path, source: Space, target: Space, encoder: Encoder | None) -> Pairs:
+def _read_test_pairs(
+    path: Path,
+    source: Space,
+    target: Space,
+    encoder: Encoder | None,
+    columns: Columns | None = None,
+    normalize: bool = False,
+) -> Pairs:
     """Read and check test pairs without embedding their texts."""
-    pairs = _read_checked([path], source, target, encoder)
+    pairs = _read_checked([path], source, target, encoder, None, columns, normalize)
     _check_queries(pairs, str(path))
     return pairs
 

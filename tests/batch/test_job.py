@@ -228,7 +228,7 @@ def test_bad_rows_stop_the_job_or_are_listed(adapt, x, tmp_path):
     assert status(tmp_path / "out")["parts"] == 1
     how = {"skip": True, "rejects": tmp_path / "bad.jsonl"}
     report = job(adapt, [given], tmp_path / "skipped", id_column="id", **how)
-    assert report.totals == (250, 247, 3, 0)
+    assert report.totals == (250, 247, 3, 0, 0)
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [(row["row"], row["id"]) for row in listed] == [(70, "r70"), (130, "r130"), (200, "r200")]
     assert listed[1]["reason"] == "the vector is zero"
@@ -238,7 +238,7 @@ def test_bad_rows_stop_the_job_or_are_listed(adapt, x, tmp_path):
     with pytest.raises(BadInput, match="skipped 3 bad rows"):
         job(adapt, [given], tmp_path / "out")
     report = job(adapt, [given], tmp_path / "null", where_null="drop", **how)
-    assert report.totals == (250, 247, 2, 1)
+    assert report.totals == (250, 247, 2, 1, 0)
 
 
 def test_lines_that_are_no_rows_are_told_or_put_aside(adapt, x, tmp_path):
@@ -251,7 +251,7 @@ def test_lines_that_are_no_rows_are_told_or_put_aside(adapt, x, tmp_path):
     with pytest.raises(BadInput, match=r"bad\.jsonl, row 3: column v holds 'text', not a list of numbers"):
         job(adapt, [given], tmp_path / "stopped")
     report = job(adapt, [given], tmp_path / "out.jsonl", skip=True, rejects=tmp_path / "rejects")
-    assert report.totals == (249, 246, 3, 0)
+    assert report.totals == (249, 246, 3, 0, 0)
     message = [json.loads(line) for line in (tmp_path / "rejects").read_text().splitlines()]
     assert [row["row"] for row in message] == [3, 66, 100]
     assert "not JSON" in message[1]["reason"]
@@ -343,7 +343,7 @@ def test_files_without_rows_and_parts_of_bad_rows_alone_are_parts_too(adapt, x, 
     rows = [{"v": [0.0] * 8}] * 64 + [{"v": v.tolist()} for v in x]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = job(adapt, [tmp_path / "in.jsonl"], tmp_path / "lines", skip=True, rejects=tmp_path / "rejects")
-    assert report.totals == (64 + ROWS, ROWS, 64, 0)
+    assert report.totals == (64 + ROWS, ROWS, 64, 0, 0)
 
 
 def test_a_file_that_is_not_what_was_counted_ends_the_job(adapt, x, tmp_path):

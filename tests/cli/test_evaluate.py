@@ -227,7 +227,11 @@ BAD = {
     "a corpus of 9 rows; at least 1 and 10 are needed": small_corpus,
     "holds vectors of another encoder": of_another_encoder,
     "y.parquet is not a file": lambda folder: ["--pairs", str(folder / "y.parquet")],
-    "is not a .parquet or .npy file": lambda folder: ["--queries", str(folder / "qrels.txt"), *flags(folder)[2:]],
+    "has no column x (vectors of toy/source), and toy/source does not run locally": lambda folder: [
+        "--queries",
+        str(folder / "qrels.txt"),
+        *flags(folder)[2:],
+    ],
     "qrels.txt, line 1: the id 'q99' is not among the queries": qrels("q99 0 d1 1"),
     "qrels.txt, line 2: the id 'd999' is not among the corpus": qrels("q1 0 d1 1\nq1 0 d999 1"),
     "line 1: expected `query row grade`": qrels("q1 d1"),
@@ -236,8 +240,8 @@ BAD = {
     "missing.txt cannot be read as judgments": lambda folder: [*flags(folder), "--qrels", str(folder / "missing.txt")],
     "c.parquet: the id 'd0' occurs more than once": rewritten("c.parquet", id=["d0", *ids("d", 239)]),
     "c.parquet has no column y": rewritten("c.parquet", y=None),
-    "corpus_y, row 0: the vector has length 2.0": rewritten("c.parquet", y=2 * toy_pairs()[1][60:]),
-    "corpus_y has width 8, but toy/target has width 12": rewritten("c.parquet", y=X),
+    "column y, row 0: the vector has length 2.0": rewritten("c.parquet", y=2 * toy_pairs()[1][60:]),
+    "column y, row 0: the vector has width 8, but toy/target has width 12": rewritten("c.parquet", y=X),
     "column text, row 1: the value is null": rewritten("q.parquet", text=["a", None, *ids("", 58)]),
 }
 

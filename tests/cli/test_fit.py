@@ -116,7 +116,7 @@ def test_shortened_matryoshka_targets_are_accepted(ea, with_prior):  # CASES F11
     command = ("fit", str(with_prior / "cut.parquet"), *FIT, "--out", str(with_prior / "out"))
     code, _, err = ea(*command)
     assert code == 1
-    assert "column y has width 6, but toy/target has width 12" in err
+    assert "column y, row 0: the vector has width 6, but toy/target has width 12" in err
     spaces.write_text(text)
     code, _, err = ea(*command)
     assert code == 0, err
@@ -200,9 +200,12 @@ def test_an_adapter_fitted_with_a_prompt_embeds_with_it(ea, minilm, tmp_path, mo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x has width 5, but toy/source has width 8"),
-        (lambda p: Pairs(text=["a"] * len(p.y), y=p.y[:, :5]), "column y has width 5, but toy/target has width 12"),
-        (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector is not of unit length"),
+        (lambda p: Pairs(x=p.x[:, :5], y=p.y), "column x, row 0: the vector has width 5, but toy/source has width 8"),
+        (
+            lambda p: Pairs(text=["a"] * len(p.y), y=p.y[:, :5]),
+            "column y, row 0: the vector has width 5, but toy/target has width 12",
+        ),
+        (lambda p: Pairs(x=2 * p.x, y=p.y), "column x, row 0: the vector has length 2.000"),
         (lambda p: Pairs(text=["a"] * len(p.y), y=p.y), "has no column x, and toy/source does not run here"),
         (lambda p: Pairs(x=p.x[:9], y=p.y[:9]), "There are 9 pairs"),
     ],
