@@ -160,3 +160,12 @@ def test_short_vectors_of_other_models_are_refused(pairs, provider):
     code, _, err = pairs("--dimensions", "12", "--workers", "1")
     assert code == 1
     assert "the vector has length 0.5" in err
+
+
+@pytest.mark.parametrize("fault", [limited(10, status(413)), base64_refused, empty_in_base64])
+def test_workers_share_an_endpoint_with_limits(pairs, provider, tmp_path, fault):
+    """A19, A20"""
+    provider.faults = [fault] * 100
+    code, _, err = pairs("--workers", "4", size="20")
+    assert code == 0, err
+    check_rows(tmp_path / "pairs.parquet")
