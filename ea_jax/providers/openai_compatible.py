@@ -214,28 +214,28 @@ class Endpoint:
 
     def _embed_once(self, texts: list[str], first: int) -> Answer | None:
         """Send one request, with retries, and a second one with float if base64 is refused or gives no vectors."""
-        encoding = self.encoding
+        encoding = self.encoding  # other threads can change it meanwhile
         try:
             response = self._request(texts, first, encoding)
         except _Refused as refusal:
             if encoding == "float" or self._base64_works or refusal.status not in {400, 422}:
                 raise
-            response = self._request(texts, first, "float")
+            encoding, response = "float", self._request(texts, first, "float")
             self._use_float(response)
         if response is None:
             return None
         items = _items(response)
-        if encoding == "base64" and self.encoding == "base64" and not any(embedding for _, embedding in items):
+        if encoding == "base64" and not any(embedding for _, embedding in items):
             retried = self._request(texts, first, "float")
             if retried is None:
                 return None
             if any(embedding for _, embedding in _items(retried)):
                 self._use_float(retried)
-                response, items = retried, _items(retried)
+                encoding, response, items = "float", retried, _items(retried)
         usage = getattr(getattr(response, "usage", None), "prompt_tokens", None)
         where = f"{self.host}, model {self.model}"
         vectors = check_vectors(items, len(texts), self.space, where, first, self.dimensions)
-        self._base64_works = self._base64_works or self.encoding == "base64"
+        self._base64_works = self._base64_works or encoding == "base64"
         return Answer(vectors, usage if isinstance(usage, int) else 0)
 
     def _use_float(self, response: Any) -> None:
