@@ -71,7 +71,7 @@ class CorruptCheckpoint(Corrupt):
 
 
 def suggest_names(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests names: the closest ones, or the first dozen where none is close."""
+    """Suggest the known names that resemble a name, or the first dozen if none does."""
     known = sorted(set(known))
     if not known:
         return "There are none yet."
@@ -82,13 +82,19 @@ def suggest_names(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known[:12])}{more}."
 
 
-def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
-    """What was and is of each name whose values differ; of tables, name by name."""
-    found = []
+def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Describe each value that changed between two mappings, recursively.
+
+    Args:
+        then: The earlier mapping.
+        now: The later mapping.
+        prefix: Path of both mappings inside the outermost one.
+    """
+    changes = []
     for name in dict.fromkeys([*then, *now]):
         a, b = then.get(name), now.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += describe_differences(a, b, f"{within}{name} ")
+            changes += describe_differences(a, b, f"{prefix}{name} ")
         elif a != b:
-            found.append(f"{within}{name} was {a} and is {b}")
-    return found
+            changes.append(f"{prefix}{name} was {a} and is {b}")
+    return changes

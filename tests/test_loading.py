@@ -28,7 +28,7 @@ def entry(toy_root):
     return resolve_entry("toy-a", "toy-b", root=toy_root)
 
 
-def test_an_entry_loads_what_its_names_load(entry, toy_root):
+def test_entries_and_names_load_the_same_objects(entry, toy_root):
     x = toy_pairs()[0]
     for purpose in ("store", "query"):
         by_name = load("toy-a", "toy-b", purpose=purpose, root=toy_root)

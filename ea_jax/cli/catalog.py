@@ -18,7 +18,7 @@ from ea_jax.registry.index import Listing
 from ea_jax.registry.locations import registry_folders, user_folder
 from ea_jax.registry.lookup import find_entry_by_name, list_entry_folders
 from ea_jax.registry.remotes import Remote, cached_entry, list_remotes
-from ea_jax.registry.routes import MOST_HOPS, Route, list_routes
+from ea_jax.registry.routes import MAX_HOPS, Route, list_routes
 
 logger = logging.getLogger(__name__)
 
@@ -93,14 +93,14 @@ def paths(
     source: Annotated[str | None, typer.Argument(help="Where to start, by id or alias; anywhere if left out.")] = None,
     target: Annotated[str | None, typer.Argument(help="Where to end, likewise.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
-    hops: Annotated[int, typer.Option(min=1, max=MOST_HOPS, help="The most adapters in a row.")] = MOST_HOPS,
+    hops: Annotated[int, typer.Option(min=1, max=MAX_HOPS, help="The most adapters in a row.")] = MAX_HOPS,
 ) -> None:
     """List the routes between spaces, each with its measured recall, and what a detour costs in it.
 
     Example: ea-jax paths minilm oai-3-small
     """
     listings = [row for remote in list_remotes() for row in fetch_index_or_warn(remote)]
-    found = list_routes(source, target, hops, far=listings)
+    found = list_routes(source, target, hops, remote=listings)
     if as_json:
         print(_json([dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]))
         return

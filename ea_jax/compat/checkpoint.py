@@ -14,7 +14,7 @@ from ea_jax.adapters.spec import Spec
 from ea_jax.compat.torch_zip import read_torch_zip
 from ea_jax.errors import BadEntry, CorruptCheckpoint
 from ea_jax.quality.schema import abstract_imported, imported_sizes
-from ea_jax.registry.entry import DEEPEST
+from ea_jax.registry.entry import MAX_DEPTH
 from ea_jax.typing import Params, leaf_paths
 
 ARCH = re.compile(r"_([wd])(\d{1,9})(?=_|$)")
@@ -94,8 +94,8 @@ def _config(file: Path) -> dict[str, Any]:
 def _sizes(config: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     parts = {name: int(number) for name, number in ARCH.findall(config.get("arch", "resmlp"))}
     width: int = parts.get("w") or config["out_dim"]
-    if parts.get("d", DEFAULT_DEPTH) > DEEPEST:
-        raise BadEntry(f"The arch {config['arch']!r} has {parts['d']:,} blocks; at most {DEEPEST:,} are supported.")
+    if parts.get("d", DEFAULT_DEPTH) > MAX_DEPTH:
+        raise BadEntry(f"The arch {config['arch']!r} has {parts['d']:,} blocks; at most {MAX_DEPTH:,} are supported.")
     return ("depth", parts.get("d", DEFAULT_DEPTH)), ("width", width)
 
 

@@ -8,7 +8,7 @@ from ea_jax.errors import BadEntry, BadInput
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.quality.schema import imported_sizes
 from ea_jax.registry.locations import user_folder
-from ea_jax.registry.lookup import list_entries
+from ea_jax.registry.lookup import format_entry_name, list_entries
 from ea_jax.registry.model_card import format_front_matter
 from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import write_entry
@@ -56,7 +56,7 @@ def import_adapter(where: str, out: Path, flavor: str = "imported") -> Path:
         "training": {},
         "metrics": {},
     }
-    name = f"{source.alias}--{target.alias}--{flavor}"
+    name = format_entry_name(source, target, flavor)
     sizes = imported_sizes(adapter.quality)
     card = format_front_matter(name, (source, target), {}) + _card(adapter, source, target, flavor)
     return write_entry(out, name, facts, adapter.params, adapter.quality, sizes, card)

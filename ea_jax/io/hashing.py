@@ -1,4 +1,4 @@
-"""Digests that name a file by its bytes and a parameter tree by its values."""
+"""SHA-256 of files and of parameter values."""
 
 import hashlib
 from pathlib import Path
@@ -14,9 +14,9 @@ def file_sha256(file: Path) -> str:
 def values_sha256(params: dict[str, Any]) -> str:
     """SHA-256 over each leaf's path, dtype, shape and little-endian bytes, in path order, in hex.
 
-    It names the values: two checkpoints of other layout or compression but equal values agree.
+    It depends on the values alone: checkpoints with another layout or compression have the same digest.
     """
-    import numpy as np  # a fetch wants the digests of files alone
+    import numpy as np  # downloads hash files and do not need it
 
     from ea_jax.typing import leaf_paths
 

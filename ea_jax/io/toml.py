@@ -1,4 +1,4 @@
-"""TOML files, and their tables as dataclasses whose every key is checked."""
+"""Read TOML files, and convert their tables to dataclasses with every key checked."""
 
 import dataclasses
 import tomllib
@@ -9,36 +9,41 @@ from ea_jax.errors import BadEntry
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Content of a TOML file.
+    """Read and parse a TOML file.
 
     Raises:
-        BadEntry: It cannot be read.
+        BadEntry: The file cannot be read or parsed.
     """
     try:
         return tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadEntry):
             raise
-        raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
+        raise _unreadable(path, error) from error
 
 
 def read_text(path: Path) -> str:
-    """Content of a TOML file that is not parsed.
+    """Read a TOML file without parsing it.
 
     Raises:
-        BadEntry: It cannot be read, or is not UTF-8.
+        BadEntry: The file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.") from error
+        raise _unreadable(path, error) from error
 
 
-def parse_record(kind: type, facts: dict[str, Any], where: Path) -> Any:
-    """A dataclass from the keys of a file, each of which must be there, be known and be of its type.
+def parse_record(kind: type, facts: dict[str, Any], path: Path) -> Any:
+    """Convert a table to a dataclass. Every key must be known and have the right type; required keys must exist.
+
+    Args:
+        kind: The dataclass.
+        facts: The table.
+        path: The file of the table, for the error message.
 
     Raises:
-        BadEntry: One is not; the message names the file and the keys.
+        BadEntry: A key is missing, unknown or of the wrong type.
     """
     fields = {f.name: f for f in dataclasses.fields(kind)}
     facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
@@ -47,16 +52,20 @@ def parse_record(kind: type, facts: dict[str, Any], where: Path) -> Any:
         "lacks": sorted(fields.keys() - facts.keys() - optional),
         "has unknown": sorted(facts.keys() - fields.keys()),
         "has the wrong type for": sorted(
-            key for key in fields.keys() & facts.keys() if not _fits(facts[key], fields[key].type)
+            key for key in fields.keys() & facts.keys() if not _has_type(facts[key], fields[key].type)
         ),
     }
     if any(faults.values()):
-        told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in faults.items() if keys)
-        raise BadEntry(f"{where} {told}. Mend the keys, or fetch the file again with the ea_jax that wrote it.")
+        message = "; ".join(f"{fault} {', '.join(keys)}" for fault, keys in faults.items() if keys)
+        raise BadEntry(f"{path} {message}. Correct these keys, or download the file again.")
     return kind(**facts)
 
 
-def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value is of a plain type, or a tuple of strings where these are wanted."""
-    right = isinstance(value, getattr(annotation, "__origin__", annotation))
-    return right and (annotation != tuple[str, ...] or all(isinstance(part, str) for part in value))
+def _unreadable(path: Path, error: Exception) -> BadEntry:
+    return BadEntry(f"{path} cannot be read as TOML: {error}. Restore it from where the registry came.")
+
+
+def _has_type(value: Any, annotation: Any) -> bool:
+    """Whether a value has a plain type, or is a tuple of strings if the annotation says so."""
+    matches = isinstance(value, getattr(annotation, "__origin__", annotation))
+    return matches and (annotation != tuple[str, ...] or all(isinstance(part, str) for part in value))

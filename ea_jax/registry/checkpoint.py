@@ -1,7 +1,8 @@
-"""Parameter trees on disk: orbax checkpoints whose every file and value is checked before they are used.
+"""Save parameters as orbax checkpoints, and load them with every file and value checked.
 
-orbax writes them, and can read them; here they are read as data, of which nothing else than what `save_params` makes is
-let in: one folder a leaf with `.zarray` (zarr 2, its facts) and one piece (zstd, C order), beside orbax's own notes.
+orbax writes the checkpoints and can read them. `load_params` reads them as plain data, and accepts only the layout that
+`save_params` writes: a folder for each leaf, with its metadata in `.zarray` (zarr 2) and its values in one chunk (zstd,
+C order), and orbax's own metadata files.
 """
 
 import json
@@ -21,41 +22,41 @@ from ea_jax.errors import CorruptCheckpoint
 from ea_jax.io.hashing import file_sha256, values_sha256
 from ea_jax.typing import Params, leaf_paths
 
-AGAIN = "Fetch the adapter again."
-FACTS = ".zarray"
-FILE = re.compile(r"_METADATA|_CHECKPOINT_METADATA|[^/]+/(\.zarray|\d+(\.\d+)*)")
-LARGEST_RATIO = 100  # of values in memory to bytes on the disk; weights hardly compress
-TINY = 1 << 20  # bytes, of checkpoints too small to have a ratio
+DOWNLOAD_AGAIN = "Download the adapter again."
+METADATA = ".zarray"
+FILE_NAME = re.compile(r"_METADATA|_CHECKPOINT_METADATA|[^/]+/(\.zarray|\d+(\.\d+)*)")
+MAX_RATIO = 100  # bytes in memory per byte on disk; weights hardly compress
+MIN_BYTES = 1 << 20  # in memory, below which the ratio is not checked
 
 
 class ArrayHeader(NamedTuple):
-    """An array as its `.zarray` tells of it."""
+    """Shape and dtype of an array, from its `.zarray`."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def bytes(self) -> int:
-        """Of the values in memory."""
+        """Bytes of the values in memory."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 def save_params(path: Path, params: Params) -> dict[str, Any]:
-    """Write a nested dict of arrays as an orbax checkpoint; nothing is left at `path` if that fails.
+    """Write a nested dict of arrays as an orbax checkpoint. If that fails, nothing is left at `path`.
 
-    One folder a leaf and no OCDBT, so that file names are the same at every save.
+    OCDBT is off and each leaf has its own folder, so that every save writes the same file names.
 
     Returns:
-        The record that `load_params` checks against: `sha256` of the values, and each file's `bytes` and `sha256`.
+        The record that `load_params` checks against: `sha256` of the values, and `bytes` and `sha256` of each file.
     """
-    import orbax.checkpoint as ocp  # most of a second, and nobody who loads needs it
+    import orbax.checkpoint as ocp  # takes most of a second, and loading does not need it
 
     params = jax.tree.map(np.asarray, params)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         written = Path(scratch).resolve() / path.name
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
             checkpointer.save(written, args=ocp.args.PyTreeSave(params))
-        (written / "commit_success.txt").unlink(missing_ok=True)  # names the folder it was written in
+        (written / "commit_success.txt").unlink(missing_ok=True)  # contains the name of the temporary folder
         if path.exists():
             shutil.rmtree(path)
         written.rename(path)
@@ -63,34 +64,36 @@ def save_params(path: Path, params: Params) -> dict[str, Any]:
 
 
 def load_params(path: Path, record: Mapping[str, Any], abstract: Params) -> Params:
-    """Read a checkpoint that `save_params` wrote, whole or not at all.
+    """Load a checkpoint that `save_params` wrote, and check it completely.
 
     Args:
-        path: Its folder.
-        record: What `save_params` returned, kept beside it.
-        abstract: Shape and dtype of every leaf that must be there, and no other may.
+        path: Folder of the checkpoint.
+        record: The record that `save_params` returned.
+        abstract: Shape and dtype of every leaf. The checkpoint must hold exactly these leaves.
 
     Raises:
-        CorruptCheckpoint: A file or a value is missing, cut short, changed, of the wrong shape or dtype, or too many,
-            or not finite; or a file claims more numbers than it can hold.
+        CorruptCheckpoint: A file is missing, truncated, changed or unexpected; a leaf has the wrong shape or dtype, is
+            not finite, or claims more values than its file can hold.
     """
     if path.is_symlink():
-        raise CorruptCheckpoint(f"{path} is a link, which no entry may hold. Copy the folder to where the link is.")
+        raise CorruptCheckpoint(f"{path} is a link, which entries may not contain. Replace it by a copy of the folder.")
     try:
         _check_files(path, record["files"])
-        stored = {file.parent.name: _stored(file) for file in sorted(path.glob(f"*/{FACTS}"))}
-        _check_leaves(path, stored, leaf_paths(abstract))
-        _check_claims(path, stored, record["files"])
-        values = {name: _values(path / name, stored[name]) for name in leaf_paths(abstract)}
+        headers = {file.parent.name: _read_header(file) for file in sorted(path.glob(f"*/{METADATA}"))}
+        _check_leaves(path, headers, leaf_paths(abstract))
+        _check_size(path, headers, record["files"])
+        values = {name: _read_values(path / name, headers[name]) for name in leaf_paths(abstract)}
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, CorruptCheckpoint):
             raise
-        raise CorruptCheckpoint(f"{path} cannot be read: {error}. {AGAIN}") from error
-    if wrong := [name for name, value in values.items() if not _is_finite(value)]:
-        raise CorruptCheckpoint(f"{path}: {', '.join(wrong[:5])} is not finite. Do not use this adapter.")
+        raise CorruptCheckpoint(f"{path} cannot be read: {error}. {DOWNLOAD_AGAIN}") from error
+    if not_finite := [name for name, value in values.items() if not _is_finite(value)]:
+        raise CorruptCheckpoint(f"{path}: {', '.join(not_finite[:5])} is not finite. Do not use this adapter.")
     params = jax.tree.unflatten(jax.tree.structure(abstract), list(values.values()))
     if values_sha256(params) != record["sha256"]:
-        raise CorruptCheckpoint(f"The parameter values in {path} are not those that entry.toml names. {AGAIN}")
+        raise CorruptCheckpoint(
+            f"The parameter values in {path} differ from those recorded in entry.toml. {DOWNLOAD_AGAIN}"
+        )
     return jax.tree.map(jax.numpy.asarray, params)
 
 
@@ -101,72 +104,75 @@ def _file_records(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _check_files(path: Path, wanted: Mapping[str, Any]) -> None:
-    inside = path.resolve()
-    for name, record in wanted.items():
+def _check_files(path: Path, records: Mapping[str, Any]) -> None:
+    root = path.resolve()
+    for name, record in records.items():
         file = path / name
-        if not file.resolve().is_relative_to(inside):
-            raise CorruptCheckpoint(f"entry.toml names {name}, which is outside of {path}. Do not use this adapter.")
-        if not FILE.fullmatch(name):
-            raise CorruptCheckpoint(f"{file} is no file of a checkpoint of this kind. Do not use this adapter.")
+        if not file.resolve().is_relative_to(root):
+            raise CorruptCheckpoint(f"entry.toml names {name}, which is outside {path}. Do not use this adapter.")
+        if not FILE_NAME.fullmatch(name):
+            raise CorruptCheckpoint(f"{file} cannot be part of a checkpoint. Do not use this adapter.")
         if not file.is_file():
-            raise CorruptCheckpoint(f"{file} is missing. {AGAIN}")
+            raise CorruptCheckpoint(f"{file} is missing. {DOWNLOAD_AGAIN}")
         size = file.stat().st_size
         if size != record["bytes"]:
-            fate = "cut short" if size < record["bytes"] else "too long"
-            raise CorruptCheckpoint(f"{file} is {fate}: {size} bytes where entry.toml says {record['bytes']}. {AGAIN}")
-        found = file_sha256(file)
-        if found != record["sha256"]:
+            fault = "cut short" if size < record["bytes"] else "too long"
             raise CorruptCheckpoint(
-                f"{file} was changed: its SHA-256 is {found[:12]}, entry.toml says {record['sha256'][:12]}. {AGAIN}"
+                f"{file} is {fault}: it has {size} bytes, but entry.toml records {record['bytes']}. {DOWNLOAD_AGAIN}"
             )
-    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
-    if strange := sorted(there - wanted.keys()):
-        raise CorruptCheckpoint(f"{path / strange[0]} is a file that entry.toml does not name. Remove it. {AGAIN}")
+        digest = file_sha256(file)
+        if digest != record["sha256"]:
+            raise CorruptCheckpoint(
+                f"{file} was changed: its SHA-256 is {digest[:12]}, but entry.toml records {record['sha256'][:12]}. "
+                f"{DOWNLOAD_AGAIN}"
+            )
+    files = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    if unexpected := sorted(files - records.keys()):
+        raise CorruptCheckpoint(f"{path / unexpected[0]} is not recorded in entry.toml. Remove it. {DOWNLOAD_AGAIN}")
 
 
-def _stored(file: Path) -> ArrayHeader:
-    """Facts of an array that `save_params` wrote: in one piece, in C order, compressed by zstd.
+def _read_header(file: Path) -> ArrayHeader:
+    """Read the metadata of an array, which must have one chunk, C order and zstd compression.
 
     Raises:
-        CorruptCheckpoint: It is stored in another way, or these are no facts.
+        CorruptCheckpoint: The metadata cannot be read, or the array is stored differently.
     """
     try:
-        facts = json.loads(file.read_bytes())
-        shape, dtype, kind = tuple(facts["shape"]), np.dtype(facts["dtype"]), facts["compressor"]["id"]
-        how = (facts["zarr_format"], facts["order"], facts["filters"], kind, tuple(facts["chunks"]))
+        metadata = json.loads(file.read_bytes())
+        shape, dtype, codec = tuple(metadata["shape"]), np.dtype(metadata["dtype"]), metadata["compressor"]["id"]
+        layout = (metadata["zarr_format"], metadata["order"], metadata["filters"], codec, tuple(metadata["chunks"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{file} does not say what the array is ({error}). {AGAIN}") from error
-    whole = all(type(size) is int and size > 0 for size in shape)
-    if not whole or how != (2, "C", None, "zstd", shape):
-        raise CorruptCheckpoint(f"{file} tells of an array that ea_jax has not written so. {AGAIN}")
+        raise CorruptCheckpoint(f"{file} does not describe an array ({error}). {DOWNLOAD_AGAIN}") from error
+    valid_shape = all(type(size) is int and size > 0 for size in shape)
+    if not valid_shape or layout != (2, "C", None, "zstd", shape):
+        raise CorruptCheckpoint(f"{file} describes an array in a layout that ea_jax does not write. {DOWNLOAD_AGAIN}")
     return ArrayHeader(shape, dtype)
 
 
-def _check_leaves(path: Path, found: Mapping[str, ArrayHeader], wanted: Mapping[str, Any]) -> None:
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    told = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
-    for name in sorted(wanted.keys() & found.keys()):
-        a, b = found[name], wanted[name]
+def _check_leaves(path: Path, headers: Mapping[str, ArrayHeader], expected: Mapping[str, Any]) -> None:
+    missing, unknown = sorted(expected.keys() - headers.keys()), sorted(headers.keys() - expected.keys())
+    faults = [f"lacks {name}" for name in missing] + [f"has unknown {name}" for name in unknown]
+    for name in sorted(expected.keys() & headers.keys()):
+        a, b = headers[name], expected[name]
         if a.shape != tuple(b.shape):
-            told.append(f"{name} has shape {a.shape} where {tuple(b.shape)} is wanted")
+            faults.append(f"{name} has shape {a.shape}, expected {tuple(b.shape)}")
         elif a.dtype != np.dtype(b.dtype):
-            told.append(f"{name} has dtype {a.dtype} where {np.dtype(b.dtype)} is wanted")
-    if told:
-        raise CorruptCheckpoint(f"{path} does not fit entry.toml: {'; '.join(told)}. {AGAIN}")
+            faults.append(f"{name} has dtype {a.dtype}, expected {np.dtype(b.dtype)}")
+    if faults:
+        raise CorruptCheckpoint(f"{path} does not match entry.toml: {'; '.join(faults)}. {DOWNLOAD_AGAIN}")
 
 
-def _check_claims(path: Path, stored: Mapping[str, ArrayHeader], files: Mapping[str, Any]) -> None:
-    """Refuse arrays that would fill the memory: claimed larger than their files can be."""
-    claimed, there = sum(array.bytes for array in stored.values()), sum(record["bytes"] for record in files.values())
-    if claimed > LARGEST_RATIO * there + TINY:
-        raise CorruptCheckpoint(f"{path} claims {claimed:,} bytes of values in files of {there:,}. Do not use it.")
+def _check_size(path: Path, headers: Mapping[str, ArrayHeader], files: Mapping[str, Any]) -> None:
+    """Reject arrays that claim more values than their files can hold, which would fill the memory."""
+    claimed, size = sum(array.bytes for array in headers.values()), sum(record["bytes"] for record in files.values())
+    if claimed > MAX_RATIO * size + MIN_BYTES:
+        raise CorruptCheckpoint(f"{path} claims {claimed:,} bytes of values in files of {size:,}. Do not use it.")
 
 
-def _values(folder: Path, array: ArrayHeader) -> np.ndarray:
-    """The values of an array, which are checked by their digest afterwards; not a byte more than it claims is made."""
-    piece = (folder / ".".join("0" for _ in array.shape or (1,))).read_bytes()
-    values = pa.decompress(piece, decompressed_size=array.bytes, codec="zstd", asbytes=True)
+def _read_values(folder: Path, array: ArrayHeader) -> np.ndarray:
+    """Read the values of an array, decompressing no more bytes than its header claims."""
+    chunk = (folder / ".".join("0" for _ in array.shape or (1,))).read_bytes()
+    values = pa.decompress(chunk, decompressed_size=array.bytes, codec="zstd", asbytes=True)
     return np.frombuffer(values, array.dtype).reshape(array.shape)
 
 

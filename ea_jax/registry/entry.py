@@ -1,4 +1,4 @@
-"""Model spaces and registry entries as files on disk: names, facts and digests, read without JAX."""
+"""Registry entries: the facts in `entry.toml`, read without JAX."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from ea_jax.errors import BadEntry
 from ea_jax.io.toml import parse_record, read_text, read_toml
 
 SCHEMA = 1
-DEEPEST = 1000  # blocks of a network
+MAX_DEPTH = 1000  # blocks of a network
 
 
 class EntryHeader(NamedTuple):
-    """What an adapter is found by.
+    """The facts by which an adapter is found.
 
     Attributes:
-        folder: Of the entry; its name is the adapter's.
-        source: Full id of the model whose embeddings come in.
-        target: Full id of the model whose space they go to.
-        flavor: Which of several adapters between the two.
+        folder: Folder of the entry, whose name is the adapter's name.
+        source: Full id of the model that makes the inputs.
+        target: Full id of the model whose space the outputs are in.
+        flavor: Name of this adapter among those of the two models.
         tags: Free labels; `pro` marks a paid adapter.
     """
 
@@ -37,21 +37,21 @@ class Entry:
     """A published adapter: the facts of its `entry.toml`.
 
     Attributes:
-        path: Its folder, which holds `entry.toml`, `card.md`, `params/` and `quality/`.
-        family: Which module computes it.
-        source: Full id of the model whose embeddings come in.
-        target: Full id of the model whose space they go to.
-        flavor: Which of several adapters between the two.
+        path: Folder with `entry.toml`, `card.md`, `params/` and `quality/`.
+        family: Name of the adapter family.
+        source: Full id of the model that makes the inputs.
+        target: Full id of the model whose space the outputs are in.
+        flavor: Name of this adapter among those of the two models.
         d_in: Width of the source embeddings.
         d_out: Width of the target embeddings.
         unit_norm: Whether outputs have length one.
-        encoder: The facts of the encoder it was fitted on, with their `fingerprint`.
-        params: `sha256` of the parameter values, and each file's `bytes` and `sha256`.
-        quality: The same of its quality part, and the `sizes` that its shapes follow from.
-        metrics: Measured figures by test set, then by row.
-        training: What it was fitted on, and what was chosen.
-        sizes: The family's own widths and counts by name.
-        description: One sentence for people.
+        encoder: Facts about the encoder that the adapter was fitted on, with their `fingerprint`.
+        params: Record of the adapter's checkpoint: `sha256` of the values, and `bytes` and `sha256` of each file.
+        quality: The same record for the quality part, and the `sizes` that determine its shapes.
+        metrics: Metrics by test set, then by row (`store`, `query`, `keep_source`, ...), then by name.
+        training: Summary of the fit.
+        sizes: Widths and counts of the family, by name.
+        description: A sentence about the training pairs.
         tags: Free labels; `pro` marks a paid adapter.
     """
 
@@ -74,11 +74,11 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Its folder's name, `<source>--<target>--<flavor>`."""
+        """Name of the folder, `<source>--<target>--<flavor>`."""
         return self.path.name
 
     def spec(self, purpose: Purpose) -> Spec:
-        """The static part of the adapter that this entry stores."""
+        """The static part of this entry's adapter for a purpose."""
         return Spec(
             self.family,
             self.source,
@@ -92,61 +92,61 @@ class Entry:
         )
 
 
-def read_header(folder: Path, mention: Sequence[str] = ()) -> EntryHeader | None:
-    """What an entry says before its first table, which is a tenth of the time of `read_entry`.
+def read_header(folder: Path, contains: Sequence[str] = ()) -> EntryHeader | None:
+    """Read the facts before the first table of an entry, in a tenth of the time of `read_entry`.
 
     Args:
-        folder: Of the entry.
-        mention: None is returned unless the file holds all these texts, or an escape.
+        folder: Folder of the entry.
+        contains: Texts that the file must contain; else None is returned. Files with escapes are always read.
 
     Raises:
-        BadEntry: It cannot be read, or says something that no entry says.
+        BadEntry: The file cannot be read or is not valid.
     """
     path = folder / "entry.toml"
     text = read_text(path)
-    if "\\" not in text and not all(part in text for part in mention):
+    if "\\" not in text and not all(part in text for part in contains):
         return None
     try:
         facts = tomllib.loads(text.partition("\n[")[0])
         source, target, flavor, tags = (facts[key] for key in ("source", "target", "flavor", "tags"))
-        if all(isinstance(told, str) for told in (source, target, flavor, *tags)):
+        if all(isinstance(value, str) for value in (source, target, flavor, *tags)):
             return EntryHeader(folder, source, target, flavor, tuple(tags))
-    except (ValueError, KeyError, TypeError):  # an unusual file, or a broken one
+    except (ValueError, KeyError, TypeError):  # `read_entry` reads unusual files and explains broken ones
         pass
     entry = read_entry(folder)
     return EntryHeader(folder, entry.source, entry.target, entry.flavor, entry.tags)
 
 
 def read_entry(folder: Path) -> Entry:
-    """The entry of one folder.
+    """Read the entry in a folder.
 
     Raises:
-        BadEntry: Its entry.toml is missing, or not what it should be.
+        BadEntry: entry.toml is missing or not valid.
     """
     path = folder / "entry.toml"
     facts = read_toml(path)
     if (schema := facts.pop("schema", SCHEMA)) != SCHEMA:
-        raise BadEntry(f"{path} is of schema {schema}, this ea_jax reads {SCHEMA}. Upgrade ea_jax.")
+        raise BadEntry(f"{path} has schema {schema}, but this version of ea_jax reads {SCHEMA}. Upgrade ea_jax.")
     entry = parse_record(Entry, {**facts, "path": folder}, path)
     if not isinstance(entry.encoder.get("fingerprint"), str) or not all(map(_is_record, (entry.params, entry.quality))):
-        raise BadEntry(f"{path} does not name each file with bytes and sha256, or no fingerprint. Fetch it again.")
+        raise BadEntry(f"{path} lacks a fingerprint, or bytes and sha256 of a file. Download it again.")
     sizes = (entry.d_in, entry.d_out, *entry.sizes.values())
-    if not all(type(n) is int and n > 0 for n in sizes) or entry.sizes.get("depth", 1) > DEEPEST:
-        raise BadEntry(f"{path} has sizes that no adapter has: {', '.join(map(str, sizes))}. Fetch it again.")
-    if not _are_figures(entry.metrics):
-        raise BadEntry(f"{path} has metrics that are no numbers by test set and row. Fetch it again.")
+    if not all(type(n) is int and n > 0 for n in sizes) or entry.sizes.get("depth", 1) > MAX_DEPTH:
+        raise BadEntry(f"{path} has impossible sizes: {', '.join(map(str, sizes))}. Download it again.")
+    if not _are_metrics(entry.metrics):
+        raise BadEntry(f"{path} has metrics that are not numbers by test set and row. Download it again.")
     return entry
 
 
-def _are_figures(metrics: Any, depth: int = 3) -> bool:
-    """Whether these are numbers in tables of tables of tables."""
+def _are_metrics(metrics: Any, depth: int = 3) -> bool:
+    """Whether these are numbers in tables nested to a depth."""
     if depth == 0:
         return type(metrics) in (int, float)
-    return isinstance(metrics, dict) and all(_are_figures(value, depth - 1) for value in metrics.values())
+    return isinstance(metrics, dict) and all(_are_metrics(value, depth - 1) for value in metrics.values())
 
 
 def _is_record(part: Mapping[str, Any]) -> bool:
-    """Whether it has the digest of a checkpoint's values, and the size and digest of each of its files."""
+    """Whether a table has the digest of a checkpoint's values, and the size and digest of each of its files."""
     files = part.get("files")
     return (
         isinstance(part.get("sha256"), str)

@@ -1,4 +1,4 @@
-"""Whether vectors, or an encoder, are of the model that an adapter was fitted on."""
+"""Check that vectors, or an encoder, belong to the model that an adapter was fitted on."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,64 +20,60 @@ def check_fingerprint(entry: Entry, facts: Mapping[str, Any]) -> None:
     """Check that an adapter was fitted on the encoder with these facts (`EncoderSpec.facts`).
 
     Raises:
-        FingerprintMismatch: It was fitted on another; the message names the facts that differ.
+        FingerprintMismatch: It was fitted on another encoder; the message names the facts that differ.
     """
     if not is_same_encoder(entry.encoder, facts):
         raise FingerprintMismatch(
-            f"{entry.name} was fitted on another encoder: {_apart(entry.encoder, facts)}. "
-            "Use the encoder that it names, or fit an adapter on yours."
+            f"{entry.name} was fitted on another encoder: {_list_differences(entry.encoder, facts)}. "
+            "Use that encoder, or fit an adapter on yours."
         )
 
 
-def check_provenance(entry: Entry, facts: Mapping[str, Any], where: str, assume_source: bool = False) -> dict[str, Any]:
-    """`check_source` of vectors against what an adapter was fitted on."""
-    return check_source(entry.encoder, facts, where, entry.name, assume_source)
-
-
 def check_source(
-    wanted: Mapping[str, Any], facts: Mapping[str, Any] | None, where: str, adapter: str, assume_source: bool = False
+    expected: Mapping[str, Any], facts: Mapping[str, Any] | None, where: str, adapter: str, assume_source: bool = False
 ) -> dict[str, Any]:
-    """Check what is said of the encoder of vectors against what an adapter was, or is to be, fitted on.
+    """Check that recorded facts about the encoder of vectors match the encoder of an adapter.
 
     Args:
-        wanted: Facts of the adapter's encoder, with their `fingerprint`.
-        facts: The same of the vectors', as `EncoderSpec.facts` gives them; None where nothing is said.
-        where: What says so, for people.
-        adapter: Its name, likewise.
-        assume_source: Take the vectors for the source model's, whatever is said of them.
+        expected: Facts about the adapter's encoder, with their `fingerprint`.
+        facts: Facts about the encoder of the vectors, as returned by `EncoderSpec.facts`. None if nothing is recorded,
+            which passes.
+        where: The file that records the facts, for the error message.
+        adapter: Name of the adapter, for the error message.
+        assume_source: Whether to accept the vectors even if the facts differ.
 
     Returns:
-        What to say of it in an output's metadata: empty, or under `assumed_source` the facts that were overruled.
+        Metadata for the output: empty, or the rejected facts under `assumed_source`.
 
     Raises:
-        FingerprintMismatch: They differ; the message spells out both, field by field.
+        FingerprintMismatch: The facts differ; the message lists both values of each.
     """
-    if facts is None or is_same_encoder(wanted, facts):
+    if facts is None or is_same_encoder(expected, facts):
         return {}
     if assume_source:
         return {"assumed_source": dict(facts)}
     raise FingerprintMismatch(
-        f"{where} holds vectors of another encoder than {adapter} was fitted on: {_apart(wanted, facts)}. "
-        "Use an adapter of that encoder, or override with --assume-source."
+        f"{where} holds vectors of another encoder than {adapter} was fitted on: {_list_differences(expected, facts)}. "
+        "Use an adapter of that encoder, or set `assume_source` to accept these vectors."
     )
 
 
 def check_source_files(
-    files: Iterable[Path], wanted: Mapping[str, Any], adapter: str, assume_source: bool, column: str = "x"
+    files: Iterable[Path], expected: Mapping[str, Any], adapter: str, assume_source: bool, column: str = "x"
 ) -> dict[str, Any]:
-    """`check_source` of a column of vectors of each file that records what made it."""
-    found: dict[str, Any] = {}
+    """Apply `check_source` to each file that records the encoder of a column of vectors."""
+    metadata: dict[str, Any] = {}
     for file in files:
-        found |= check_source(wanted, encoder_facts(file, column), str(file), adapter, assume_source)
-    return found
+        metadata |= check_source(expected, encoder_facts(file, column), str(file), adapter, assume_source)
+    return metadata
 
 
-def is_same_encoder(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether the facts are of this encoder; of this model, where one side knows no more than a name."""
-    known = "fingerprint" if wanted.get("fingerprint") and facts.get("fingerprint") else "model"
-    return facts.get(known) == wanted.get(known)
+def is_same_encoder(expected: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether facts belong to an encoder. Without both fingerprints, the model names are compared."""
+    key = "fingerprint" if expected.get("fingerprint") and facts.get("fingerprint") else "model"
+    return facts.get(key) == expected.get(key)
 
 
-def _apart(wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    keys = [key for key in dict.fromkeys([*wanted, *facts]) if facts.get(key) != wanted.get(key)]
-    return "; ".join(f"{key} {facts.get(key)!r} for {wanted.get(key)!r}" for key in keys)
+def _list_differences(expected: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    keys = [key for key in dict.fromkeys([*expected, *facts]) if facts.get(key) != expected.get(key)]
+    return "; ".join(f"{key} {facts.get(key)!r} for {expected.get(key)!r}" for key in keys)

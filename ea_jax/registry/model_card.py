@@ -1,4 +1,4 @@
-"""Write a registry entry: parameters, quality part, facts and a model card, all or nothing."""
+"""Model cards of registry entries."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,83 +15,84 @@ ROWS = {
 
 
 def format_metrics(metrics: dict[str, Any], rows: dict[str, str]) -> str:
-    """Figures as a Markdown table: one row a map, one group of columns a test set."""
+    """Format metrics as a Markdown table with a row for each map and two columns for each test set."""
     names = list(metrics)
     head = ["", *(f"{name} cosine | {name} R@1 / 5 / 10" for name in names)]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: | ---: |" * len(names)]
-    for row, label in (rows | _kept(metrics[names[0]])).items():
+    for row, label in (rows | _member_labels(metrics[names[0]])).items():
         cells = [_cells(metrics[name][row]) for name in names]
         lines.append("| " + " | ".join([label, *cells]) + " |")
     return "\n".join(lines)
 
 
-def _kept(rows: Mapping[str, Any]) -> dict[str, str]:
-    """Labels of the rows for keeping the source model, or one member of a composite."""
+def _member_labels(rows: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of the rows in which one member of a composite is kept on both sides."""
     kept = [row for row in rows if row.startswith("keep_") and row != KEEP_SOURCE]
     return {row: f"keep {row.removeprefix('keep_')} alone on both sides" for row in kept}
 
 
-def _cells(figures: dict[str, float]) -> str:
-    cosine = f"{figures['cosine']:.3f}" if "cosine" in figures else ""
-    return f"{cosine} | " + " / ".join(f"{figures[f'recall@{k}']:.3f}" for k in (1, 5, 10))
+def _cells(scores: dict[str, float]) -> str:
+    cosine = f"{scores['cosine']:.3f}" if "cosine" in scores else ""
+    return f"{cosine} | " + " / ".join(f"{scores[f'recall@{k}']:.3f}" for k in (1, 5, 10))
 
 
 def format_front_matter(
-    name: str, between: Sequence[Space], metrics: Mapping[str, Any], licence: str | None = None
+    name: str, spaces: Sequence[Space], metrics: Mapping[str, Any], license: str | None = None
 ) -> str:
-    """Front matter of a model card, in the form that the Hugging Face hub reads to show the figures.
+    """Format the front matter of a model card, from which the Hugging Face hub shows the metrics.
 
     Args:
-        name: Of the adapter.
-        between: Its spaces; those whose models are on the hub are its base models.
-        metrics: Figures by test set, then by row.
-        licence: Its licence, as the hub abbreviates it; omitted if None.
+        name: Name of the adapter.
+        spaces: Spaces of the adapter. Those with a model on the hub become its base models.
+        metrics: Metrics by test set, then by row.
+        license: Identifier of the license on the hub; omitted if None.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    figures = [
+    results = [
         EvalResult(
             task_type="feature-extraction",
             dataset_type=test,
             dataset_name=test,
-            metric_type=figure,
-            metric_name=f"{figure}, {row}",
+            metric_type=metric,
+            metric_name=f"{metric}, {row}",
             metric_value=value,
         )
         for test, rows in metrics.items()
         for row in ("store", "query")
-        for figure, value in rows.get(row, {}).items()
+        for metric, value in rows.get(row, {}).items()
     ]
     facts = ModelCardData(
         library_name="ea_jax",
-        license=licence,
-        base_model=[space.id for space in between if space.local] or None,
+        license=license,
+        base_model=[space.id for space in spaces if space.local] or None,
         pipeline_tag="feature-extraction",
         tags=["embeddings", "embedding-adapter", "jax", "flax"],
         model_name=name,
-        eval_results=figures or None,
+        eval_results=results or None,
     )
     return f"---\n{facts.to_yaml()}\n---\n"
 
 
 def summarize_comparison(facts: dict[str, Any]) -> str:
-    """A sentence: does the adapter beat keeping the source model, on the last test set or on the fit's held-out pairs?
+    """Say in a sentence whether the adapter beats keeping the source model.
 
-    Test sets of held-out sources come last in an entry, and say more than those of sources that were fitted on.
+    The last test set decides, or the held-out pairs of the fit if there is none. Entries list test sets from held-out
+    sources last; these are the more informative ones.
     """
     metrics, training = facts["metrics"], facts["training"]
     name = list(metrics)[-1] if metrics else "held-out pairs"
-    figures = metrics[name] if metrics else training
-    kept = max((row for row in figures if row.startswith("keep_")), key=lambda row: figures[row]["recall@10"])
+    scores = metrics[name] if metrics else training
+    kept = max((row for row in scores if row.startswith("keep_")), key=lambda row: scores[row]["recall@10"])
     model = "the source model" if kept == KEEP_SOURCE else kept.removeprefix("keep_")
     if not metrics and training["kept"] != "source":
         model = training["kept"]
-    ours, keep = (figures[row]["recall@10"] for row in ("query", kept))
-    error = (ours * (1 - ours) / training["held_out_queries"]) ** 0.5
-    beats = "beats" if ours > keep + error else "does not beat" if ours < keep - error else "is as good as"
-    where = "sources that were held out" if name == "across" else name
+    adapted, keep = (scores[row]["recall@10"] for row in ("query", kept))
+    error = (adapted * (1 - adapted) / training["held_out_queries"]) ** 0.5
+    beats = "beats" if adapted > keep + error else "does not beat" if adapted < keep - error else "is as good as"
+    where = "held-out sources" if name == "across" else name
     return (
-        f"On {where}, this adapter {beats} keeping {model} on both sides: {ours:.1%} of the queries find their true "
+        f"On {where}, this adapter {beats} keeping {model} on both sides: {adapted:.1%} of the queries find their true "
         f"neighbor among the first ten, against {keep:.1%} after embedding the corpus again."
     )
 
@@ -106,6 +107,13 @@ def _describe_overlap(training: Mapping[str, Any]) -> str:
 
 
 def format_card(facts: dict[str, Any], source: str, target: str) -> str:
+    """Format the body of a model card.
+
+    Args:
+        facts: Facts of the entry.
+        source: Alias of the source model.
+        target: Alias of the target model.
+    """
     training = facts["training"]
     measured = (
         f"""## Measured
@@ -125,7 +133,8 @@ query searching a corpus of native {target} vectors. {_describe_overlap(training
 # {source} to {target}, flavor {facts["flavor"]}
 
 {find_family(facts["family"]).describe(facts["sizes"])} from embeddings of `{facts["source"]}` (width {facts["d_in"]})
-to the space of `{facts["target"]}` (width {facts["d_out"]}), for two purposes: `store` is faithful, `query` ranks best.
+to the space of `{facts["target"]}` (width {facts["d_out"]}), for two purposes: `store` vectors are closest to
+native ones, `query` vectors rank best.
 
 {summarize_comparison(facts)}
 
@@ -136,16 +145,16 @@ adapt = load("{source}", "{target}", flavor="{facts["flavor"]}", purpose="query"
 y = adapt(adapt.params, x)
 ```
 
-## Fitted on
+## Training data
 
-{facts["description"] or "Nobody has described the pairs."}
+{facts["description"] or "The pairs are not described."}
 
 {training["pairs"]:,} pairs of {training["groups"]:,} groups.{left_out} Ridge penalty {training["penalty"]:g}, prior:
 {training["prior"] or "none"}, steps of fine-tuning: {training["fine_tuning_steps"]}.
 
 {measured}## Limits
 
-- Text of another kind, language or length is mapped less well: read the confidence, and measure on your own data. A fit
-  on the texts and vectors of your own index, with this adapter as the prior, is better: `ea-jax fit`.
-- Scores of `query` vectors are for ranking; `Quality.native_similarity` puts them on the scale of native similarities.
+- Text of another kind, language or length is mapped less accurately. Check the confidence, and evaluate on your data.
+- A fit on the texts and vectors of your own index, with this adapter as the prior, is better: `ea-jax fit`.
+- Scores of `query` vectors only rank. `Quality.native_similarity` converts them to the scale of native similarities.
 """

@@ -1,4 +1,4 @@
-"""An entry to a registry on the Hugging Face hub, with its card and the registry's index."""
+"""Publish an entry to a registry on the Hugging Face hub, with its card and the registry's index."""
 
 import logging
 from pathlib import Path
@@ -18,76 +18,79 @@ logger = logging.getLogger(__name__)
 
 
 class Upload(NamedTuple):
-    """What goes to the hub: files by their path there, and the line of the index."""
+    """Files to upload, by their path in the repository, and the new row of the index."""
 
     files: dict[str, Path]
-    listed: Listing
+    listing: Listing
 
 
 def plan_upload(folder: Path) -> Upload:
-    """What `publish` would upload. The hub is not asked.
+    """List what `publish` would upload, without contacting the hub.
 
     Raises:
-        BadEntry, CorruptCheckpoint: The adapter is not whole, holds a link, or has no card.
+        BadEntry, CorruptCheckpoint: The entry is damaged, contains a link, or has no card.
     """
     entry = read_entry(folder)
     name = entry_name(entry)
     reject_links(folder)
     check_entry(entry)
-    return Upload({f"{name}/{file}": folder / file for file in _files(entry)}, _line(entry, name))
+    return Upload({f"{name}/{file}": folder / file for file in _list_files(entry)}, _index_row(entry, name))
 
 
 def publish(folder: Path, address: str) -> str:
-    """Upload an adapter in one commit, with the index that names it; the first one's card becomes the repository's.
+    """Upload an entry and the updated index in one commit. The first entry's card becomes the repository's.
 
     Args:
-        folder: An entry's folder.
-        address: `hf:owner/name` or `hf:datasets/owner/name`; the repository is made if it is not there.
+        folder: Folder of the entry.
+        address: `hf:owner/name` or `hf:datasets/owner/name`. The repository is created if necessary.
 
     Returns:
-        The address of the commit.
+        URL of the commit.
 
     Raises:
-        BadInput: The address is of another form, or the hub refuses; nothing is uploaded in part.
-        BadEntry, CorruptCheckpoint: The adapter is not whole.
+        BadInput: The address is not valid.
+        Unavailable: The hub refuses or cannot be reached. Nothing is uploaded in part.
+        BadEntry, CorruptCheckpoint: The entry is damaged.
     """
     repo, kind, revision = parse_address(address)
     if revision:
-        raise BadInput(f"{address} names a revision; what is published goes to the main branch. Leave @{revision} out.")
+        raise BadInput(f"{address} names a revision, but entries are published to the main branch. Omit @{revision}.")
     upload = plan_upload(folder)
     from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 
     api = HfApi()
-    instead = "Nothing was uploaded; log in with `hf auth login`, or try again."
-    with explain_hub_errors(repo, instead, "could not be uploaded to the hub"):
+    advice = "Nothing was uploaded; log in with `hf auth login`, or try again."
+    with explain_hub_errors(repo, advice, "could not be uploaded to the hub"):
         api.create_repo(repo, repo_type=kind, exist_ok=True)
         head = api.repo_info(repo, repo_type=kind)
-        there = set(api.list_repo_files(repo, repo_type=kind, revision=head.sha))
-        known = (
-            read_index(Path(hf_hub_download(repo, INDEX, repo_type=kind, revision=head.sha))) if INDEX in there else []
-        )
-        index = format_index([row for row in known if row.name != upload.listed.name] + [upload.listed])
+        existing = set(api.list_repo_files(repo, repo_type=kind, revision=head.sha))
+        rows: list[Listing] = []
+        if INDEX in existing:
+            rows = read_index(Path(hf_hub_download(repo, INDEX, repo_type=kind, revision=head.sha)))
+        index = format_index([row for row in rows if row.name != upload.listing.name] + [upload.listing])
         added = [CommitOperationAdd(path, file) for path, file in upload.files.items()]
         added.append(CommitOperationAdd(INDEX, index.encode()))
-        if CARD not in there:
+        if CARD not in existing:
             added.append(CommitOperationAdd(CARD, folder / "card.md"))
-        logger.info(f"{len(added)} files to {repo}")
-        done = api.create_commit(repo, added, commit_message=upload.listed.name, repo_type=kind, parent_commit=head.sha)
-    return done.commit_url
+        logger.info(f"uploading {len(added)} files to {repo}")
+        commit = api.create_commit(
+            repo, added, commit_message=upload.listing.name, repo_type=kind, parent_commit=head.sha
+        )
+    return commit.commit_url
 
 
 def reject_links(folder: Path) -> None:
-    """Raise BadEntry where a folder is or holds a link."""
+    """Raise BadEntry if a folder is a symbolic link or contains one."""
     links = [path for path in [folder, *folder.rglob("*")] if path.is_symlink()]
     if links:
-        raise BadEntry(f"{links[0]} is a link, which no entry may hold. Copy the file to where the link is.")
+        raise BadEntry(f"{links[0]} is a link, which entries may not contain. Replace it by a copy of the file.")
 
 
-def _files(entry: Entry) -> list[str]:
+def _list_files(entry: Entry) -> list[str]:
     if not (entry.path / "card.md").is_file():
-        raise BadEntry(f"{entry.path} has no card.md, which tells people what it is. Write one, then publish.")
+        raise BadEntry(f"{entry.path} has no card.md, which describes the adapter. Write one, then publish.")
     return ["entry.toml", "card.md", *checkpoint_files(entry)]
 
 
-def _line(entry: Entry, name: str) -> Listing:
+def _index_row(entry: Entry, name: str) -> Listing:
     return make_listing(entry, file_sha256(entry.path / "entry.toml"))._replace(name=name)

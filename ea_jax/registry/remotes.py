@@ -1,4 +1,4 @@
-"""Registries on the Hugging Face hub: which are known, what their indexes say, one adapter fetched whole."""
+"""Registries on the Hugging Face hub: the configured ones, their indexes, and downloads of their entries."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ea_jax.errors import BadEntry, BadInput, UnknownName, suggest_names
+from ea_jax.errors import BadEntry, BadInput, Unavailable, UnknownName, suggest_names
 from ea_jax.io.hashing import file_sha256
 from ea_jax.io.hub_errors import explain_hub_errors
 from ea_jax.io.toml import parse_record, read_toml
@@ -31,9 +31,9 @@ class Remote:
     """A registry on the hub, at one commit.
 
     Attributes:
-        repo: Its repository, `owner/name`.
-        kind: `model` or `dataset`.
-        commit: What it was pinned to when it was added.
+        repo: Id of the repository, `owner/name`.
+        kind: Type of the repository, `model` or `dataset`.
+        commit: Commit that the registry was pinned to when it was added.
     """
 
     repo: str
@@ -42,48 +42,50 @@ class Remote:
 
     @property
     def address(self) -> str:
-        """What `ea-jax registry add` takes, at this commit."""
+        """Address of the registry at its commit, as `ea-jax registry add` takes it."""
         return f"hf:{'datasets/' if self.kind == 'dataset' else ''}{self.repo}@{self.commit[:12]}"
 
     @property
     def cache(self) -> Path:
-        """Where its index and the adapters fetched from it are on this machine."""
+        """Local folder for the index and the downloaded entries."""
         folder = f"{self.kind}s--{self.repo.replace('/', '--')}"
         return user_folder("cache") / "registries" / folder / self.commit
 
 
 def config_path() -> Path:
-    """The file that names the registries on the hub."""
+    """Path of the configuration file, which lists the registries on the hub."""
     from platformdirs import user_config_path
 
     return user_config_path("ea_jax") / "registries.toml"
 
 
 def list_remotes() -> list[Remote]:
-    """Registries on the hub, in the order in which they were added.
+    """List the configured registries on the hub, in the order in which they were added.
 
     Raises:
-        BadEntry: The configuration file is not what it should be.
+        BadEntry: The configuration file is not valid.
     """
     path = config_path()
-    found = (
-        [parse_record(Remote, facts, path) for facts in read_toml(path).get("registry", [])] if path.is_file() else []
-    )
-    for remote in found:
+    tables = read_toml(path).get("registry", []) if path.is_file() else []
+    remotes = [parse_record(Remote, facts, path) for facts in tables]
+    for remote in remotes:
         if not re.fullmatch(r"[0-9a-f]{40}", remote.commit) or not ADDRESS.fullmatch(f"hf:{remote.repo}"):
-            raise BadEntry(f"{path}: {remote.repo!r} at {remote.commit!r} is no repository at a commit. Add it again.")
-    return found
+            raise BadEntry(
+                f"{path}: {remote.repo!r} at {remote.commit!r} is not a repository at a commit. Add it again."
+            )
+    return remotes
 
 
 def add_remote(address: str) -> Remote:
-    """Pin a repository to its present commit, fetch its index, and write it into the configuration file.
+    """Pin a repository to its current commit, download its index, and add it to the configuration file.
 
     Args:
-        address: `hf:owner/name`, `hf:datasets/owner/name`, either with `@revision`.
+        address: `hf:owner/name` or `hf:datasets/owner/name`, optionally with `@revision`.
 
     Raises:
-        BadInput: The address is not of this form, or the repository cannot be fetched.
-        BadEntry: Its index is not what it should be.
+        BadInput: The address is not valid, or the repository has no commit.
+        Unavailable: The repository cannot be reached.
+        BadEntry: The index is not valid.
     """
     repo, kind, revision = parse_address(address)
     from huggingface_hub import HfApi
@@ -91,7 +93,7 @@ def add_remote(address: str) -> Remote:
     with explain_hub_errors(repo):
         commit = HfApi().repo_info(repo, repo_type=kind, revision=revision).sha
     if commit is None:
-        raise BadInput(f"{repo} has no commit yet. `ea-jax publish` puts an adapter there.")
+        raise BadInput(f"{repo} has no commit yet. `ea-jax publish` uploads an adapter.")
     remote = Remote(repo, kind, commit)
     fetch_index(remote)
     _configure([remote if (r.repo, r.kind) == (repo, kind) else r for r in list_remotes()], remote)
@@ -99,61 +101,61 @@ def add_remote(address: str) -> Remote:
 
 
 def remove_remote(address: str) -> Remote:
-    """Take a repository out of the configuration file; what was fetched from it stays in the cache, unused.
+    """Remove a repository from the configuration file. Downloaded entries stay in the cache, unused.
 
     Raises:
-        UnknownName: It is not in the file.
+        UnknownName: The repository is not in the file.
     """
     repo, kind, _ = parse_address(address)
     known = list_remotes()
-    gone = [remote for remote in known if (remote.repo, remote.kind) == (repo, kind)]
-    if not gone:
-        told = suggest_names(address, [remote.address.partition("@")[0] for remote in known])
-        raise UnknownName(f"No registry {address} was added. {told}")
-    _configure([remote for remote in known if remote not in gone])
-    return gone[0]
+    removed = [remote for remote in known if (remote.repo, remote.kind) == (repo, kind)]
+    if not removed:
+        suggestion = suggest_names(address, [remote.address.partition("@")[0] for remote in known])
+        raise UnknownName(f"No registry {address} was added. {suggestion}")
+    _configure([remote for remote in known if remote not in removed])
+    return removed[0]
 
 
 def parse_address(address: str) -> tuple[str, str, str | None]:
-    """Repository, kind and revision of an address.
+    """Parse the repository, its type and the revision of an address.
 
     Raises:
-        BadInput: It is none.
+        BadInput: The address is not valid.
     """
-    found = ADDRESS.fullmatch(address)
-    if not found:
-        raise BadInput(f"{address!r} is no address of a registry: write hf:owner/name or hf:datasets/owner/name.")
-    return found[2], "dataset" if found[1] else "model", found[3]
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        raise BadInput(f"{address!r} is not the address of a registry: use hf:owner/name or hf:datasets/owner/name.")
+    return match[2], "dataset" if match[1] else "model", match[3]
 
 
 def fetch_index(remote: Remote) -> list[Listing]:
-    """What a registry on the hub holds; its index is fetched once.
+    """Read the index of a registry on the hub, which is downloaded once.
 
     Raises:
-        BadInput: It cannot be fetched.
-        BadEntry: It is not what it should be.
+        Unavailable: The index cannot be downloaded.
+        BadEntry: The index is not valid.
     """
     file = remote.cache / INDEX
     if not file.is_file():
-        (there,) = _downloaded(remote, [INDEX])
+        (download,) = _download(remote, [INDEX])
         file.parent.mkdir(parents=True, exist_ok=True)
-        read_index(there)
+        read_index(download)
         with explain_hub_errors(remote.address), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            os.replace(shutil.copyfile(there, Path(scratch) / INDEX), file)
+            os.replace(shutil.copyfile(download, Path(scratch) / INDEX), file)
     return read_index(file)
 
 
 def checkpoint_files(entry: Entry) -> dict[str, Mapping[str, Any]]:
-    """Of each file of both checkpoints, by its path in the entry's folder, `bytes` and `sha256`."""
+    """Records (`bytes`, `sha256`) of the files of both checkpoints, by path in the entry's folder."""
     parts = {"params": entry.params, "quality": entry.quality}
-    return {f"{part}/{name}": facts for part, of in parts.items() for name, facts in of["files"].items()}
+    return {f"{part}/{name}": facts for part, record in parts.items() for name, facts in record["files"].items()}
 
 
 def find_listing(source: str, target: str, flavor: str | None) -> tuple[Remote, Listing] | None:
-    """The adapter between two spaces in the first registry on the hub that has it; without a flavor, the small one.
+    """Find the adapter between two spaces in the first registry on the hub that has it.
 
     Raises:
-        UnknownName: That registry has several, none is small, and none was named.
+        UnknownName: `flavor` is None, and the choice is not clear.
     """
     a, b = find_space(source).id, find_space(target).id
     for remote in list_remotes():
@@ -164,83 +166,83 @@ def find_listing(source: str, target: str, flavor: str | None) -> tuple[Remote, 
 
 
 def find_listing_by_name(name: str) -> tuple[Remote, Listing] | None:
-    """The adapter of a name in the first registry on the hub that has it."""
-    found = ((remote, row) for remote in list_remotes() for row in fetch_index(remote) if row.name == name)
-    return next(found, None)
+    """Find an adapter by name in the first registry on the hub that has it."""
+    matches = ((remote, row) for remote in list_remotes() for row in fetch_index(remote) if row.name == name)
+    return next(matches, None)
 
 
 def resolve_entry_by_name(name: str) -> Entry:
-    """The adapter of a name as `ea-jax list` shows it, fetched where it is on the hub.
+    """Find an adapter by the name that `ea-jax list` shows, and download it if it is on the hub.
 
     Raises:
-        UnknownName: No adapter has the name.
-        BadInput: It cannot be fetched.
+        UnknownName: No adapter has this name.
+        Unavailable: The adapter cannot be downloaded.
     """
     try:
         return find_entry_by_name(name)
     except UnknownName:
-        found = find_listing_by_name(name)
-        if found is None:
+        match = find_listing_by_name(name)
+        if match is None:
             raise
-        return fetch_entry(*found)
+        return fetch_entry(*match)
 
 
-def cached_entry(remote: Remote, listed: Listing) -> Path | None:
-    """The folder of an adapter that was fetched; None before."""
-    there = remote.cache / listed.name
-    return there if there.is_dir() else None
+def cached_entry(remote: Remote, listing: Listing) -> Path | None:
+    """The folder of a downloaded entry, or None."""
+    folder = remote.cache / listing.name
+    return folder if folder.is_dir() else None
 
 
-def fetch_entry(remote: Remote, listed: Listing) -> Entry:
-    """An adapter of a registry on the hub: fetched once, hashed, and only then moved into the cache.
+def fetch_entry(remote: Remote, listing: Listing) -> Entry:
+    """Download an entry once, check its hashes, and only then move it into the cache.
 
-    Two processes may fetch at once; what was fetched in part is gone on with the next time.
+    Two processes may download at the same time. Interrupted downloads are resumed.
 
     Raises:
-        BadInput: It cannot be fetched.
-        BadEntry: It is not what the index says.
+        Unavailable: The entry cannot be downloaded.
+        BadEntry: The entry differs from the index.
     """
-    if here := cached_entry(remote, listed):
-        return read_entry(here)
-    there = remote.cache / listed.name
-    there.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=there.parent, prefix=".fetch-") as scratch:
-        new = Path(scratch) / listed.name
-        _put(remote, new, {"entry.toml": listed.sha256})
+    if folder := cached_entry(remote, listing):
+        return read_entry(folder)
+    folder = remote.cache / listing.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+        new = Path(scratch) / listing.name
+        _fetch_files(remote, new, {"entry.toml": listing.sha256})
         entry = read_entry(new)
-        if (entry.source, entry.target, entry.flavor) != (listed.source, listed.target, listed.flavor):
-            raise BadEntry(f"{listed.name} of {remote.address} is another adapter than its index says.")
-        _put(remote, new, {path: facts["sha256"] for path, facts in checkpoint_files(entry).items()})
+        if (entry.source, entry.target, entry.flavor) != (listing.source, listing.target, listing.flavor):
+            raise BadEntry(f"{listing.name} of {remote.address} is another adapter than its index says.")
+        _fetch_files(remote, new, {path: facts["sha256"] for path, facts in checkpoint_files(entry).items()})
         try:
-            new.rename(there)
+            new.rename(folder)
         except OSError as error:
-            if not there.is_dir():  # else another process was first, with the same bytes
-                raise BadInput(f"{there} cannot be written: {error}.") from error
-    return read_entry(there)
+            if not folder.is_dir():  # else another process was faster, with the same bytes
+                raise Unavailable(f"{folder} cannot be written: {error}.") from error
+    return read_entry(folder)
 
 
-def _put(remote: Remote, folder: Path, files: dict[str, str]) -> None:
-    """Files of an adapter, by name with their SHA-256, into a folder of its name."""
+def _fetch_files(remote: Remote, folder: Path, files: dict[str, str]) -> None:
+    """Download files of an entry into a folder of the same name, and check their SHA-256."""
     for name in files:
         parts = PurePosixPath(name).parts
         if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
-            raise BadEntry(f"{folder.name} of {remote.address} names {name!r}, which is outside of it. Do not use it.")
-    found = _downloaded(remote, [f"{folder.name}/{name}" for name in files])
+            raise BadEntry(
+                f"{folder.name} of {remote.address} names {name!r}, which is outside its folder. Do not use it."
+            )
+    downloads = _download(remote, [f"{folder.name}/{name}" for name in files])
     with explain_hub_errors(remote.address):
-        for (name, wanted), file in zip(files.items(), found, strict=True):
+        for (name, sha256), file in zip(files.items(), downloads, strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
-            if file_sha256(folder / name) != wanted:
+            if file_sha256(folder / name) != sha256:
                 file.resolve().unlink(missing_ok=True)
-                raise BadEntry(
-                    f"{folder.name}/{name} of {remote.address} is not the file that was published. Try again."
-                )
+                raise BadEntry(f"{folder.name}/{name} of {remote.address} differs from the published file. Try again.")
 
 
-def _downloaded(remote: Remote, names: Sequence[str]) -> list[Path]:
+def _download(remote: Remote, names: Sequence[str]) -> list[Path]:
     from huggingface_hub import hf_hub_download
 
-    def one(name: str) -> Path:
+    def download(name: str) -> Path:
         return Path(hf_hub_download(remote.repo, name, repo_type=remote.kind, revision=remote.commit))
 
     title, files = f"Downloading {remote.repo}", []
@@ -249,7 +251,7 @@ def _downloaded(remote: Remote, names: Sequence[str]) -> list[Path]:
         ThreadPoolExecutor(WORKERS) as pool,
         progress_bar(title, len(names), sys.stderr.isatty(), min_total=2) as advance,
     ):
-        for file in pool.map(one, names):
+        for file in pool.map(download, names):
             files.append(file)
             advance(1)
     return files

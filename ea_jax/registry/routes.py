@@ -1,4 +1,4 @@
-"""Routes between spaces through one adapter or two, with the recall that was measured on each. Free of JAX."""
+"""Routes between spaces over one or two adapters, with their measured recall. Does not import JAX."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from ea_jax.registry.spaces import find_space, list_spaces
 
 FILE = "paths.toml"
 LARGE = "large"
-MOST_HOPS = 2
-DIGITS = 16
+MAX_HOPS = 2
+DIGEST_DIGITS = 16
 
 Root = str | os.PathLike[str] | None
 Pair = dict[str, Entry | Listing]  # adapters between two spaces, by flavor
@@ -26,14 +26,14 @@ Pair = dict[str, Entry | Listing]  # adapters between two spaces, by flavor
 
 @dataclass(frozen=True)
 class Route:
-    """One way from a space to another.
+    """A route from one space to another.
 
     Attributes:
-        spaces: Aliases of the spaces on the way, both ends included.
-        flavor: What `load` is given to go this way; None for each pair's default.
-        recall: By test set, the share of `query` vectors whose native top hit is among the first ten; empty where none
-            was measured. Larger is better.
-        direct: The same of the direct adapter; None for one hop, and where there is no direct adapter.
+        spaces: Aliases of the spaces, including both ends.
+        flavor: Flavor with which `load` takes this route; None for the default of each pair.
+        recall: By test set, the share of `query` vectors whose true neighbor is among the first ten. Larger is better.
+            Empty if it was not measured.
+        direct: The same for the direct adapter; None for one hop, or without a direct adapter.
     """
 
     spaces: tuple[str, ...]
@@ -43,12 +43,12 @@ class Route:
 
     @property
     def hops(self) -> int:
-        """How many adapters follow each other."""
+        """Number of adapters."""
         return len(self.spaces) - 1
 
     @property
     def cost(self) -> dict[str, float]:
-        """By test set, recall less that of the direct adapter: negative where the detour is worse."""
+        """By test set, recall minus that of the direct adapter: negative where the route is worse."""
         direct = self.direct or {}
         return {test: round(r - direct[test], 4) for test, r in self.recall.items() if test in direct}
 
@@ -59,9 +59,9 @@ class MeasuredRoute:
 
     Attributes:
         spaces: As in `Route`.
-        params: Digest of each adapter on the way: other adapters are not what was measured.
+        params: Digest of each adapter; the recall holds for these adapters only.
         recall: As in `Route`.
-        flavor: As in `Route`; empty for each pair's default.
+        flavor: As in `Route`; empty for the default of each pair.
     """
 
     spaces: tuple[str, ...]
@@ -73,87 +73,93 @@ class MeasuredRoute:
 def list_routes(
     source: str | None = None,
     target: str | None = None,
-    hops: int = MOST_HOPS,
+    hops: int = MAX_HOPS,
     root: Root = None,
-    far: Sequence[Listing] = (),
+    remote: Sequence[Listing] = (),
 ) -> list[Route]:
-    """Every route of at most so many hops, two at the most; by its ends, then the shortest and the best first.
+    """List routes, sorted by their ends, then the shortest and the best first.
 
-    One hop is listed in each flavor, two in one: `large` where it is there, else `small`, else one that both have.
-    Figures of one hop are those of its entry, figures of two those of `paths.toml`.
+    A single hop is listed in every flavor, two hops in one: `large` if it exists, else `small`, else one that both
+    adapters have. The recall of a single hop comes from its entry, that of two hops from `paths.toml`.
 
     Args:
-        source: Where to start, by id or alias; anywhere if None.
-        target: Where to end, likewise.
-        hops: 1 or 2.
-        root: A registry folder; $EA_JAX_REGISTRY and the bundled one if None.
-        far: Adapters of registries on the hub, of which no figures are known here; those on this machine hide them.
+        source: Space at the start, by id or alias. If None, any.
+        target: Space at the end, by id or alias. If None, any.
+        hops: Largest number of hops, 1 or 2.
+        root: Registry folder. If None, the folders of $EA_JAX_REGISTRY, your own registry and the bundled one.
+        remote: Adapters of registries on the hub, whose recall is unknown. Local adapters take precedence.
 
     Raises:
-        UnknownName: A space is not there.
-        BadEntry: A file of the registries is not what it should be.
+        UnknownName: A space is unknown.
+        BadEntry: A file of the registries is not valid.
     """
     start, end = (find_space(name, root).id if name else None for name in (source, target))
     names = {space.id: space.alias for space in list_spaces(root)}
-    pairs = _pairs(root, far)
-    found = [_direct(entry, names) for pair in pairs.values() for entry in pair.values()]
+    pairs = _group_pairs(root, remote)
+    found = [_one_hop(entry, names) for pair in pairs.values() for entry in pair.values()]
     if hops > 1:
-        found += _detours(pairs, _measured(root), names)
-    wanted = [names.get(space, space) if space else None for space in (start, end)]
-    kept = [r for r in found if all(w in (None, s) for w, s in zip(wanted, (r.spaces[0], r.spaces[-1]), strict=True))]
-    return sorted(kept, key=_order)
+        found += _two_hops(pairs, _read_measured(root), names)
+    start, end = (names.get(space, space) if space else None for space in (start, end))
+    matches = [r for r in found if start in (None, r.spaces[0]) and end in (None, r.spaces[-1])]
+    return sorted(matches, key=_sort_key)
 
 
 def resolve_route(spaces: Sequence[str], flavor: str | None = None, root: Root = None) -> list[Entry]:
-    """The adapters from each space to the next: of the flavor where the pair has it, else each pair's default.
+    """Find the adapter from each space to the next, and download those that are on the hub.
+
+    Args:
+        spaces: Two or more spaces, by id or alias.
+        flavor: Flavor of the adapters. Pairs that lack it use their default, if another pair has it.
+        root: Registry folder. If None, all registries, including those on the hub.
 
     Raises:
-        UnknownName: A space is not there, no adapter goes from one to the next, or none has the flavor. Where there are
-            two spaces and no adapter between them, the message names the best route of two hops.
+        UnknownName: A space is unknown, a pair has no adapter, or no pair has the flavor. For two spaces, the message
+            suggests the best route of two hops.
     """
     legs = list(pairwise(find_space(name, root).id for name in spaces))
-    pairs = _pairs(root) if len(legs) > 1 else {}
-    far = len(legs) > 1 and root is None and flavor is not None
-    has = [flavor in pairs.get(leg, ()) or bool(far and find_listing(*leg, flavor)) for leg in legs]
+    pairs = _group_pairs(root) if len(legs) > 1 else {}
+    search_hub = len(legs) > 1 and root is None and flavor is not None
+    has_flavor = [flavor in pairs.get(leg, ()) or bool(search_hub and find_listing(*leg, flavor)) for leg in legs]
+    flavors = [flavor if has or not any(has_flavor) else None for has in has_flavor]
     try:
-        asked = [flavor if here or not any(has) else None for here in has]
-        return [_leg(*leg, which, root) for leg, which in zip(legs, asked, strict=True)]
+        return [_resolve_leg(*leg, flavor, root) for leg, flavor in zip(legs, flavors, strict=True)]
     except UnknownName as error:
-        raise UnknownName(f"{error}{_advice(*legs[0], root) if len(legs) == 1 else ''}") from None
+        raise UnknownName(f"{error}{_suggest_route(*legs[0], root) if len(legs) == 1 else ''}") from None
 
 
 def params_digest(entry: Entry | Listing) -> str:
-    """What `paths.toml` knows the parameters of an adapter by; empty where they are still on the hub."""
-    return entry.params["sha256"][:DIGITS] if isinstance(entry, Entry) else ""
+    """Digest by which `paths.toml` identifies an adapter; empty for adapters on the hub."""
+    return entry.params["sha256"][:DIGEST_DIGITS] if isinstance(entry, Entry) else ""
 
 
-def _pairs(root: Root, far: Sequence[Listing] = ()) -> dict[tuple[str, str], Pair]:
+def _group_pairs(root: Root, remote: Sequence[Listing] = ()) -> dict[tuple[str, str], Pair]:
+    """Group all adapters by their source and target."""
     pairs: dict[tuple[str, str], Pair] = {}
-    for entry in [*list_entries(root), *far]:
+    for entry in [*list_entries(root), *remote]:
         pairs.setdefault((entry.source, entry.target), {}).setdefault(entry.flavor, entry)
     return pairs
 
 
-def _leg(source: str, target: str, flavor: str | None, root: Root) -> Entry:
-    """The adapter of a registry here, else of one on the hub, from where it is fetched."""
+def _resolve_leg(source: str, target: str, flavor: str | None, root: Root) -> Entry:
+    """Find an adapter on this machine, else on the hub, and download it."""
     try:
         return find_entry(source, target, flavor, root)
     except UnknownName:
-        remote = find_listing(source, target, flavor) if root is None else None
-        if remote is None:
+        match = find_listing(source, target, flavor) if root is None else None
+        if match is None:
             raise
-        return fetch_entry(*remote)
+        return fetch_entry(*match)
 
 
-def _measured(root: Root) -> dict[tuple[str, ...], MeasuredRoute]:
-    """Recall of routes by the digests of their adapters."""
+def _read_measured(root: Root) -> dict[tuple[str, ...], MeasuredRoute]:
+    """Read the measured routes, by the digests of their adapters."""
     files = [folder / FILE for folder in registry_folders(root)]
     tables = [(file, facts) for file in files if file.exists() for facts in read_toml(file).get("path", [])]
-    found = [parse_record(MeasuredRoute, facts, file) for file, facts in tables]
-    return {measured.params: measured for measured in reversed(found)}
+    measured = [parse_record(MeasuredRoute, facts, file) for file, facts in tables]
+    return {route.params: route for route in reversed(measured)}
 
 
-def _direct(entry: Entry | Listing, names: Mapping[str, str]) -> Route:
+def _one_hop(entry: Entry | Listing, names: Mapping[str, str]) -> Route:
     ends = (names.get(entry.source, entry.source), names.get(entry.target, entry.target))
     return Route(ends, entry.flavor, _recall(entry))
 
@@ -161,60 +167,60 @@ def _direct(entry: Entry | Listing, names: Mapping[str, str]) -> Route:
 def _recall(entry: Entry | Listing) -> dict[str, float]:
     if isinstance(entry, Listing):
         return {}
-    told = {test: rows.get("query", {}).get("recall@10") for test, rows in entry.metrics.items()}
-    return {test: recall for test, recall in told.items() if recall is not None}
+    recall = {test: rows.get("query", {}).get("recall@10") for test, rows in entry.metrics.items()}
+    return {test: value for test, value in recall.items() if value is not None}
 
 
-def _detours(
+def _two_hops(
     pairs: Mapping[tuple[str, str], Pair], measured: Mapping[tuple[str, ...], MeasuredRoute], names: Mapping[str, str]
 ) -> list[Route]:
-    """Two hops in one flavor for every three spaces."""
-    found = []
+    """List routes of two hops, one for every three spaces."""
+    routes = []
     for (start, via), first in pairs.items():
         for (same, end), second in pairs.items():
-            chosen = _flavor(first, second) if same == via and end != start else None
-            if chosen is None:
+            choice = _choose_flavor(first, second) if same == via and end != start else None
+            if choice is None:
                 continue
-            flavor, entries = chosen
+            flavor, entries = choice
             known = measured.get(tuple(map(params_digest, entries)))
-            direct = _pick(pairs.get((start, end), {}), flavor)
+            direct = _choose_adapter(pairs.get((start, end), {}), flavor)
             spaces = tuple(names.get(space, space) for space in (start, via, end))
-            found.append(Route(spaces, flavor, known.recall if known else {}, _recall(direct) if direct else None))
-    return found
+            routes.append(Route(spaces, flavor, known.recall if known else {}, _recall(direct) if direct else None))
+    return routes
 
 
-def _flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | Listing]] | None:
-    """The flavor in which two hops are listed, and the adapters that `load` would take for it."""
+def _choose_flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | Listing]] | None:
+    """Choose the flavor in which two hops are listed, and the adapters that `load` takes for it."""
     for flavor in (LARGE, SMALL, *sorted(first.keys() & second.keys()), None):
-        hops = [entry for pair in (first, second) if (entry := _pick(pair, flavor))]
+        hops = [entry for pair in (first, second) if (entry := _choose_adapter(pair, flavor))]
         if len(hops) == 2 and (flavor is None or flavor in (hops[0].flavor, hops[1].flavor)):
             return flavor, hops
     return None
 
 
-def _pick(pair: Pair, flavor: str | None) -> Entry | Listing | None:
-    """The adapter of a flavor, or the pair's default: the small one, or the only one."""
+def _choose_adapter(pair: Pair, flavor: str | None) -> Entry | Listing | None:
+    """The adapter with a flavor, or the default of the pair: `small`, or the only one."""
     only = next(iter(pair.values())) if len(pair) == 1 else None
     return pair.get(flavor or "") or pair.get(SMALL) or only
 
 
-def _order(route: Route) -> tuple[object, ...]:
-    return route.spaces[0], route.spaces[-1], route.hops, -_mean(route), route.spaces, route.flavor or ""
+def _sort_key(route: Route) -> tuple[object, ...]:
+    return route.spaces[0], route.spaces[-1], route.hops, -_mean_recall(route), route.spaces, route.flavor or ""
 
 
-def _mean(route: Route) -> float:
+def _mean_recall(route: Route) -> float:
     return fmean(route.recall.values()) if route.recall else -1.0
 
 
-def _advice(source: str, target: str, root: Root) -> str:
-    """What to do where no adapter goes from a space to another: the best route of two hops, if it was measured."""
-    found = list_routes(source, target, root=root)
-    if not found or found[0].hops == 1:
+def _suggest_route(source: str, target: str, root: Root) -> str:
+    """Suggest the best route of two hops, for a pair without an adapter."""
+    routes = list_routes(source, target, root=root)
+    if not routes or routes[0].hops == 1:
         return ""
-    best = found[0]
+    best = routes[0]
     start, via, end = best.spaces
     if not best.recall:
-        return f" `ea-jax paths {start} {end}` lists routes of two hops, but none of them was measured."
-    told = ", ".join(f"{recall:.3f} {test}" for test, recall in best.recall.items())
+        return f" `ea-jax paths {start} {end}` lists routes of two hops, none of which was measured."
+    recall = ", ".join(f"{value:.3f} {test}" for test, value in best.recall.items())
     flavor = f', flavor="{best.flavor}"' if best.flavor else ""
-    return f' Two hops do it with R@10 of {told}: load("{start}", "{end}", via="{via}"{flavor}).'
+    return f' Two hops reach an R@10 of {recall}: load("{start}", "{end}", via="{via}"{flavor}).'

@@ -1,4 +1,4 @@
-"""Shapes of what an entry stores, and the check of a whole entry."""
+"""Check an entry completely, and derive the shapes of the parameters that it stores."""
 
 import jax
 import jax.numpy as jnp
@@ -7,25 +7,25 @@ from ea_jax.adapters.families import abstract_params, find_family
 from ea_jax.adapters.spec import PURPOSES, Purpose, Spec
 from ea_jax.errors import BadEntry
 from ea_jax.quality.schema import IMPORTED_SIZES, QUALITY_SIZES, abstract_imported, abstract_quality
-from ea_jax.registry.checkpoint import AGAIN, load_params
+from ea_jax.registry.checkpoint import DOWNLOAD_AGAIN, load_params
 from ea_jax.registry.entry import Entry
 from ea_jax.typing import Params
 
 
 def check_entry(entry: Entry) -> None:
-    """Read an entry whole: hashes, shapes, dtypes and values of both its checkpoints.
+    """Check the hashes, shapes, dtypes and values of both checkpoints of an entry.
 
     Raises:
-        BadEntry, CorruptCheckpoint: It is not whole.
+        BadEntry, CorruptCheckpoint: One of them is wrong.
     """
     load_params(entry.path / "params", entry.params, abstract_stored_params(entry.spec("store")))
     load_params(entry.path / "quality", entry.quality, abstract_stored_quality(entry))
 
 
 def abstract_stored_params(spec: Spec) -> Params:
-    """Shapes of what an entry stores: weights on grids where `fit` puts them, and one last layer for each purpose.
+    """Shapes of the parameters that an entry stores: quantized as by `fit`, with one output layer for each purpose.
 
-    An imported network is stored as it is, and serves both purposes alike.
+    Imported networks are stored unchanged, and have one output layer for both purposes.
     """
     params = abstract_params(spec)
     family = find_family(spec.family)
@@ -38,7 +38,7 @@ def abstract_stored_params(spec: Spec) -> Params:
 
 
 def select_purpose(stored: Params, purpose: Purpose) -> Params:
-    """The parameters of one purpose, out of what an entry stores."""
+    """Select the parameters of one purpose from those that an entry stores."""
     return stored | {"out": stored["out"][purpose]} if "out" in stored else stored
 
 
@@ -46,11 +46,10 @@ def abstract_stored_quality(entry: Entry) -> Params:
     """Shapes of the quality part that an entry stores.
 
     Raises:
-        BadEntry: entry.toml does not say its sizes.
+        BadEntry: entry.toml lacks its sizes.
     """
     imported = find_family(entry.family).fit_features is None
-    sizes, wanted = entry.quality.get("sizes"), IMPORTED_SIZES if imported else QUALITY_SIZES
-    if not isinstance(sizes, dict) or set(sizes) != set(wanted) or not all(type(n) is int for n in sizes.values()):
-        raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {AGAIN}")
-    make = abstract_imported if imported else abstract_quality
-    return make(entry.d_in, entry.d_out, sizes)
+    sizes, expected = entry.quality.get("sizes"), IMPORTED_SIZES if imported else QUALITY_SIZES
+    if not isinstance(sizes, dict) or set(sizes) != set(expected) or not all(type(n) is int for n in sizes.values()):
+        raise BadEntry(f"{entry.name}: entry.toml does not say the sizes of the quality part. {DOWNLOAD_AGAIN}")
+    return (abstract_imported if imported else abstract_quality)(entry.d_in, entry.d_out, sizes)

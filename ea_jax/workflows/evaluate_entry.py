@@ -19,7 +19,7 @@ from ea_jax.evaluation.dataset import check_vectors
 from ea_jax.evaluation.evaluate import Protocol
 from ea_jax.loading import load_adapters, load_encoder, load_quality_part, load_source_encoder
 from ea_jax.registry.entry import Entry
-from ea_jax.registry.fingerprint import check_provenance, vector_rule
+from ea_jax.registry.fingerprint import check_source, vector_rule
 from ea_jax.registry.spaces import find_space
 
 ROWS_PER_QUERY, MAX_QUERIES = 5, 2000  # without a column `query`: one row in five is a query, at most 2,000
@@ -76,7 +76,7 @@ def evaluate_files(entry: Entry, files: EvaluationFiles, *, protocol: Protocol, 
     """
     for path in filter(None, (*files.pairs, files.queries, files.corpus)):
         if facts := encoder_facts(path, files.columns.source or "x"):
-            check_provenance(entry, facts, str(path), files.assume_source)
+            check_source(entry.encoder, facts, str(path), entry.name, files.assume_source)
     if files.queries is not None and files.corpus is not None:
         evaluation_set, notes = read_queries_and_corpus(entry, files)
         if protocol == "qa" and files.qrels is None:

@@ -29,10 +29,10 @@ from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder, vector_rule
-from ea_jax.registry.lookup import find_entry, find_entry_by_name
+from ea_jax.registry.lookup import find_entry, find_entry_by_name, format_entry_name
 from ea_jax.registry.model_card import format_card, format_front_matter
 from ea_jax.registry.spaces import Space, find_space
-from ea_jax.registry.writer import entry_folder, write_entry
+from ea_jax.registry.writer import write_entry
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_metrics
 from ea_jax.retrieval.neighbors import near_duplicates
 
@@ -100,7 +100,7 @@ def fit_entry(
     """
     if family is not None:
         check_family(family)
-    folder = out / entry_folder(source, target, flavor)
+    folder = out / format_entry_name(source, target, flavor)
     if folder.exists() and not replace_entry:
         raise Conflict(f"{folder} exists already. Choose another flavor, or ask for it to be replaced.")
     encoder = load_encoder(source.id) if source.local else None
@@ -394,7 +394,7 @@ def save_entry(
         "training": fitted.report,
         "metrics": metrics,
     }
-    name = entry_folder(source, target, flavor)
+    name = format_entry_name(source, target, flavor)
     card = format_front_matter(name, (source, target), metrics, "apache-2.0")
     card += format_card(facts, source.alias, target.alias)
     return write_entry(

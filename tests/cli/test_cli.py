@@ -44,7 +44,7 @@ def test_texts_below_the_confidence_are_marked_for_the_provider(ea, minilm):
     assert "--min-confidence requires confidences" in err
 
 
-def test_the_printed_embedding_is_the_librarys_to_the_last_bit(ea, minilm):
+def test_printed_embeddings_equal_the_librarys_bit_for_bit(ea, minilm):
     adapt = load("minilm", "oai-3-small")
     wanted = np.asarray(adapt(adapt.params, minilm(["hello"])))[0]
     found = np.asarray(json.loads(ea(*EMBED, "--text", "hello")[1])[0]["embedding"], np.float32)
@@ -60,7 +60,7 @@ def test_lines_of_stdin_become_one_ndjson_row_each(ea, minilm, monkeypatch):
     assert all("confidence" not in row and row["embedding"] for row in rows)
 
 
-def test_purpose_length_batch_and_device_are_obeyed(ea, minilm):
+def test_purpose_length_batch_and_device_options_work(ea, minilm):
     plain = json.loads(ea(*EMBED, "--text", "one two three four")[1])[0]
     same = json.loads(ea(*EMBED, "--text", "one two three four", "--batch-size", "1", "--device", "cpu")[1])[0]
     query = json.loads(ea(*EMBED, "--text", "one two three four", "--purpose", "query")[1])[0]
@@ -71,7 +71,7 @@ def test_purpose_length_batch_and_device_are_obeyed(ea, minilm):
     assert err == "ea-jax: 1 of 1 texts were cut at 4 tokens.\n"
 
 
-def test_verbose_speaks_on_stderr_alone(ea, minilm):
+def test_verbose_messages_go_to_stderr(ea, minilm):
     _, out, err = ea(*EMBED, "--text", "hello", "--verbose")
     assert len(json.loads(out)) == 1
     assert "1 texts embedded" in err
@@ -110,14 +110,14 @@ def test_a_usage_error_is_exit_code_2(ea, arguments):
     assert "Usage: " in err
 
 
-def test_bytes_that_are_no_text_are_refused(minilm):
+def test_bytes_that_are_not_text_are_rejected(minilm):
     found = subprocess.run([*EA, *EMBED, "--ndjson"], input=b"caf\xe9\n", capture_output=True, check=False)
     assert found.returncode == 1
     assert b"stdin is not UTF-8 text" in found.stderr
     assert b"Traceback" not in found.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_error(minilm):
+def test_a_closed_pipe_is_not_an_error(minilm):
     """`ea-jax embed --ndjson | head -1`: the pipe closes with most of the output unwritten."""
     writer = subprocess.Popen(
         [*EA, *EMBED, "--ndjson"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -131,7 +131,7 @@ def test_a_reader_that_leaves_early_is_no_error(minilm):
     writer.wait()
 
 
-def test_a_mismatched_encoder_is_refused_with_the_facts_that_differ(ea, minilm, monkeypatch, tmp_path):
+def test_a_mismatched_encoder_is_rejected_with_the_different_facts(ea, minilm, monkeypatch, tmp_path):
     import shutil
 
     shutil.copytree(BUNDLED, tmp_path / "registry")
@@ -145,7 +145,7 @@ def test_a_mismatched_encoder_is_refused_with_the_facts_that_differ(ea, minilm, 
     assert "was fitted on another encoder: max_length 256 for 128" in err
 
 
-def test_list_shows_every_adapter_and_its_json_the_facts(ea):
+def test_list_shows_all_adapters_with_their_facts_in_json(ea):
     code, out, err = ea("list")
     assert (code, err) == (0, "")
     assert "minilm--oai-3-small--small" in out
@@ -154,7 +154,7 @@ def test_list_shows_every_adapter_and_its_json_the_facts(ea):
     assert all("pro" in row["tags"] for row in json.loads(ea("list", "--json", "--pro-only")[1]))
 
 
-def test_list_pro_only_shows_the_paid_ones(ea, monkeypatch, tmp_path):
+def test_list_pro_only_shows_paid_adapters(ea, monkeypatch, tmp_path):
     root = write_toy_registry(tmp_path / "registry", ("small", "large"))
     paid = root / "toy-a--toy-b--large" / "entry.toml"
     paid.write_text(paid.read_text().replace("tags = []", 'tags = ["pro"]'))
@@ -163,14 +163,14 @@ def test_list_pro_only_shows_the_paid_ones(ea, monkeypatch, tmp_path):
     assert [row["flavor"] for row in listed if "embedding-adapters" not in row["tags"]] == ["large"]
 
 
-def test_registry_info_and_paths_show_what_the_files_say(ea):
+def test_registry_info_and_paths_show_the_files_facts(ea):
     assert "sentence-transformers/all-MiniLM-L6-v2" in ea("registry")[1]
     assert "recall@10" in ea("info", "minilm--oai-3-small--small")[1]
     assert json.loads(ea("info", "minilm--oai-3-small--small", "--json")[1])["family"] == "linear"
     assert re.search(r"minilm -> oai-3-small +small", ea("paths", "minilm", "oai-3-small")[1])
 
 
-def test_news_docs_donate_and_version_say_so_plainly(ea):
+def test_news_and_version_print_text(ea):
     assert "MiniLM" in ea("news")[1]
     assert ea("docs")[1].startswith("No documentation link is set")
     assert ea("donate")[1] == "No donation link is set.\n"
@@ -192,7 +192,7 @@ def test_empty_stdin_gives_an_empty_result(ea, minilm, monkeypatch):
         assert ea(*EMBED, option) == (0, wanted, "")
 
 
-def test_eval_and_compare_judge_pairs_and_say_what_is_wrong(ea, tmp_path, monkeypatch, toy_root):
+def test_eval_and_compare_measure_pairs_and_explain_errors(ea, tmp_path, monkeypatch, toy_root):
 
     monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
     x, y = toy_pairs()

@@ -40,7 +40,7 @@ def folder(toy_root, tmp_path) -> Path:
     return Path(shutil.copytree(toy_root / "toy-a--toy-b--small", tmp_path / "given"))
 
 
-def test_an_adapter_that_was_added_is_found_by_its_names(ea, own, folder):
+def test_an_added_adapter_is_found_by_its_names(ea, own, folder):
     code, out, err = ea("add", str(folder))
     assert (code, err) == (0, "")
     assert out == f"{own / 'toy-a--toy-b--small'}\n"
@@ -50,7 +50,7 @@ def test_an_adapter_that_was_added_is_found_by_its_names(ea, own, folder):
     assert str(own) in ea("registry")[1]
 
 
-def test_one_of_the_same_name_is_replaced_only_on_demand(ea, own, folder):
+def test_an_existing_entry_is_replaced_only_on_request(ea, own, folder):
     assert ea("add", str(folder))[0] == 0
     code, out, err = ea("add", str(folder))
     assert (code, out) == (1, "")
@@ -92,7 +92,7 @@ BREAKS = {
     "not UTF-8": (lambda f: (f / "entry.toml").write_bytes(b"family = '\xff'"), "cannot be read as TOML"),
     "an unknown key": (lambda f: change(f, "family", 'run = "rm"\nfamily'), "has unknown run"),
     "an unknown family": (lambda f: change(f, '"linear"', '"code"'), "No adapter family"),
-    "a path in the flavor": (lambda f: change(f, 'flavor = "small"', 'flavor = "../../up"'), "may hold letters"),
+    "a path in the flavor": (lambda f: change(f, 'flavor = "small"', 'flavor = "../../up"'), "may hold only letters"),
     "another width": (lambda f: change(f, "d_in = 8", "d_in = 5000000000"), "has shape"),
     "no sizes": (lambda f: change(f, "calibration = ", "calibratoin = "), "does not say the sizes"),
     "a name that climbs": (lambda f: change(f, FIRST, CLIMBS + FIRST), "outside"),
@@ -102,7 +102,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("kind", list(BREAKS))
-def test_what_is_not_whole_is_refused_and_nothing_is_left(ea, own, folder, kind):
+def test_a_damaged_entry_is_rejected_and_nothing_is_left(ea, own, folder, kind):
     do, told = BREAKS[kind]
     do(folder)
     code, out, err = ea("add", str(folder))
@@ -111,14 +111,14 @@ def test_what_is_not_whole_is_refused_and_nothing_is_left(ea, own, folder, kind)
     assert not own.exists() or not list(own.iterdir())
 
 
-def test_parameters_that_are_no_numbers_do_not_load(tmp_path, toy_root):
+def test_parameters_that_are_not_finite_do_not_load(tmp_path, toy_root):
     shutil.copytree(toy_root, tmp_path / "registry")
     not_finite(tmp_path / "registry" / "toy-a--toy-b--small")
     with pytest.raises(CorruptCheckpoint, match=r"out\.store\.bias is not finite"):
         load("toy-a", "toy-b", root=tmp_path / "registry")
 
 
-def test_check_names_the_adapter_that_is_not_whole(ea, own, folder):
+def test_check_names_the_damaged_adapter(ea, own, folder):
     assert ea("add", str(folder))[0] == 0
     next((own / "toy-a--toy-b--small" / "quality").rglob("0*")).unlink()
     code, out, err = ea("check", "toy-a--toy-b--small")
@@ -148,7 +148,7 @@ def record(folder: Path, toy_root: Path, **changed: float) -> None:
     (folder / "entry.toml").write_text(tomli_w.dumps(facts | {"metrics": {"held-out": figures}}))
 
 
-def test_recorded_figures_hold_on_their_pairs(ea, own, folder, toy_root, pairs):
+def test_recorded_metrics_are_reproduced_on_their_pairs(ea, own, folder, toy_root, pairs):
     record(folder, toy_root)
     code, out, err = ea("add", str(folder), "--pairs", str(pairs))
     told = f"the metrics on {pairs} match those recorded for held-out"
@@ -156,7 +156,7 @@ def test_recorded_figures_hold_on_their_pairs(ea, own, folder, toy_root, pairs):
     assert ea("check", "toy-a--toy-b--small", "--pairs", str(pairs)) == (0, f"toy-a--toy-b--small: whole; {told}\n", "")
 
 
-def test_recorded_figures_that_do_not_hold_are_refused(ea, own, folder, toy_root, pairs):
+def test_recorded_metrics_that_differ_are_rejected(ea, own, folder, toy_root, pairs):
     record(folder, toy_root, recall_10=0.123)
     code, out, err = ea("add", str(folder), "--pairs", str(pairs))
     assert (code, out, list(own.iterdir())) == (1, "", [])
@@ -168,7 +168,7 @@ def test_recorded_figures_that_do_not_hold_are_refused(ea, own, folder, toy_root
     assert "1 of 1 adapters did not pass" in err
 
 
-def test_without_recorded_figures_the_measured_ones_are_told(ea, own, folder, pairs):
+def test_without_recorded_metrics_the_measured_ones_are_shown(ea, own, folder, pairs):
     assert ea("add", str(folder))[0] == 0
     code, out, _ = ea("check", "toy-a--toy-b--small", "--pairs", str(pairs))
     assert code == 0
@@ -180,7 +180,7 @@ class Killed(BaseException):
     """No handler of errors holds it."""
 
 
-def test_a_kill_in_the_middle_of_a_swap_loses_nothing(ea, own, folder, monkeypatch):
+def test_a_kill_during_a_replacement_loses_nothing(ea, own, folder, monkeypatch):
     assert ea("add", str(folder))[0] == 0
     there, rename, moves = own / "toy-a--toy-b--small", Path.rename, []
     marked = (folder / "entry.toml").read_text().replace("Random rows.", "Newer rows.")

@@ -60,7 +60,7 @@ def junk(n: int = 40) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_bundled_adapter_is_whole_and_unit_norm(entry):
+def test_every_bundled_adapter_is_intact_and_unit_norm(entry):
     x = np.random.default_rng(0).normal(size=(3, entry.d_in)).astype(np.float32)
     for purpose in ("store", "query"):
         adapt = load(entry.source, entry.target, flavor=entry.flavor, purpose=purpose)
@@ -70,12 +70,12 @@ def test_every_bundled_adapter_is_whole_and_unit_norm(entry):
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_the_card_shows_the_figures_of_the_entry(entry):
+def test_the_card_shows_the_metrics_of_the_entry(entry):
     assert format_metrics(dict(entry.metrics), ROWS) in (entry.path / "card.md").read_text()
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_the_hub_reads_the_cards_front_with_the_figures(entry):
+def test_the_hub_reads_the_metrics_in_the_cards(entry):
     told = ModelCard.load(entry.path / "card.md").data
     models = [model for model in (entry.source, entry.target) if find_space(model).local]
     assert (told.library_name, told.license, told.base_model) == ("ea_jax", "apache-2.0", models or None)
@@ -92,13 +92,13 @@ def test_the_hub_reads_the_cards_front_with_the_figures(entry):
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_the_query_purpose_ranks_better_and_the_store_purpose_is_closer(entry):
+def test_query_vectors_rank_better_and_store_vectors_are_closer(entry):
     for rows in entry.metrics.values():
         assert rows["query"]["recall@10"] > rows["store"]["recall@10"]
         assert rows["store"]["cosine"] > rows["query"]["cosine"]
 
 
-def test_all_of_them_are_within_forty_megabytes():
+def test_the_bundled_adapters_are_within_forty_megabytes():
     assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) <= 40e6
 
 
@@ -122,7 +122,7 @@ def test_junk_scores_below_ordinary_text(minilm):
 
 
 @pytest.mark.slow
-def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs(minilm, shared_data):
+def test_recorded_metrics_are_reproduced_on_a_sample_of_real_pairs(minilm, shared_data):
     spec = importlib.util.spec_from_file_location("split", shared_data / "split.py")
     split = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(split)
@@ -143,7 +143,7 @@ def test_the_figures_across_domains_come_out_again_on_a_sample_of_the_real_pairs
     assert found["keep_source"]["recall@10"] > found["query"]["recall@10"] > found["store"]["recall@10"] + 0.05
 
 
-def test_a_changed_byte_in_a_bundled_adapter_is_found(tmp_path):
+def test_a_changed_byte_in_a_bundled_adapter_is_detected(tmp_path):
     root = Path(shutil.copytree(BUNDLED, tmp_path / "registry"))
     file = root / "minilm--oai-3-small--small" / "quality" / "references" / "0.0"
     data = bytearray(file.read_bytes())

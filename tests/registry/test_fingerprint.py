@@ -14,7 +14,7 @@ from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.data.vectors import encoder_facts
 from ea_jax.errors import BadInput, FingerprintMismatch
 from ea_jax.registry.entry import read_entry
-from ea_jax.registry.fingerprint import check_provenance, check_source_files
+from ea_jax.registry.fingerprint import check_source, check_source_files
 from ea_jax.registry.lookup import find_entry
 from tests.conftest import toy_pairs
 
@@ -43,17 +43,17 @@ def known(toy_root, monkeypatch):
     monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
 
 
-def test_the_same_encoder_passes_and_another_is_spelled_out(toy_root):
+def test_the_same_encoder_passes_and_another_is_explained(toy_root):
     entry = find_entry("toy-a", "toy-b", None, toy_root)
-    assert check_provenance(entry, dict(entry.encoder), "x.parquet") == {}
+    assert check_source(entry.encoder, dict(entry.encoder), "x.parquet", entry.name) == {}
     other = {"model": "toy/other", "fingerprint": "1" * 16, "pooling": "cls"}
     told = (
         r"x.parquet holds .*: model 'toy/other' for 'toy/source'; fingerprint '1{16}' for '0{16}'; "
-        r"pooling 'cls' for None\. .*--assume-source"
+        r"pooling 'cls' for None\. .*`assume_source`"
     )
     with pytest.raises(FingerprintMismatch, match=told):
-        check_provenance(entry, other, "x.parquet")
-    assert check_provenance(entry, other, "x.parquet", assume_source=True) == {"assumed_source": other}
+        check_source(entry.encoder, other, "x.parquet", entry.name)
+    assert check_source(entry.encoder, other, "x.parquet", entry.name, assume_source=True) == {"assumed_source": other}
 
 
 def test_facts_are_read_from_the_schemas_metadata(tmp_path):
@@ -66,7 +66,7 @@ def test_facts_are_read_from_the_schemas_metadata(tmp_path):
             encoder_facts(write(tmp_path / "d.parquet", {"ea_jax": broken}))
 
 
-def test_vectors_that_an_adapter_made_are_of_its_target(toy_root, tmp_path):
+def test_adapter_outputs_are_recorded_as_target_vectors(toy_root, tmp_path):
     facts = {
         "source": "toy/source",
         "target": "toy/target",
@@ -78,7 +78,7 @@ def test_vectors_that_an_adapter_made_are_of_its_target(toy_root, tmp_path):
         check_source_files([file], find_entry("toy-a", "toy-b", None, toy_root).encoder, "it", False)
 
 
-def test_drift_stops_at_another_encoders_vectors(ea, known, tmp_path):
+def test_drift_rejects_vectors_of_another_encoder(ea, known, tmp_path):
     file = write(tmp_path / "x.parquet", SAYS_OTHER)
     code, out, err = ea("drift", "toy-a--toy-b--small", str(file))
     assert (code, out) == (1, "")
@@ -86,7 +86,7 @@ def test_drift_stops_at_another_encoders_vectors(ea, known, tmp_path):
     assert ea("drift", "toy-a--toy-b--small", str(file), "--assume-source")[0] == 0
 
 
-def test_map_stops_at_another_encoders_vectors_and_its_output_says_what_was_assumed(ea, known, tmp_path):
+def test_map_rejects_another_encoder_and_records_an_override(ea, known, tmp_path):
     line = ["map", str(write(tmp_path / "x.parquet", SAYS_OTHER)), str(tmp_path / "y.parquet")]
     line += ["--source", "toy-a", "--target", "toy-b"]
     code, out, err = ea(*line)
@@ -101,7 +101,7 @@ def test_map_stops_at_another_encoders_vectors_and_its_output_says_what_was_assu
     assert "assumed_source" not in provenance.read(parquet.read_schema(tmp_path / "z.parquet"))
 
 
-def test_files_of_one_job_have_to_say_the_same(ea, known, tmp_path):
+def test_files_of_one_job_must_record_the_same_encoder(ea, known, tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "a.parquet", None)
     write(tmp_path / "in" / "b.parquet", SAYS_OTHER)
@@ -110,7 +110,7 @@ def test_files_of_one_job_have_to_say_the_same(ea, known, tmp_path):
     assert "a.parquet record different encoders of their vectors" in err
 
 
-def test_mapped_vectors_are_not_mapped_again_as_if_they_were_the_sources(adapt):
+def test_mapped_vectors_are_not_accepted_as_source_vectors(adapt):
     batch = pa.RecordBatch.from_pydict({"x": toy_pairs()[0].tolist()})
     said = {"ea_jax": json.dumps({"source": "toy/other", "target": "toy/source"})}
     run = BatchMap(adapt)
@@ -120,7 +120,7 @@ def test_mapped_vectors_are_not_mapped_again_as_if_they_were_the_sources(adapt):
 
 
 @pytest.mark.parametrize("command", ["add", "check"])
-def test_pairs_of_another_encoder_measure_nothing(ea, known, toy_root, tmp_path, command, monkeypatch):
+def test_pairs_of_another_encoder_are_rejected(ea, known, toy_root, tmp_path, command, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     name = "toy-a--toy-b--small"
     line = [command, str(toy_root / name) if command == "add" else name]
@@ -131,7 +131,7 @@ def test_pairs_of_another_encoder_measure_nothing(ea, known, toy_root, tmp_path,
     assert ea(*line, "--assume-source")[0] == 0
 
 
-def test_fit_stops_at_pairs_of_another_encoder_and_its_entry_says_what_was_assumed(ea, known, tmp_path):
+def test_fit_rejects_another_encoder_and_records_an_override(ea, known, tmp_path):
     facts = OTHER | {"prefix": "query: "}
     pairs = write_said_pairs(tmp_path / "p.parquet", {"ea_jax": json.dumps({"encoder": facts})})
     line = [

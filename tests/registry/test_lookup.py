@@ -20,7 +20,7 @@ def test_aliases_and_full_ids_name_the_same_space_in_any_case():
     assert len({find_space(name).id for name in names}) == 1
 
 
-def test_no_name_stands_for_two_spaces():
+def test_no_two_spaces_share_a_name():
     names = [name.lower() for space in list_spaces() for name in (space.id, *space.aliases)]
     assert len(names) == len(set(names))
 
@@ -38,18 +38,18 @@ def test_aliases_and_full_ids_load_the_same_adapter(toy_root):
         ("toy-a", "toy-b", "smal", r"no flavor 'smal'. Did you mean small\?"),
     ],
 )
-def test_an_unknown_or_unclear_name_gets_the_nearest_ones(two_flavors, source, target, flavor, told):
+def test_an_unknown_name_gets_suggestions(two_flavors, source, target, flavor, told):
     with pytest.raises(UnknownName, match=told):
         load(source, target, flavor=flavor, root=two_flavors)
 
 
-def test_a_flavor_is_found_by_name_and_may_be_left_out_where_it_is_alone(two_flavors, toy_root):
+def test_the_flavor_is_optional_if_it_is_the_only_one(two_flavors, toy_root):
     assert find_entry("toy-a", "toy-b", "large", two_flavors).name == "toy-a--toy-b--large"
     assert find_entry("toy-a", "toy-b", None, two_flavors).name == "toy-a--toy-b--small"
     assert find_entry("toy-a", "toy-b", None, toy_root).flavor == "small"
 
 
-def test_an_unknown_purpose_is_refused(toy_root):
+def test_an_unknown_purpose_is_rejected(toy_root):
     with pytest.raises(BadInput, match="'stor'; it must be 'store' or 'query'"):
         load.__wrapped__("toy-a", "toy-b", purpose="stor", root=toy_root)  # as it is without the tests' type checker
 
@@ -61,7 +61,7 @@ def test_the_environment_adds_registries_before_the_bundled_one(toy_root, monkey
     assert find_space("minilm").width == 384
 
 
-def test_a_registry_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_registry_folder_is_an_error(tmp_path):
     with pytest.raises(BadEntry, match="does not exist"):
         load("toy-a", "toy-b", root=tmp_path / "nowhere")
 
@@ -74,7 +74,7 @@ def test_a_registry_that_is_not_there_is_an_error(tmp_path):
         ('family = "linear"', 'famly = "linear"', "lacks family; has unknown famly"),
         ('family = "linear"', 'family = "linear', "cannot be read as TOML"),
         ('family = "linear"', 'family = "kernle"', "No adapter family is named 'kernle'"),
-        ("d_in = 8", "d_in = 9", r"out.query.kernel.values has shape \(8, 12\) where \(9, 12\) is wanted"),
+        ("d_in = 8", "d_in = 9", r"out.query.kernel.values has shape \(8, 12\), expected \(9, 12\)"),
     ],
 )
 def test_a_broken_entry_says_which_key_is_wrong(toy_root, tmp_path, old, new, told):
@@ -99,7 +99,7 @@ def test_every_bundled_space_has_a_positive_width_and_an_alias():
         assert space.alias != space.id
 
 
-def test_without_a_flavor_the_choice_has_to_be_clear(two_flavors, tmp_path):
+def test_without_a_flavor_the_choice_must_be_clear(two_flavors, tmp_path):
     root = shutil.copytree(two_flavors, tmp_path / "registry")
     file = root / "toy-a--toy-b--small" / "entry.toml"
     file.write_text(file.read_text().replace('flavor = "small"', 'flavor = "medium"'))
@@ -107,14 +107,14 @@ def test_without_a_flavor_the_choice_has_to_be_clear(two_flavors, tmp_path):
         load("toy-a", "toy-b", root=root)
 
 
-def test_info_says_which_of_two_adapters_of_a_name_won(ea, two_flavors, toy_root, monkeypatch):
+def test_info_shows_which_of_two_adapters_takes_precedence(ea, two_flavors, toy_root, monkeypatch):
     monkeypatch.setenv("EA_JAX_REGISTRY", f"{two_flavors}:{toy_root}")
     found = json.loads(ea("info", "toy-a--toy-b--small", "--json")[1])["found"]
     assert found == {"registry": str(two_flavors), "hides": [str(toy_root)], "why": "first in search order"}
     assert json.loads(ea("info", "toy-a--toy-b--large", "--json")[1])["found"]["why"] == "the only one of this name"
 
 
-def test_an_entry_whose_ids_are_written_with_escapes_is_found(toy_root, tmp_path):
+def test_an_entry_with_escapes_in_its_ids_is_found(toy_root, tmp_path):
     file = shutil.copytree(toy_root, tmp_path / "registry") / "toy-a--toy-b--small" / "entry.toml"
     text = file.read_text()
     assert 'source = "toy/source"' in text

@@ -93,7 +93,7 @@ def cached(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_path):
+def test_a_published_adapter_is_listed_and_downloaded_once(served, folder, tmp_path):
     (fake_hub, run), repo = served, REPO
     found = run("publish", str(folder), f"hf:{repo}")
     assert found.returncode == 0, found.stderr
@@ -116,7 +116,7 @@ def test_what_was_published_is_added_listed_and_loaded_once(served, folder, tmp_
     assert "No adapter goes from" in run(python=LOAD).stderr
 
 
-def test_a_registry_may_be_a_data_set(served, folder):
+def test_a_registry_can_be_a_dataset_repository(served, folder):
     fake_hub, run = served
     repo = f"datasets/{REPO}"
     assert run("publish", str(folder), f"hf:{repo}").returncode == 0
@@ -124,7 +124,7 @@ def test_a_registry_may_be_a_data_set(served, folder):
     assert run(python=FIND).stdout == "12\n"
 
 
-def test_a_second_adapter_joins_the_index_and_leaves_the_first(added, folder):
+def test_a_second_adapter_is_added_to_the_index(added, folder):
     fake_hub, run = added
     text = (folder / "entry.toml").read_text()
     (folder / "entry.toml").write_text(text.replace('flavor = "small"', 'flavor = "large"', 1))
@@ -133,7 +133,7 @@ def test_a_second_adapter_joins_the_index_and_leaves_the_first(added, folder):
     assert [row["name"] for row in rows] == ["toy-a--toy-b--large", NAME]
 
 
-def test_a_dry_run_prints_what_would_go_and_asks_nothing(served, folder):
+def test_a_dry_run_lists_files_without_contacting_the_hub(served, folder):
     fake_hub, run = served
     found = run("publish", str(folder), f"hf:{REPO}", "--dry-run")
     assert found.returncode == 0, found.stderr
@@ -151,11 +151,11 @@ def test_a_dry_run_prints_what_would_go_and_asks_nothing(served, folder):
         ("busy", "could not be fetched from the hub"),
         ("offline", "$HF_HUB_OFFLINE forbids"),
         ("full disk", "There is no room on the disk"),
-        ("changed", "is not the file that was published"),
+        ("changed", "differs from the published file"),
         ("no network", "could not be fetched from the hub"),
     ],
 )
-def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault, told, tmp_path):
+def test_a_failed_download_is_one_sentence_and_leaves_nothing(added, fault, told, tmp_path):
     fake_hub, run = added
     code = f"import ea_jax\n%stry:\n {FIND}\nexcept ea_jax.EaJaxError as e: print(e)"
     broken, more = "", {}
@@ -177,19 +177,19 @@ def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(added, fault,
     fake_hub.faults.clear()
 
 
-def test_one_broken_index_leaves_the_rest_of_the_list(added, tmp_path):
+def test_a_broken_index_does_not_hide_other_adapters(added, tmp_path):
     _, run = added
     index = cached(tmp_path)[0]
     index.write_text("{")
     found = run("list")
     assert found.returncode == 0, found.stderr
     assert "minilm--oai-3-small--small" in found.stdout
-    assert f"{index} is no index of adapters" in found.stderr
+    assert f"{index} is not an index of adapters" in found.stderr
     assert found.stderr.count("\n") == 1
     assert run("registry").returncode == 0
 
 
-def test_a_fetch_that_was_cut_off_goes_on_and_is_whole(added):
+def test_an_interrupted_download_is_resumed(added):
     fake_hub, run = added
     fake_hub.faults["/quality/"] = "busy"
     found = run(python=FIND, HF_HUB_DOWNLOAD_TIMEOUT="2")
@@ -203,7 +203,7 @@ def test_a_fetch_that_was_cut_off_goes_on_and_is_whole(added):
     assert not got & set(fake_hub.requests)
 
 
-def test_a_bar_is_drawn_where_a_person_looks_and_only_there(added, tmp_path):
+def test_a_progress_bar_is_shown_only_on_a_terminal(added, tmp_path):
     _, run = added
     found = run(python=FIND)
     assert (found.stdout, found.stderr) == ("12\n", "")
@@ -215,7 +215,7 @@ def test_a_bar_is_drawn_where_a_person_looks_and_only_there(added, tmp_path):
     assert done == total
 
 
-def test_two_processes_that_fetch_at_once_both_have_it(added, tmp_path):
+def test_two_processes_can_download_at_once(added, tmp_path):
     _, run = added
     code = f"import subprocess, sys; p = [subprocess.Popen([sys.executable, '-c', {FIND!r}]) for _ in range(2)]; "
     found = run(python=code + "print(sorted(q.wait() for q in p))")
@@ -224,7 +224,7 @@ def test_two_processes_that_fetch_at_once_both_have_it(added, tmp_path):
     assert [path.name for path in cached(tmp_path)] == ["index.json", NAME]
 
 
-def test_a_registry_stays_at_the_commit_at_which_it_was_added(added):
+def test_a_registry_stays_at_its_pinned_commit(added):
     fake_hub, run = added
     pinned = fake_hub.commit
     assert run(python=FIND).stdout == "12\n"
@@ -236,7 +236,7 @@ def test_a_registry_stays_at_the_commit_at_which_it_was_added(added):
     assert run(python=FIND).stdout == "12\n"
 
 
-def test_an_adapter_on_the_hub_is_known_before_it_is_fetched(added):
+def test_an_adapter_on_the_hub_is_known_before_its_download(added):
     fake_hub, run = added
     told = json.loads(run("info", NAME, "--json").stdout)
     assert (told["source"], told["flavor"]) == ("toy/source", "small")
@@ -252,7 +252,7 @@ def test_an_adapter_on_the_hub_is_known_before_it_is_fetched(added):
     assert json.loads(run("info", NAME, "--json").stdout)["d_out"] == 12
 
 
-def test_a_chain_fetches_what_is_on_the_hub(added, tmp_path):
+def test_a_chain_downloads_adapters_from_the_hub(added, tmp_path):
     _, run = added
     with (tmp_path / "spaces" / "spaces.toml").open("a") as file:
         file.write('\n[[space]]\nid = "toy/third"\naliases = ["toy-c"]\nwidth = 8\nunit_norm = true\nlocal = false\n')
@@ -269,7 +269,7 @@ def test_a_chain_fetches_what_is_on_the_hub(added, tmp_path):
     assert "toy-c -> toy-a -> toy-b" in run("paths", "toy-c", "toy-b").stdout
 
 
-def test_what_the_hub_refuses_is_one_sentence(served, folder):
+def test_a_refusal_of_the_hub_is_one_sentence(served, folder):
     fake_hub, run = served
     fake_hub.faults["/commit/"] = "refused"
     found = run("publish", str(folder), f"hf:{REPO}")
@@ -281,25 +281,25 @@ def test_what_the_hub_refuses_is_one_sentence(served, folder):
 
 
 @pytest.mark.parametrize("address", ["owner/name", "hf:name", "hf:a/b/c", "hf:../x/y", "https://x/y"])
-def test_what_is_no_address_is_refused(address):
-    with pytest.raises(BadInput, match="write hf:owner/name"):
+def test_an_invalid_address_is_rejected(address):
+    with pytest.raises(BadInput, match="use hf:owner/name"):
         parse_address(address)
 
 
 ROW = {"name": "a--b--c", "source": "a", "target": "b", "flavor": "c", "sha256": "0"}
 INDEXES = {
-    "a newer schema": ({"schema": 2, "adapters": []}, "of schema 2, this ea_jax reads 1"),
+    "a newer schema": ({"schema": 2, "adapters": []}, "has schema 2, but this version of ea_jax reads 1"),
     "an unknown key": ({"schema": 1, "adapters": [ROW | {"run": "rm"}]}, "run"),
     "a duplicate name": ({"schema": 1, "adapters": [ROW, ROW]}, "twice"),
-    "a name that climbs": ({"schema": 1, "adapters": [ROW | {"name": "../up"}]}, "no name"),
-    "an absolute name": ({"schema": 1, "adapters": [ROW | {"name": "/etc"}]}, "no name"),
-    "a number for a text": ({"schema": 1, "adapters": [ROW | {"source": 3}]}, "no name|no index"),
-    "a list of numbers": ([1], "no index"),
+    "a name that climbs": ({"schema": 1, "adapters": [ROW | {"name": "../up"}]}, "invalid name"),
+    "an absolute name": ({"schema": 1, "adapters": [ROW | {"name": "/etc"}]}, "invalid name"),
+    "a number for a text": ({"schema": 1, "adapters": [ROW | {"source": 3}]}, "invalid name|not an index"),
+    "a list of numbers": ([1], "not an index"),
 }
 
 
 @pytest.mark.parametrize("kind", INDEXES)
-def test_a_hostile_index_is_refused(tmp_path, kind):
+def test_a_hostile_index_is_rejected(tmp_path, kind):
     content, told = INDEXES[kind]
     (tmp_path / "index.json").write_text(json.dumps(content))
     with pytest.raises(BadEntry, match=told):
@@ -307,11 +307,11 @@ def test_a_hostile_index_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[" * 100_000])
-def test_an_index_that_is_no_json_is_refused(tmp_path, content):
+def test_an_index_that_is_not_json_is_rejected(tmp_path, content):
     (tmp_path / "index.json").write_bytes(content)
-    with pytest.raises(BadEntry, match="no index"):
+    with pytest.raises(BadEntry, match="not an index"):
         read_index(tmp_path / "index.json")
 
 
-def test_the_bundled_registry_stays_as_it_was():
+def test_the_bundled_registry_is_unchanged():
     assert not (BUNDLED / "index.json").exists()

@@ -11,7 +11,7 @@ from ea_jax.fitting import fit
 from ea_jax.loading import load
 from ea_jax.registry.locations import BUNDLED
 from ea_jax.registry.lookup import find_entry, list_entries
-from ea_jax.registry.routes import FILE, MeasuredRoute, _measured, list_routes, params_digest, resolve_route
+from ea_jax.registry.routes import FILE, MeasuredRoute, _read_measured, list_routes, params_digest, resolve_route
 from ea_jax.registry.spaces import find_space
 from ea_jax.workflows.fit_entry import save_entry
 from tests.conftest import TOY_SPACES, toy_pairs
@@ -88,7 +88,7 @@ def apart(root):
     away.rename(file)
 
 
-def test_one_hop_is_listed_in_each_flavor_and_two_in_the_large_one(root):
+def test_one_hop_is_listed_in_each_flavor_two_in_one(root):
     found = [(route.spaces, route.flavor) for route in list_routes(root=root)]
     assert found == [
         (("toy-a", "toy-b"), "small"),
@@ -110,7 +110,7 @@ def test_ends_and_hops_narrow_the_list(root):
         list_routes("toy-cc", root=root)
 
 
-def test_figures_of_one_hop_are_the_entrys_and_those_of_two_are_measured(root):
+def test_recall_comes_from_entries_and_from_measured_routes(root):
     direct, detour = list_routes("toy-a", "toy-c", root=root)
     assert direct.recall == {"in-domain": 0.9}
     assert (direct.direct, direct.cost) == (None, {})
@@ -121,7 +121,7 @@ def test_figures_of_one_hop_are_the_entrys_and_those_of_two_are_measured(root):
     assert detour.cost == {"in-domain": -0.1488}
 
 
-def test_figures_of_other_parameters_are_not_shown(root):
+def test_recall_measured_with_other_parameters_is_ignored(root):
     write_paths(root, {"in-domain": 0.75}, params=["0" * 16, "1" * 16])
     assert list_routes("toy-a", "toy-c", root=root)[1].recall == {}
 
@@ -134,14 +134,14 @@ def test_figures_of_other_parameters_are_not_shown(root):
         ("[[path]", "paths.toml cannot be read as TOML"),
     ],
 )
-def test_a_broken_file_of_figures_says_what_is_wrong(root, text, told):
+def test_a_broken_file_of_routes_is_explained(root, text, told):
     (root / FILE).write_text(text)
     with pytest.raises(BadEntry, match=told):
         list_routes(root=root)
 
 
-def test_without_a_direct_adapter_the_error_names_the_best_measured_detour(apart):
-    with pytest.raises(UnknownName, match=r"ea-jax paths toy-a toy-c` lists .* none of them was measured\.$"):
+def test_without_a_direct_adapter_the_error_suggests_a_route(apart):
+    with pytest.raises(UnknownName, match=r"ea-jax paths toy-a toy-c` lists .* none of which was measured\.$"):
         load("toy-a", "toy-c", root=apart)
     write_paths(apart, {"in-domain": 0.75})
     told = r'No adapter .*R@10 of 0.750 in-domain: load\("toy-a", "toy-c", via="toy-b", flavor="large"\)\.$'
@@ -151,19 +151,19 @@ def test_without_a_direct_adapter_the_error_names_the_best_measured_detour(apart
         load("toy-c", "toy-a", root=apart)
 
 
-def test_a_flavor_that_is_not_there_is_no_reason_for_a_detour(root):
+def test_an_unknown_flavor_does_not_suggest_a_route(root):
     write_paths(root, {"in-domain": 0.75})
     with pytest.raises(UnknownName, match=r"has no flavor 'huge'\. Known: small\.$"):
         load("toy-a", "toy-c", flavor="huge", root=root)
 
 
-def test_hops_of_other_flavors_only_go_by_each_pairs_default(root):
+def test_hops_without_the_flavor_use_their_default(root):
     names = [find_entry("toy-a", "toy-b", root=root).name, find_entry("toy-b", "toy-c", root=root).name]
     assert [entry.name for entry in resolve_route(DETOUR, None, root)] == names
     assert [entry.flavor for entry in resolve_route(DETOUR, "large", root)] == ["small", "large"]
 
 
-def test_the_command_shows_figures_cost_and_what_is_missing(ea, apart, monkeypatch):
+def test_the_command_shows_recall_and_what_is_not_measured(ea, apart, monkeypatch):
     monkeypatch.setenv("EA_JAX_REGISTRY", str(apart))
     write_paths(apart, {"in-domain": 0.75})
     code, out, err = ea("paths", "toy-a", "toy-c")
@@ -178,7 +178,7 @@ def test_the_command_shows_figures_cost_and_what_is_missing(ea, apart, monkeypat
     assert ea("paths", "--hops", "3")[0] == 2
 
 
-def test_the_command_shows_the_cost_of_a_detour(ea, root, monkeypatch):
+def test_the_command_shows_the_cost_of_a_route(ea, root, monkeypatch):
     monkeypatch.setenv("EA_JAX_REGISTRY", str(root))
     assert "not measured" in ea("paths", "toy-a", "toy-c")[1]
     write_paths(root, {"in-domain": 0.75})
@@ -202,8 +202,8 @@ def test_listing_routes_imports_nothing_heavy():
     assert found.stdout.strip() == "set()"
 
 
-def test_every_bundled_figure_is_of_adapters_that_ship():
+def test_every_measured_route_uses_bundled_adapters():
     known = {params_digest(entry) for entry in list_entries(BUNDLED)}
-    for params, measured in _measured(BUNDLED).items():
+    for params, measured in _read_measured(BUNDLED).items():
         assert isinstance(measured, MeasuredRoute)
         assert known >= set(params), f"{measured.spaces}: python -m benchmarks.retrieval.routes measures it again"
