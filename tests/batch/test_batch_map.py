@@ -163,3 +163,26 @@ def test_the_digest_passes_over_what_lies_under_nulls():
     held = [pa.Array.from_buffers(pa.int32(), 3, [valid, pa.py_buffer(np.int32([1, n, 3]))]) for n in (2, 9)]
     a, b = (block_digest(Block(pa.record_batch([array], ["c"]), np.arange(3), {})) for array in held)
     assert a == b
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named(adapt, x, number):
+    """F20: `map_array` and `map_batches` refuse; a plain call passes the row through, and changes no other."""
+    bad = x.copy()
+    bad[200, 3] = number
+    with pytest.raises(BadInput, match="x, row 200: a number of the vector is null, not finite"):
+        map_array(adapt, bad)
+    with pytest.raises(BadInput, match="x, row 200"):
+        list(map_batches(adapt, [bad[:150], bad[150:]]))
+    y = np.asarray(adapt(adapt.params, bad))
+    assert not np.isfinite(y[200]).all()
+    np.testing.assert_array_equal(np.delete(y, 200, 0), np.delete(np.asarray(adapt(adapt.params, x)), 200, 0))
+
+
+def test_arrays_of_another_length_are_refused_or_normalized(adapt, x, toy_root, monkeypatch):
+    """A1"""
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
+    with pytest.raises(BadInput, match=r"x, row 0: the vector has length 5\.000, but vectors of toy/source"):
+        map_array(adapt, 5 * x)
+    np.testing.assert_allclose(map_array(adapt, 5 * x, normalize=True), plain(adapt, x), atol=1e-5)
+    np.testing.assert_allclose(map_array(adapt, 1.015 * x), plain(adapt, x), atol=1e-5)

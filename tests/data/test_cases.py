@@ -44,7 +44,10 @@ def test_other_lengths_are_refused_with_row_and_length(scale):
     x = X.copy()
     x[3] *= scale
     _, reasons = check_rows(x, UNIT)
-    assert reasons == {3: f"the vector has length {scale:.3f}, but vectors of toy/source have length 1"}
+    assert reasons == {
+        3: f"the vector has length {scale:.3f}, but vectors of toy/source have length 1. "
+        "Set `normalize` to rescale them"
+    }
     rescaled, reasons = check_rows(x, VectorRule("toy/source", 8, unit_norm=True, normalize=True))
     assert not reasons
     np.testing.assert_allclose(rescaled, X, atol=1e-6)
