@@ -59,8 +59,10 @@ def check_rows(x: Shaped[np.ndarray, "n d"], rule: VectorRule) -> tuple[Float32[
     off = np.abs(length - 1)
     if not rule.normalize:
         for row in np.flatnonzero(usable & (off > LENGTH_TOLERANCE)):
-            model = rule.model or "the model"
-            reasons[int(row)] = f"the vector has length {length[row]:.3f}, but vectors of {model} have length 1"
+            reasons[int(row)] = (
+                f"the vector has length {length[row]:.3f}, but vectors of {rule.model or 'the model'} have length 1. "
+                "Set `normalize` to rescale them"
+            )
     rescaled = usable & (off > ROUNDING)
     if rescaled.any():
         x = x / np.where(rescaled, length, 1)[:, None].astype(np.float32)

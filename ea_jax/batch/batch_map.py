@@ -193,6 +193,12 @@ class BatchMap:
         adapter = f"the adapter to {self.facts['target']}"
         return check_source(self.facts["encoder"], recorded, "The input", adapter, self.options.assume_source)
 
+    def check(self, batch: pa.RecordBatch) -> Checked:
+        """Return the usable source vectors of a batch, and the reason for each other row."""
+        plan = self._plan(batch.schema)
+        scale = batch.column(plan.scale) if plan.scale else None
+        return check_vectors(get_column(batch, plan.column), self.rule, scale)
+
     def start(self, batch: pa.RecordBatch, where: Callable[[int], str] = "row {}".format) -> Callable[[], MappedBatch]:
         """Start mapping a batch on the devices. The returned callable waits for the result.
 
@@ -200,11 +206,7 @@ class BatchMap:
             where: Names a row of the batch in error messages.
         """
         plan = self._plan(batch.schema)
-        values = get_column(batch, plan.column)
-        if self.encode:
-            checked = check_texts(values)
-        else:
-            checked = check_vectors(values, self.rule, batch.column(plan.scale) if plan.scale else None)
+        checked = check_texts(get_column(batch, plan.column)) if self.encode else self.check(batch)
         bad = {row: why for row, why in checked.reasons.items() if why != NULL or self.options.where_null == "error"}
         if bad and not self.options.skip:
             row, why = next(iter(bad.items()))

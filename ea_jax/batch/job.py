@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import pyarrow as pa
 
-from ea_jax.batch.batch_map import BatchMap
+from ea_jax.batch.batch_map import BadRow, BatchMap
 from ea_jax.batch.device import local_devices
 from ea_jax.batch.pipeline import run_parts
 from ea_jax.batch.row_digests import part_digests
@@ -32,12 +33,15 @@ from ea_jax.batch.state import (
 )
 from ea_jax.batch.writers import check_format, join_parts
 from ea_jax.data.blocks import Hints
-from ea_jax.data.tables import Part, Tables, open_tables
+from ea_jax.data.tables import Part, Tables, open_tables, read_parts
 from ea_jax.errors import BadInput, Conflict
 from ea_jax.io.atomic import hold_lock, hold_shared_lock, write_atomically
 from ea_jax.progress import progress_bar
+from ea_jax.quality.scores import Quality
+from ea_jax.quality.source_check import SAMPLE_ROWS, check_source_sample
 
 PART_ROWS = 32_768
+SAMPLE_PARTS = 8
 
 
 class JobReport(NamedTuple):
@@ -82,6 +86,7 @@ def plan(
     format: str | None = None,
     part_rows: int = PART_ROWS,
     delimiter: str | None = None,
+    domain: Quality | None = None,
 ) -> Job:
     """Check inputs and output without writing anything.
 
@@ -92,8 +97,11 @@ def plan(
         format: Format of the parts in a folder: parquet, arrow, npy, npz or jsonl; parquet if None.
         part_rows: Rows of a part.
         delimiter: Delimiter of CSV files; detected if None.
+        domain: Quality part of the adapter, to notice vectors of another model in a sample; they are not checked if
+            None.
 
     Raises:
+        FingerprintMismatch: The vectors are of another model, by their metadata or by the sample.
         BadInput: The input cannot be read or mapped, or the output cannot be written.
     """
     if part_rows < 1:
@@ -105,6 +113,8 @@ def plan(
     _check_separate(inputs, tables, output.out)
     schema = run.out_schema(tables.schema)
     check_format(output.format, schema)
+    if domain:
+        check_source_sample(domain, _sample(tables, run), str(tables.files[0]), run.options.assume_source)
     devices = local_devices()
     facts = {
         **run.facts,
@@ -165,7 +175,14 @@ def run_job(
             output.parts.mkdir(exist_ok=True)
             rows = sum(part.cut.stop - part.cut.start for part in missing)
             with progress_bar("Mapping", rows, show_progress, unit="rows") as advance:
-                busy = work(missing, advance) if work else run_parts(inputs, missing, run, job.schema, output, advance)
+                try:
+                    busy = (
+                        work(missing, advance) if work else run_parts(inputs, missing, run, job.schema, output, advance)
+                    )
+                except BadRow:
+                    if count == 1 and not any(finished_part(output, part.number) for part in inputs.parts):
+                        _discard(output)
+                    raise
         done = [finished_part(output, part.number) for part in inputs.parts]
         totals = Totals()
         for part in done:
@@ -183,6 +200,13 @@ def run_job(
     return JobReport(totals, sum(part is not None for part in done), len(done), busy)
 
 
+def _discard(output: OutputPaths) -> None:
+    """Remove the state of a job without a complete part, so that nothing is left of it."""
+    shutil.rmtree(output.state)
+    if not output.is_file and not any(output.out.iterdir()):
+        output.out.rmdir()
+
+
 def _check_separate(names: Sequence[str], inputs: Tables, out: Path) -> None:
     """Raise BadInput if the output would be read as input, now or by a rerun."""
     inside = [file for file in inputs.files if out.resolve() in (file.resolve(), *file.resolve().parents)]
@@ -191,6 +215,15 @@ def _check_separate(names: Sequence[str], inputs: Tables, out: Path) -> None:
     around = [name for name in names if Path(name).is_dir() and Path(name).resolve() in out.resolve().parents]
     if around:
         raise BadInput(f"The output {out} is inside the input folder {around[0]}. Choose an output elsewhere.")
+
+
+def _sample(tables: Tables, run: BatchMap) -> np.ndarray:
+    """Return vectors of the first blocks of some parts; of gzipped files, of the first part alone."""
+    last = 0 if tables.files[0].suffix == ".gz" else len(tables.parts) - 1
+    numbers = sorted({round(number) for number in np.linspace(0, last, SAMPLE_PARTS)})
+    size = SAMPLE_ROWS // len(numbers) + 1
+    blocks = (next(read_parts(tables, [tables.parts[number]], size))[1] for number in numbers)
+    return np.concatenate([np.zeros((0, run.spec.d_in), np.float32), *(run.check(b.batch).values for b in blocks)])
 
 
 def file_stamp(file: Path) -> list[int]:

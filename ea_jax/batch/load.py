@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from ea_jax.adapters.spec import Purpose
 from ea_jax.batch.batch_map import BatchMap, Options
 from ea_jax.batch.device import source_rule
-from ea_jax.loading import Root, check_dim, load_adapters, load_quality_part, load_source_encoder, resolve_entry
+from ea_jax.loading import (
+    Root,
+    check_dim,
+    load_adapter,
+    load_adapters,
+    load_quality_part,
+    load_source_encoder,
+    resolve_entry,
+)
+from ea_jax.quality.scores import Quality
 
 
 @dataclass(frozen=True)
@@ -56,3 +65,9 @@ def load_map(config: MapConfig, options: Options | None = None) -> BatchMap:
     adapt = adapters[config.purpose]
     rule = source_rule(adapt.spec, options.normalize, entry.path.parent)
     return BatchMap(adapt, quality, encode, options, facts, rule)
+
+
+def load_domain(config: MapConfig) -> Quality:
+    """Load the quality part of the adapter, to notice vectors of another model."""
+    entry = resolve_entry(config.source, config.target, config.flavor, config.root)
+    return load_quality_part(entry, load_adapter(entry))

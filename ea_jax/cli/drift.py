@@ -43,12 +43,15 @@ def drift(
     from ea_jax.data.columns import Columns
     from ea_jax.loading import load_adapter, load_quality_part
     from ea_jax.quality import drift as shift
+    from ea_jax.quality.source_check import check_source_sample
 
     columns = Columns(column, text_column, delimiter=delimiter)
     read = partial(_read_inputs, entry=entry, columns=columns, normalize=normalize, assume_source=assume_source)
 
     quality = load_quality_part(entry, load_adapter(entry))
-    scores = quality(quality.params, read(new))
+    x = read(new)
+    check_source_sample(quality, x, str(new), assume_source)
+    scores = quality(quality.params, x)
     before = (
         shift.monitored_scores(quality(quality.params, read(Path(baseline))))
         if is_file

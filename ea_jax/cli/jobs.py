@@ -36,10 +36,11 @@ def run_files(
         start_jax(device)
         from ea_jax.batch.batch_map import BadRow, Options
         from ea_jax.batch.job import plan, run_job
-        from ea_jax.batch.load import MapConfig, load_map
+        from ea_jax.batch.load import MapConfig, load_domain, load_map
 
         run = load_map(MapConfig(**config), Options(**options))
-        job, work = plan(inputs, out, run, **layout), None
+        domain = None if run.encode else run.quality or load_domain(MapConfig(**config))
+        job, work = plan(inputs, out, run, domain=domain, **layout), None
         if workers:
             from ea_jax.integrations.ray import on_actors
 

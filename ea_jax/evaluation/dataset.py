@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ea_jax.adapters.spec import Spec
+from ea_jax.embeddings import VectorRule, require_rows
 from ea_jax.errors import BadInput
 
 MIN_CORPUS = 10
-LENGTH_TOLERANCE = 0.01
 Qrels = Mapping[int, Mapping[int, float]]
 
 
@@ -87,15 +87,4 @@ def check_vectors(name: str, vectors: Float[np.ndarray, "n d"], width: int, mode
     Raises:
         BadInput: They are not; the message starts with `name` and gives the row.
     """
-    if vectors.shape[1] != width:
-        raise BadInput(f"{name} has width {vectors.shape[1]}, but {model} has width {width}. Is it of another model?")
-    length = np.linalg.norm(vectors, axis=1)
-    if not np.isfinite(length).all():
-        raise BadInput(f"{name}, row {int((~np.isfinite(length)).argmax())}: the vector is not finite. Leave it out.")
-    wrong = np.abs(length - 1) > LENGTH_TOLERANCE
-    if unit_norm and wrong.any():
-        row = int(wrong.argmax())
-        raise BadInput(
-            f"{name}, row {row}: the vector has length {length[row]:.3f}, but vectors of {model} have length 1. "
-            "If that model made them, divide each by its length."
-        )
+    require_rows(vectors, VectorRule(model, width, unit_norm), name)

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.errors import BadInput
 from ea_jax.registry.spaces import Space
-
-TOLERANCE = 0.01  # of unit length, before vectors are scaled to it
 
 
 def check_vectors(
@@ -95,7 +94,7 @@ def _scale(
         raise BadInput(f"{where}, text {first + bad.argmax()}: the vector is zero or not finite. Try again later.")
     if not space.unit_norm:
         return y
-    wrong = norms > 1 + TOLERANCE if truncated else np.abs(norms - 1) > TOLERANCE
+    wrong = norms > 1 + LENGTH_TOLERANCE if truncated else np.abs(norms - 1) > LENGTH_TOLERANCE
     if wrong.any():
         row = int(wrong.argmax())
         raise BadInput(

@@ -18,6 +18,7 @@ from ea_jax.evaluation import EvaluationSet, Report, evaluate
 from ea_jax.evaluation.dataset import check_vectors
 from ea_jax.evaluation.evaluate import Protocol
 from ea_jax.loading import load_adapters, load_encoder, load_quality_part, load_source_encoder
+from ea_jax.quality.source_check import check_source_sample
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_source, vector_rule
 from ea_jax.registry.spaces import find_space
@@ -86,13 +87,26 @@ def evaluate_files(entry: Entry, files: EvaluationFiles, *, protocol: Protocol, 
         evaluation_set, notes = embed_text_files(entry, files, seed)
     else:
         evaluation_set, notes = read_pair_files(entry, files, seed)
-    return evaluate_entry(entry, evaluation_set, protocol=protocol, seed=seed, notes=notes)
+    return evaluate_entry(
+        entry, evaluation_set, protocol=protocol, seed=seed, notes=notes, assume_source=files.assume_source
+    )
 
 
 def evaluate_entry(
-    entry: Entry, evaluation_set: EvaluationSet, *, protocol: Protocol, seed: int, notes: Sequence[str]
+    entry: Entry,
+    evaluation_set: EvaluationSet,
+    *,
+    protocol: Protocol,
+    seed: int,
+    notes: Sequence[str],
+    assume_source: bool = False,
 ) -> Report:
-    """Evaluate an entry, with its adapters for both purposes and its quality part."""
+    """Evaluate an entry, with its adapters for both purposes and its quality part.
+
+    Raises:
+        BadInput: A vector is not as those of the source model are.
+        FingerprintMismatch: Most source vectors look like another model's, and `assume_source` is not set.
+    """
     unit_norm = find_space(entry.source, entry.path.parent).unit_norm
     for name in ("x", "corpus_x"):
         vectors = getattr(evaluation_set, name)
@@ -100,6 +114,7 @@ def evaluate_entry(
             check_vectors(name, vectors, entry.d_in, entry.source, unit_norm)
     adapters = load_adapters(entry)
     store, query, quality = adapters["store"], adapters["query"], load_quality_part(entry, adapters["store"])
+    check_source_sample(quality, evaluation_set.x, "x", assume_source)
     return evaluate(store, evaluation_set, query=query, quality=quality, protocol=protocol, seed=seed, notes=notes)
 
 

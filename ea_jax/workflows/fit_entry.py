@@ -27,6 +27,7 @@ from ea_jax.fitting import AUTO, Fitted, Foreign, check_family, fit, verdict
 from ea_jax.loading import load_adapter, load_encoder, load_quality_part
 from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
+from ea_jax.quality.source_check import check_source_sample
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder, vector_rule
 from ea_jax.registry.lookup import find_entry, find_entry_by_name, format_entry_name
@@ -118,6 +119,8 @@ def fit_entry(
         read_test = partial(_read_test_pairs, columns=columns, normalize=normalize)
         test_pairs = {name: read_test(path, source, target, encoder) for name, path in tests.items()}
         train = _read_checked(pairs, source, target, encoder, scratch, columns, normalize)
+        if start and train.x is not None:
+            check_source_sample(load_quality_part(start, load_adapter(start)), train.x, str(pairs[0]), assume_source)
         test_sets = {
             name: split_test_pairs(_embed(rows, str(tests[name]), source, encoder), str(tests[name]), source.id)
             for name, rows in test_pairs.items()

@@ -76,3 +76,62 @@ def test_files_of_texts_are_embedded(ea, minilm, tmp_path):
     adapt = load("minilm", "oai-3-small")
     y = np.asarray(adapt(adapt.params, minilm(texts)))
     np.testing.assert_allclose(np.array(found.column("embedding").to_pylist()), y, atol=1e-4)
+
+
+def test_a_job_whose_rows_are_all_rejected_fails(ea, toys, tmp_path):
+    """F18"""
+    parquet.write_table(pa.table({"v": [[0.0] * 8] * 3}), tmp_path / "in.parquet")
+    rejects = ("--on-error", "skip", "--rejects", str(tmp_path / "bad.jsonl"))
+    code, out, err = ea("map", str(tmp_path / "in.parquet"), str(tmp_path / "out"), *toys, *rejects)
+    assert (code, out) == (1, "")
+    assert "All 3 rows were rejected" in err
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["out.xls", "out.csv", "out.v2"])
+def test_an_output_of_unknown_suffix_is_refused(ea, toys, x, tmp_path, name):  # noqa: F811
+    """F19"""
+    given, out = str(write(tmp_path / "in.parquet", x)), tmp_path / name
+    code, _, err = ea("map", given, str(out), *toys)
+    assert code == 1
+    assert f"{out.suffix} files cannot be written" in err
+    assert not out.exists()
+    assert ea("map", given, f"{out}/", *toys)[0] == 0
+    assert ea("map", given, str(out), *toys)[0] == 0  # the folder exists
+    assert out.is_dir()
+
+
+def test_scaled_vectors_are_refused_or_normalized(ea, adapt, toys, x, tmp_path):  # noqa: F811
+    """A1"""
+    given = str(write(tmp_path / "in.parquet", 5 * x))
+    code, _, err = ea("map", given, str(tmp_path / "out.parquet"), *toys)
+    assert code == 1
+    assert "row 0, column v: the vector has length 5.000, but vectors of toy/source have length 1" in err
+    assert "`normalize`" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]  # nothing is left of a refused job
+    assert ea("map", given, str(tmp_path / "out.parquet"), *toys, "--normalize")[0] == 0
+    np.testing.assert_allclose(read(tmp_path / "out.parquet")[0], plain(adapt, x), atol=1e-5)
+
+
+def test_our_int8_output_is_mapped_by_its_scales(ea, adapt, toys, x, tmp_path):  # noqa: F811
+    """A1"""
+    given, codes = write(tmp_path / "in.parquet", x), tmp_path / "codes.parquet"
+    scale = np.abs(x).max(1) / 127
+    table = parquet.read_table(given)
+    q = pa.array(np.round(x / scale[:, None]).astype(np.int8).tolist(), pa.list_(pa.int8(), 8))
+    table = table.set_column(1, "v", q).append_column("v_scale", pa.array(scale.astype(np.float32)))
+    facts = {"ea_jax": json.dumps({"encoder": {"fingerprint": "0" * 16, "model": "toy/source"}})}
+    parquet.write_table(table.replace_schema_metadata(facts), codes)
+    code, _, err = ea("map", str(codes), str(tmp_path / "out.parquet"), *toys)
+    assert code == 0, err
+    assert parquet.read_schema(tmp_path / "out.parquet").names == ["id", "v", "note"]
+    np.testing.assert_allclose(read(tmp_path / "out.parquet")[0], plain(adapt, x), atol=0.03)
+
+
+def test_texts_that_were_cut_are_counted(ea, minilm, tmp_path):
+    """F21"""
+    (tmp_path / "in.txt").write_text(f"short\n{'long ' * 600}\n")
+    names = ("--source", "minilm", "--target", "oai-3-small", "--no-quality")
+    code, _, err = ea("embed", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npz"), *names)
+    assert code == 0, err
+    assert "1 texts are longer than the encoder's limit and were cut" in err
