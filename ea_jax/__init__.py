@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ea_jax.quality.scores import Scores as Scores
     from ea_jax.quality.threshold import threshold_for as threshold_for
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOME = {
     "Adapter": "adapters.adapter",
     "EaJaxError": "errors",

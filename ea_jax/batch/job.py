@@ -24,6 +24,7 @@ from ea_jax.batch.state import (
     OutputPaths,
     Totals,
     begin_job,
+    check_output,
     finished_part,
     other_job,
     output_paths,
@@ -158,6 +159,7 @@ def run_job(
         raise BadInput(f"{rejects} cannot be written: {rejects.parent} is not a folder. Create it first.")
     index, count = process or (jax.process_index(), jax.process_count())
     inputs, output = job.inputs, job.output
+    check_output(output)  # before anything is written beside it
     try:
         output.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -106,6 +106,20 @@ def output_paths(name: str | Path, format: str | None) -> OutputPaths:
     return OutputPaths(out, out / STATE, out, f".{format.removeprefix('.')}" if format else ".parquet")
 
 
+def check_output(output: OutputPaths) -> None:
+    """Check that the output does not exist, or belongs to a job.
+
+    Raises:
+        Conflict: The output exists, and no job made it.
+    """
+    if (output.state / "job.json").exists():
+        return
+    if output.is_file and output.out.exists():
+        raise Conflict(f"{output.out} exists, and no job of ea_jax made it. Remove it, or choose another output.")
+    if not output.is_file and output.out.is_dir() and any(path.name != STATE for path in output.out.iterdir()):
+        raise Conflict(f"{output.out} contains other files. Choose a new or empty folder.")
+
+
 def begin_job(
     output: OutputPaths, facts: Mapping[str, Any], parts: int, rows: int, stamps: Mapping[str, list[int]]
 ) -> Mapping[str, list[int]]:
@@ -117,12 +131,9 @@ def begin_job(
     Raises:
         Conflict: The output belongs to another job, or to none; the message names the differences.
     """
+    check_output(output)
     file = output.state / "job.json"
     if not file.exists():
-        if output.is_file and output.out.exists():
-            raise Conflict(f"{output.out} exists, and no job of ea_jax made it. Remove it, or choose another output.")
-        if not output.is_file and output.out.is_dir() and any(path.name != STATE for path in output.out.iterdir()):
-            raise Conflict(f"{output.out} contains other files. Choose a new or empty folder.")
         for folder in (output.state / "done", output.state / "tmp", output.parts):
             folder.mkdir(parents=True, exist_ok=True)
         write_json(file, {"facts": dict(facts), "parts": parts, "rows": rows, "stamps": dict(stamps)})

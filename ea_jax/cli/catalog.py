@@ -1,4 +1,4 @@
-"""What there is: `ea-jax list`, `info` and `paths`. Files are read, JAX is not."""
+"""Browse and import adapters: `ea-jax list`, `info`, `paths` and `import`. Only `import` loads JAX."""
 
 import dataclasses
 import gc
@@ -27,33 +27,35 @@ def list_adapters(
     pro_only: Annotated[bool, typer.Option("--pro-only", help="Only paid adapters.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
-    """List the adapters of the registries, and the public ones of embedding-adapters (`pro`: not free).
+    """List the adapters of the registries and the public ones of embedding-adapters (`pro`: paid).
 
     Example: ea-jax list --json
     """
-    with _uncollected():
+    with _without_garbage_collection():
         _list(pro_only, as_json)
 
 
 def _list(pro_only: bool, as_json: bool) -> None:
     folders, public = list_entry_folders(), [adapter for adapter in public_adapters() if adapter.locked or not pro_only]
-    far = [(r, row) for r in list_remotes() for row in fetch_index_or_warn(r) if "pro" in row.tags or not pro_only]
+    remote = [(r, row) for r in list_remotes() for row in fetch_index_or_warn(r) if "pro" in row.tags or not pro_only]
     if as_json:
-        found = [entry for entry in read_or_warn(read_entry, folders) if "pro" in entry.tags or not pro_only]
-        away = [row._asdict() | {"registry": remote.address} for remote, row in far]
-        print(_json([*map(_facts, found), *away, *map(_public_facts, public)]))
+        entries = [entry for entry in read_or_warn(read_entry, folders) if "pro" in entry.tags or not pro_only]
+        remote_facts = [row._asdict() | {"registry": r.address} for r, row in remote]
+        print(_json([*map(_facts, entries), *remote_facts, *map(_public_facts, public)]))
         return
-    heads = [head for head in read_or_warn(read_header, folders) if head and ("pro" in head.tags or not pro_only)]
-    if not heads and not public and not far:
-        logger.info(f"there are no {'paid ' if pro_only else ''}adapters in the registry.")
-    rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in heads]
-    rows += [(row.name, row.source, "->", row.target, row.flavor, " ".join((r.address, *row.tags))) for r, row in far]
+    headers = [h for h in read_or_warn(read_header, folders) if not pro_only or "pro" in h.tags]
+    if not headers and not public and not remote:
+        logger.info(f"There are no {'paid ' if pro_only else ''}adapters in the registry.")
+    rows = [(h.folder.name, h.source, "->", h.target, h.flavor, " ".join(h.tags)) for h in headers]
+    rows += [
+        (row.name, row.source, "->", row.target, row.flavor, " ".join((r.address, *row.tags))) for r, row in remote
+    ]
     print_columns(rows + [(s.repo, s.source, "->", s.target, s.flavor, " ".join(_public_tags(s))) for s in public])
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which takes half of the time of a hundred thousand rows and finds nothing."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the garbage collector, which takes half of the time for 100,000 adapters and frees nothing."""
     gc.disable()
     try:
         yield
@@ -62,27 +64,27 @@ def _uncollected() -> Iterator[None]:
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="An adapter's name, as `ea-jax list` shows it.")],
+    name: Annotated[str, typer.Argument(help="Name of an adapter, as `ea-jax list` shows it.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show what an adapter is, what it was fitted on, and its measured figures.
+    """Show the facts about an adapter: models, training data and metrics.
 
     Example: ea-jax info minilm--oai-3-small--small
     """
-    here = [root / name for root in registry_folders() if (root / name / "entry.toml").is_file()]
-    far = [(remote, row) for remote in list_remotes() for row in fetch_index_or_warn(remote) if row.name == name]
-    listed = [adapter for adapter in public_adapters() if name in (adapter.repo, adapter.repo.rpartition("/")[2])]
-    places = [*(str(folder.parent) for folder in here), *(remote.address for remote, _ in far)]
-    if here:
-        facts = _facts(read_entry(here[0]))
-    elif far:
-        facts = _far_facts(*far[0])
-    elif listed:
-        facts, places = _public_facts(listed[0]), [f"hf:{listed[0].repo}"]
+    local = [root / name for root in registry_folders() if (root / name / "entry.toml").is_file()]
+    remote = [(remote, row) for remote in list_remotes() for row in fetch_index_or_warn(remote) if row.name == name]
+    public = [adapter for adapter in public_adapters() if name in (adapter.repo, adapter.repo.rpartition("/")[2])]
+    registries = [*(str(folder.parent) for folder in local), *(remote.address for remote, _ in remote)]
+    if local:
+        facts = _facts(read_entry(local[0]))
+    elif remote:
+        facts = _remote_facts(*remote[0])
+    elif public:
+        facts, registries = _public_facts(public[0]), [f"hf:{public[0].repo}"]
     else:
-        facts = _facts(find_entry_by_name(name))  # which is an error
-    why = "first in search order" if len(places) > 1 else "the only one of this name"
-    facts |= {"found": {"registry": places[0], "hides": places[1:], "why": why}}
+        facts = _facts(find_entry_by_name(name))  # raises UnknownName
+    why = "first in search order" if len(registries) > 1 else "the only one of this name"
+    facts |= {"found": {"registry": registries[0], "hides": registries[1:], "why": why}}
     if as_json:
         print(_json(facts))
     else:
@@ -90,26 +92,26 @@ def info(
 
 
 def paths(
-    source: Annotated[str | None, typer.Argument(help="Where to start, by id or alias; anywhere if left out.")] = None,
-    target: Annotated[str | None, typer.Argument(help="Where to end, likewise.")] = None,
+    source: Annotated[str | None, typer.Argument(help="Space at the start, by id or alias; any if omitted.")] = None,
+    target: Annotated[str | None, typer.Argument(help="Space at the end; any if omitted.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
-    hops: Annotated[int, typer.Option(min=1, max=MAX_HOPS, help="The most adapters in a row.")] = MAX_HOPS,
+    hops: Annotated[int, typer.Option(min=1, max=MAX_HOPS, help="Largest number of adapters in a route.")] = MAX_HOPS,
 ) -> None:
-    """List the routes between spaces, each with its measured recall, and what a detour costs in it.
+    """List routes between spaces over one or two adapters, with their measured recall.
 
     Example: ea-jax paths minilm oai-3-small
     """
     listings = [row for remote in list_remotes() for row in fetch_index_or_warn(remote)]
-    found = list_routes(source, target, hops, remote=listings)
+    routes = list_routes(source, target, hops, remote=listings)
     if as_json:
-        print(_json([dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in found]))
+        print(_json([dataclasses.asdict(route) | {"hops": route.hops, "cost": route.cost} for route in routes]))
         return
-    if not found:
-        logger.info("no such route is there.")
+    if not routes:
+        logger.info("There is no such route.")
         return
-    tests = list(dict.fromkeys(test for route in found for test in route.recall))
-    rows = [("route", "flavor", *(f"R@10 {test}" for test in tests), "against the direct one")]
-    for route in found:
+    tests = list(dict.fromkeys(test for route in routes for test in route.recall))
+    rows = [("route", "flavor", *(f"R@10 {test}" for test in tests), "difference to direct")]
+    for route in routes:
         recall = (f"{route.recall[test]:.3f}" if test in route.recall else "" for test in tests)
         rows.append((" -> ".join(route.spaces), route.flavor or "default", *recall, _cost(route)))
     print_columns(rows)
@@ -126,11 +128,11 @@ def _cost(route: Route) -> str:
 
 
 def import_seed(
-    where: Annotated[str, typer.Argument(help="A folder, or a repository of the Hugging Face hub (owner/name).")],
-    flavor: Annotated[str, typer.Option(help="What to call it beside other adapters of the pair.")] = "imported",
-    out: Annotated[Path | None, typer.Option(help="Registry folder; your own if not given.")] = None,
+    where: Annotated[str, typer.Argument(help="Folder, or repository on the Hugging Face hub (owner/name).")],
+    flavor: Annotated[str, typer.Option(help="Name of this adapter among those of the two models.")] = "imported",
+    out: Annotated[Path | None, typer.Option(help="Registry folder; your own registry by default.")] = None,
 ) -> None:
-    """Import an adapter of embedding-adapters, and print its folder. Nothing in its checkpoint is run.
+    """Import an adapter of embedding-adapters and print its folder. No code in its checkpoint is executed.
 
     Example: ea-jax import TylerF/emb_adapter_minilm_to_openai_text-embedding-3-medium_v1 --flavor medium
     """
@@ -157,16 +159,15 @@ def _facts(entry: Entry) -> dict[str, Any]:
     return facts
 
 
-def _far_facts(remote: Remote, row: Listing) -> dict[str, Any]:
-    """Those of an adapter of a registry on the hub: all of them once it was fetched, else what the index says."""
-    there = cached_entry(remote, row)
-    if there:
-        return _facts(read_entry(there))
-    return row._asdict() | {"fetched": "not yet; it is when it is first loaded"}
+def _remote_facts(remote: Remote, row: Listing) -> dict[str, Any]:
+    """Facts about an adapter on the hub: those of its entry if it was downloaded, else those of the index."""
+    if folder := cached_entry(remote, row):
+        return _facts(read_entry(folder))
+    return row._asdict() | {"fetched": "not yet; it is downloaded when it is first loaded"}
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, default=str)  # a stranger's TOML may hold a date
+    return json.dumps(content, indent=2, default=str)  # TOML can contain dates
 
 
 def _flat(facts: dict[str, Any], prefix: str = ""):

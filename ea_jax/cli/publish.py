@@ -1,4 +1,4 @@
-"""Your own registry, and whether registries are whole: `ea-jax add` and `ea-jax check`."""
+"""Check, add and publish entries: `ea-jax check`, `add` and `publish`."""
 
 import logging
 import shutil
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ea_jax.cli.options import AssumeSource
-from ea_jax.errors import BadEntry, BadInput, Conflict, EaJaxError
+from ea_jax.errors import BadEntry, BadInput, Conflict, EaJaxError, Unavailable
 from ea_jax.io.atomic import recover_folders, replace_folder
 from ea_jax.registry.entry import read_entry
 from ea_jax.registry.locations import user_folder
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def add(
-    folder: Annotated[Path, typer.Argument(help="An entry's folder, with entry.toml, params/ and quality/.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of the same name.")] = False,
-    pairs: Annotated[Path | None, typer.Option(help="Test pairs that its figures have to hold on.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of an entry, with entry.toml, params/ and quality/.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an entry of the same name.")] = False,
+    pairs: Annotated[Path | None, typer.Option(help="Test pairs that must reproduce the recorded metrics.")] = None,
     assume_source: AssumeSource = False,
 ) -> None:
-    """Check an adapter whole, copy it into your own registry, and print where it is.
+    """Check an adapter, copy it into your own registry and print its folder.
 
     Example: ea-jax add my-registry/minilm--oai-3-small--mine
     """
@@ -38,37 +38,37 @@ def add(
     root = user_folder("data") / "registry"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".add-") as scratch:
-        copy = Path(shutil.copytree(folder, Path(scratch) / "registry" / folder.resolve().name))
+        copy = _copy(folder, Path(scratch) / "registry" / folder.resolve().name)
         entry = read_entry(copy)
         check_entry(entry)
         if pairs is not None:
             verification = verify_metrics(entry, pairs, assume_source)
             if verification.matches is False:
                 raise BadEntry(f"{folder} was not added: {verification.message}")
-            logger.info(f"{verification.message}")
-        there = root / entry_name(entry)
+            logger.info(verification.message)
+        target = root / entry_name(entry)
         recover_folders(root)
-        if there.exists() and not replace:
-            raise Conflict(f"{there} is there already. `--replace` puts this one in its place.")
-        replace_folder(copy, there)
-    print(there)
+        if target.exists() and not replace:
+            raise Conflict(f"{target} is there already. Replace it with --replace.")
+        replace_folder(copy, target)
+    print(target)
 
 
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if none.")
+        list[str] | None, typer.Argument(help="Adapters, as `ea-jax list` shows them; all if omitted.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
     assume_source: AssumeSource = False,
 ) -> None:
-    """Read adapters whole and check every hash, shape and value; a line each, exit code 1 if one is not whole.
+    """Check every hash, shape and value of adapters. The exit code is 1 if one of them is damaged.
 
-    With --pairs, their figures are measured anew, and have to be those of a test set that they record.
+    With --pairs, the metrics are measured again, and must equal those recorded for a test set.
 
     Example: ea-jax check minilm--oai-3-small--small
     """
     if pairs is not None and not names:
-        raise typer.BadParameter("--pairs goes with the names of the adapters to measure.")
+        raise typer.BadParameter("--pairs requires the names of the adapters to measure.")
     folders = [_folder(name) for name in names] if names else list_entry_folders()
     _start()
     from ea_jax.registry.validate import check_entry
@@ -85,16 +85,16 @@ def check(
             failed += 1
             print(f"{folder.name}: {error}")
     if failed:
-        logger.info(f"{failed} of {len(folders)} adapters did not pass.")
+        logger.error(f"{failed} of {len(folders)} adapters did not pass.")
         raise typer.Exit(1)
 
 
 def publish(
-    folder: Annotated[Path, typer.Argument(help="An entry's folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the entry.")],
     address: Annotated[str, typer.Argument(help="hf:owner/name or hf:datasets/owner/name.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files to upload, and stop.")] = False,
 ) -> None:
-    """Check an adapter whole and upload it, with its card, to a registry on the Hugging Face hub.
+    """Check an adapter and upload it, with its card, to a registry on the Hugging Face hub.
 
     Example: ea-jax publish my-registry/minilm--oai-3-small--mine hf:owner/name --dry-run
     """
@@ -116,15 +116,24 @@ COMMANDS = {add: "add", check: "check", publish: "publish"}
 
 
 def _folder(name: str) -> Path:
-    """The folder of an adapter, on the hub too, as far as it was fetched."""
-    here = {folder.name: folder for folder in list_entry_folders()}
-    found = None if name in here else find_listing_by_name(name)
-    if found is None:
-        return here.get(name) or find_entry_by_name(name).path
-    there = cached_entry(*found)
-    if there is None:
-        raise BadInput(f"{name} is at {found[0].address} and was not fetched yet. Load it once, then check it.")
-    return there
+    """Find the folder of an adapter in the registries, or among the downloads from the hub."""
+    local = {folder.name: folder for folder in list_entry_folders()}
+    match = None if name in local else find_listing_by_name(name)
+    if match is None:
+        return local.get(name) or find_entry_by_name(name).path
+    folder = cached_entry(*match)
+    if folder is None:
+        raise BadInput(f"{name} is at {match[0].address} and was not downloaded yet. Load it once, then check it.")
+    return folder
+
+
+def _copy(folder: Path, copy: Path) -> Path:
+    """Copy a folder, with a short error if that fails."""
+    try:
+        return Path(shutil.copytree(folder, copy))
+    except shutil.Error as error:  # lists every file
+        _, file, reason = error.args[0][0]
+        raise Unavailable(f"{file} cannot be written: {reason}") from error
 
 
 def _start() -> None:

@@ -1,4 +1,4 @@
-"""Where adapters are looked for: `ea-jax registry`, and `add` and `remove` of it."""
+"""Registries that are searched for adapters: `ea-jax registry`."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -12,17 +12,21 @@ from ea_jax.registry.spaces import list_spaces
 
 
 class Action(StrEnum):
-    """What may be done to the registries on the hub."""
+    """Changes to the registries on the hub."""
 
     add = "add"
     remove = "remove"
 
 
 def registry(
-    action: Annotated[Action | None, typer.Argument(help="Pin one on the hub as it is now, or drop it.")] = None,
-    address: Annotated[str | None, typer.Argument(help="hf:owner/name, hf:datasets/owner/name; @revision.")] = None,
+    action: Annotated[
+        Action | None, typer.Argument(help="Add a registry on the hub at its current commit, or remove it.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Argument(help="hf:owner/name or hf:datasets/owner/name; optionally @revision.")
+    ] = None,
 ) -> None:
-    """Show where the registries are and what models they know; add or remove one on the Hugging Face hub.
+    """Show the registries and the models they know; add or remove a registry on the Hugging Face hub.
 
     Example: ea-jax registry add hf:owner/name
     """
@@ -30,7 +34,7 @@ def registry(
 
     if action:
         if not address:
-            raise typer.BadParameter("say which: hf:owner/name.")
+            raise typer.BadParameter("name the registry: hf:owner/name.")
         print((add_remote if action is Action.add else remove_remote)(address).address)
         return
     for folder in registry_folders():
@@ -38,7 +42,7 @@ def registry(
     for remote in list_remotes():
         print(f"{remote.address}  ({len(fetch_index_or_warn(remote))} adapters)")
     print()
-    rows = [("id", "aliases", "width", "runs here")]
+    rows = [("id", "aliases", "width", "local")]
     rows += [(s.id, ", ".join(s.aliases), str(s.width), "yes" if s.local else "no") for s in list_spaces()]
     print_columns(rows)
 

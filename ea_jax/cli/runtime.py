@@ -1,4 +1,4 @@
-"""JAX as the command line wants it: the device asked for, and compiled programs kept between runs."""
+"""Configure JAX for the command line: the device, and the cache of compiled programs."""
 
 import logging
 import os
@@ -6,10 +6,13 @@ from pathlib import Path
 
 
 def start_jax(device: str | None = None) -> None:
-    """Import and configure JAX. Compiled programs are kept in the user's cache folder, unless JAX is told otherwise.
+    """Import and configure JAX. Compiled programs are cached in the user's cache folder, unless JAX has another one.
+
+    Args:
+        device: `cpu`, `gpu` or `tpu`; the best available one if None.
 
     Raises:
-        BadInput: JAX has no such device here.
+        BadInput: JAX has no such device.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.ERROR)

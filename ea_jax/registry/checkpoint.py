@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.errors import CorruptCheckpoint
+from ea_jax.errors import CorruptCheckpoint, Unavailable
 from ea_jax.io.hashing import file_sha256, values_sha256
 from ea_jax.typing import Params, leaf_paths
 
@@ -48,14 +48,21 @@ def save_params(path: Path, params: Params) -> dict[str, Any]:
 
     Returns:
         The record that `load_params` checks against: `sha256` of the values, and `bytes` and `sha256` of each file.
+
+    Raises:
+        Unavailable: The checkpoint cannot be written.
     """
     import orbax.checkpoint as ocp  # takes most of a second, and loading does not need it
 
     params = jax.tree.map(np.asarray, params)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         written = Path(scratch).resolve() / path.name
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-            checkpointer.save(written, args=ocp.args.PyTreeSave(params))
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+                checkpointer.save(written, args=ocp.args.PyTreeSave(params))
+        except Exception as error:  # for a full disk, orbax raises an error of tensorstore with a long message
+            reason = str(error).partition("\n")[0][:200]
+            raise Unavailable(f"{path} cannot be written: {reason}") from error
         (written / "commit_success.txt").unlink(missing_ok=True)  # contains the name of the temporary folder
         if path.exists():
             shutil.rmtree(path)

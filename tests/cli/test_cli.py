@@ -1,14 +1,23 @@
 import io
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
+import ea_jax
+from ea_jax.data import provenance
 from ea_jax.data.pairs import Pairs, write_pairs
+from ea_jax.errors import Unavailable
 from ea_jax.loading import load
+from ea_jax.registry.checkpoint import save_params
 from ea_jax.registry.locations import BUNDLED
 from tests.conftest import toy_pairs, write_toy_registry
 
@@ -172,14 +181,114 @@ def test_registry_info_and_paths_show_the_files_facts(ea):
 
 def test_news_and_version_print_text(ea):
     assert "MiniLM" in ea("news")[1]
-    assert ea("docs")[1].startswith("No documentation link is set")
-    assert ea("donate")[1] == "No donation link is set.\n"
-    assert ea("version")[1].startswith("ea_jax 0.1.0, jax ")
+    assert ea("version")[1].startswith(f"ea_jax {ea_jax.__version__}, jax ")
+
+
+def test_version_and_h_are_options_of_every_command_line(ea):
+    """Case F24."""
+    code, out, err = ea("--version")
+    assert (code, out, err) == (0, ea("version")[1], "")
+    assert ea("-h") == ea("--help")
+    assert ea("list", "-h") == ea("list", "--help")
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_help_is_never_cut(ea, monkeypatch, width):
+    """Case F25."""
+    monkeypatch.setenv("COLUMNS", width)
+    summary = " ".join(ea("--help")[1].split())
+    assert "..." not in summary.replace("[ARGS]...", "")
+    assert "List routes between spaces over one or two adapters, with their measured recall." in summary
+
+
+@pytest.mark.parametrize("command", ["docs", "donate"])
+def test_commands_without_content_are_gone(ea, command):
+    """Case F26."""
+    code, out, err = ea(command)
+    assert (code, out) == (2, "")
+    assert f"No such command '{command}'" in err
+
+
+@pytest.mark.parametrize("name", ["mapped.npy", "mapped/"])
+def test_a_refused_output_leaves_no_job_folder(ea, tmp_path, monkeypatch, toy_root, name):
+    """Case F26."""
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
+    np.save(tmp_path / "x.npy", toy_pairs()[0])
+    out = tmp_path / name
+    if name.endswith("/"):
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    else:
+        out.write_bytes(b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    code, printed, err = ea("map", str(tmp_path / "x.npy"), str(out), "--source", "toy-a", "--target", "toy-b")
+    assert (code, printed, err.count("\n")) == (1, "", 1)
+    assert str(out).rstrip("/") in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 100 bytes, as on a disk that is almost full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(ea, tmp_path, monkeypatch, toy_root, full_disk):
+    """Case F17: `add`."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    full_disk()
+    code, out, err = ea("add", str(toy_root / "toy-a--toy-b--small"))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert str(tmp_path) in err
+    assert len(err) < 500
+    assert not list((tmp_path / "ea_jax" / "registry").iterdir())
+
+
+def test_a_checkpoint_on_a_full_disk_leaves_nothing(tmp_path, full_disk):
+    """Case F17: `fit`."""
+    full_disk()
+    with pytest.raises(Unavailable, match=r"params cannot be written: .{5,200}$"):
+        save_params(tmp_path / "params", {"out": {"kernel": np.random.default_rng(0).normal(size=(100, 100))}})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["fit", "map"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(ea, tmp_path, monkeypatch, toy_root, command):
+    """Case F17: /proc takes no files."""
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(toy_root))
+    x, y = toy_pairs()
+    write_pairs(tmp_path / "pairs.parquet", Pairs(y, x))
+    np.save(tmp_path / "x.npy", x)
+    files = {
+        "fit": (str(tmp_path / "pairs.parquet"), "--out", "/proc/registry"),
+        "map": (str(tmp_path / "x.npy"), "/proc/mapped.npy"),
+    }
+    code, out, err = ea(command, *files[command], "--source", "toy-a", "--target", "toy-b")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "/proc" in err
+
+
+def test_the_command_line_names_options_for_arguments(ea, tmp_path):
+    code, _, err = ea("drift", "minilm--oai-3-small--small", str(vectors_of_another_encoder(tmp_path)))
+    assert code == 1
+    assert "set --assume-source to accept" in err
+
+
+def vectors_of_another_encoder(folder: Path) -> Path:
+    facts = {"encoder": {"model": "toy/other", "fingerprint": "1" * 16}}
+    schema = provenance.write(pa.schema([pa.field("x", pa.list_(pa.float32(), 384))]), facts)
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(384, np.float32)), 384)
+    parquet.write_table(pa.table([rows], schema=schema), folder / "x.parquet")
+    return folder / "x.parquet"
 
 
 def test_every_command_has_help_with_an_example(ea):
-    commands = [line.split()[0] for line in ea("--help")[1].partition("Commands:")[2].splitlines() if line.strip()]
-    assert {"embed", "list", "registry", "info", "paths", "news", "docs", "donate", "version", "fit"} <= set(commands)
+    commands = re.findall(r"^  (\w+)", ea("--help")[1].partition("Commands:")[2], re.MULTILINE)
+    assert {"embed", "list", "registry", "info", "paths", "news", "version", "fit"} <= set(commands)
     for command in commands:
         code, out, _ = ea(command, "--help")
         assert code == 0
@@ -212,7 +321,7 @@ def test_eval_and_compare_measure_pairs_and_explain_errors(ea, tmp_path, monkeyp
     files = ("--queries", str(tmp_path / "q.npy"), "--corpus", str(tmp_path / "c.npy"), "--protocol", "qa")
     code, out, err = ea("eval", "--source", "toy-a", "--target", "toy-b", *files)
     assert (code, out) == (1, "")
-    assert err.startswith("ea-jax: There are 20 queries and 30 answers")
+    assert err.startswith("ea-jax: There are 20 queries and 30 corpus rows")
     np.save(tmp_path / "c.npy", y[:20])
     code, out, err = ea("eval", "--source", "toy-a", "--target", "toy-b", *files)
     assert (code, err) == (0, "")
