@@ -226,7 +226,7 @@ def _read_folder(folder: Path, scratch: Path | None, rules: Mapping[str, VectorR
         raise BadInput(f"{folder} needs y.npy and (x.npy or text.txt), to be a folder of pairs.")
     columns: dict[str, Any] = {}
     for name, file in present.items():
-        columns[name] = _lines(file) if name == "text" else _array(file, *ARRAYS[name])
+        columns[name] = _read_lines(file) if name == "text" else _array(file, *ARRAYS[name])
     if len({len(column) for column in columns.values()}) > 1:
         rows = ", ".join(f"{present[name].name} {len(column):,}" for name, column in columns.items())
         raise BadInput(f"{folder} holds columns of unequal length, which must be row-aligned: {rows}.")
@@ -250,12 +250,8 @@ def _array(file: Path, kinds: str, dimensions: int, content: str) -> np.ndarray:
     return array
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            return [line.rstrip("\n") for line in lines]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read: {error}.") from error
+def _read_lines(file: Path) -> list[str]:
+    return [text for _, block in read_rows(open_tables([file])) for text in block.batch.column(0).to_pylist()]
 
 
 def _as_float32(

@@ -6,7 +6,7 @@ A file is scanned once to find where each part starts, so that a resumed job sta
 import csv as plain_csv
 import json as plain_json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,8 @@ def describe(path: Path, part_rows: int, hints: Hints) -> tuple[pa.Schema, list[
             with _open(path, hints, start) as stream:
                 for lines in _chunks(stream, Cut(0, 0, start, cuts[-1].end), path, kind):
                     schema = _widen(schema, _infer(lines))
-                    if not schema.names:  # not one line could be read
-                        first, _ = _halves(lines, 1)
-                        raise BadInput(f"{path}, row 0: {_parse_line(first, schema)[1].get(0, 'the object is empty')}.")
+                    if not schema.names:  # not one line could be parsed
+                        raise BadInput(f"{path}, row 0: {parse_json(lines, schema)[1][0]}.")
             if not schema.names:
                 raise BadInput(f"{path} cannot be read: it has no rows.")
         return schema, cuts
@@ -240,18 +239,7 @@ def _infer(lines: bytes) -> pa.Schema:
         return pa.schema([field.with_type(_undated(field.type)) for field in table.schema])
     except pa.ArrowInvalid:
         first, second = _halves(lines)
-        return _widen(_infer(first), _infer(second)) if second else _infer_line(first)
-
-
-def _infer_line(line: bytes) -> pa.Schema:
-    """Return a schema for a line that Arrow does not take; an empty one if it is not a JSON object."""
-    kinds: dict[str, pa.DataType] = {}
-    with suppress(ValueError):
-        row = plain_json.loads(line)
-        for name, value in row.items() if isinstance(row, dict) else ():
-            with suppress(pa.ArrowException):
-                kinds[name] = pa.string() if isinstance(value, str) else pa.array([value]).type
-    return pa.schema(kinds)
+        return _widen(_infer(first), _infer(second)) if second else pa.schema([])
 
 
 def _undated(kind: pa.DataType) -> pa.DataType:
@@ -285,17 +273,18 @@ def parse_json(lines: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[int, str
     """Parse lines of JSON, blank ones left out. Returns the rows that fit, and the reason for each other row."""
     try:
         return _read_json(lines, schema), {}
-    except pa.ArrowInvalid:
+    except pa.ArrowInvalid as error:
         first, second = _halves(lines)
+        reason = str(error).splitlines()[0].removeprefix("JSON parse error: ").removesuffix(" in row 0").rstrip(".")
     if not second:
-        return _parse_line(first, schema)
+        return schema.empty_table(), {0: f"the line cannot be parsed: {reason}"}
     (a, bad_a), (b, bad_b) = parse_json(first, schema), parse_json(second, schema)
     return pa.concat_tables([a, b]), bad_a | {len(a) + len(bad_a) + row: why for row, why in bad_b.items()}
 
 
-def _halves(lines: bytes, first: int | None = None) -> tuple[bytes, bytes]:
+def _halves(lines: bytes) -> tuple[bytes, bytes]:
     rows = [line for line in lines.split(b"\n") if line.strip()]
-    middle = first or max(1, len(rows) // 2)
+    middle = max(1, len(rows) // 2)
     return b"\n".join(rows[:middle]), b"\n".join(rows[middle:])
 
 
@@ -306,37 +295,3 @@ def _read_json(lines: bytes, schema: pa.Schema | None) -> pa.Table:
     return json.read_json(
         pa.BufferReader(lines), json.ReadOptions(use_threads=False, block_size=len(lines) + 1), options
     )
-
-
-def _parse_line(line: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[int, str]]:
-    """Parse one line that Arrow does not take, or say why not."""
-    why, row = "", None
-    try:
-        row = plain_json.loads(line)
-    except ValueError as error:
-        why = f"the line is not JSON: {error}"
-    else:
-        if not isinstance(row, dict):
-            why = "the line is not a JSON object"
-        for field in schema if isinstance(row, dict) else ():
-            try:
-                pa.array([row.get(field.name)], field.type)
-            except (pa.ArrowException, UnicodeEncodeError) as error:
-                lone = isinstance(error, UnicodeEncodeError)
-                value = "a lone surrogate, which is not a character" if lone else f"{row[field.name]!r:.40}"
-                why = f"column {field.name} holds {value}" + ("" if lone else f", not {_content(field.type)}")
-                break
-    if why:
-        return schema.empty_table(), {0: why}
-    return pa.Table.from_pylist([row], schema=schema), {}
-
-
-def _content(kind: pa.DataType) -> str:
-    """Describe the values of a type for people."""
-    if pa.types.is_list(kind):
-        return f"a list of {'numbers' if _is_number(kind.value_type) else f'{kind.value_type}'}"
-    return "a string" if pa.types.is_string(kind) else "a number" if _is_number(kind) else str(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind)

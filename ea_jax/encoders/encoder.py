@@ -150,10 +150,12 @@ class Encoder:
         batch_size: int | None = None,
         max_length: int | None = None,
         show_progress: bool = False,
+        on_truncated: Callable[[int], None] | None = None,
     ) -> Iterator[Float[np.ndarray, "n d"]]:
         """Embed any number of texts in constant memory, yielding the embeddings of a few thousand texts at a time.
 
-        While the device computes one part, the host tokenizes the next. Arguments and errors are those of the call.
+        While the device computes one part, the host tokenizes the next. Arguments and errors are those of the call;
+        `on_truncated` is called with the number of truncated texts of each part.
         """
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise BadInput('Texts must be a list of strings, for instance encode(["a text"]).')
@@ -163,6 +165,8 @@ class Encoder:
             while chunk := list(islice(remaining, CHUNK)):
                 tokenized = self.tokenize(chunk, prompt=prompt, max_length=max_length, start=read)
                 read += len(chunk)
+                if on_truncated:
+                    on_truncated(sum(tokenized.truncated))
                 dispatched = self._dispatch(tokenized, batch_size)
                 if pending:
                     yield pending(advance)

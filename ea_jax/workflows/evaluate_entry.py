@@ -33,8 +33,8 @@ class EvaluationFiles:
     Attributes:
         pairs: Files of pairs, as `read_pairs` takes them.
         texts: Files of texts, as `read_texts` takes them; both models must run locally.
-        queries: A parquet or `.npy` file of queries.
-        corpus: A parquet or `.npy` file of the corpus.
+        queries: A file of queries.
+        corpus: A file of the corpus.
         qrels: Relevance judgments for the ids of queries and corpus.
         assume_source: Accept source vectors whose metadata names another encoder, or that look like another model's.
         columns: Names of the columns; those that are None are found.

@@ -274,7 +274,13 @@ def _embed(pairs: Pairs, where: str, source: Space, encoder: Encoder | None, scr
     if encoder is None or pairs.text is None:
         return pairs
     if pairs.x is None:
-        return replace(pairs, x=stacked(encoder.stream(pairs.text, show_progress=True), scratch))
+        truncated: list[int] = []
+        parts = encoder.stream(pairs.text, show_progress=True, on_truncated=truncated.append)
+        pairs = replace(pairs, x=stacked(parts, scratch))
+        if sum(truncated):
+            limit = f"{encoder.spec.max_length} tokens of {source.id}"
+            logger.warning(f"{where}: {sum(truncated):,} texts are longer than the {limit} and were cut.")
+        return pairs
     rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
     cosine = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(pairs.x[rows]), axis=1))
     if cosine < MIN_SPOT_COSINE:

@@ -26,6 +26,7 @@ from ea_jax.errors import BadInput
 from ea_jax.io.atomic import hold_shared_lock
 from tests.batch.test_batch_map import plain
 from tests.conftest import unit_rows
+from tests.support.tables import write_table
 
 ROWS = 250
 F32 = pa.float32()
@@ -248,13 +249,15 @@ def test_lines_that_are_no_rows_are_told_or_put_aside(adapt, x, tmp_path):
     lines[120] = ""  # blank lines hold no row
     given = tmp_path / "bad.jsonl"
     given.write_text("\n".join(lines))
-    with pytest.raises(BadInput, match=r"bad\.jsonl, row 3: column v holds 'text', not a list of numbers"):
+    with pytest.raises(
+        BadInput, match=r"bad\.jsonl, row 3: the line cannot be parsed: Column\(/v\) changed from array to string"
+    ):
         job(adapt, [given], tmp_path / "stopped")
     report = job(adapt, [given], tmp_path / "out.jsonl", skip=True, rejects=tmp_path / "rejects")
     assert report.totals == (249, 246, 3, 0, 0)
     message = [json.loads(line) for line in (tmp_path / "rejects").read_text().splitlines()]
     assert [row["row"] for row in message] == [3, 66, 100]
-    assert "not JSON" in message[1]["reason"]
+    assert "the line cannot be parsed" in message[1]["reason"]
     y, ids = read(tmp_path / "out.jsonl")
     assert ids == [i for i in range(ROWS) if i not in (3, 66, 100, 120)]
     np.testing.assert_allclose(y, plain(adapt, x[ids]), atol=1e-5)
@@ -354,3 +357,19 @@ def test_a_file_that_is_not_what_was_counted_ends_the_job(adapt, x, tmp_path):
     with pytest.raises(BadInput, match=r"in\.jsonl"):
         run_job(planned, run)
     assert not (tmp_path / "out").exists()  # nothing is left of a job without a part
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.csv", "in.json", "in.tsv"])
+def test_a_stopped_job_over_text_ends_with_the_same_bytes(adapt, x, tmp_path, monkeypatch, name):
+    """A18"""
+    given = write_table(tmp_path / name, {"id": list(range(ROWS)), "v": x})
+    (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
+    job(adapt, [given], tmp_path / "whole" / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchMap, "_finish", stopping_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            job(adapt, [given], tmp_path / "stopped" / "out")
+    job(adapt, [given], tmp_path / "stopped" / "out")
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
+    y = np.concatenate([read(part)[0] for part in sorted((tmp_path / "whole" / "out").glob("*.parquet"))])
+    np.testing.assert_allclose(y, plain(adapt, x), atol=1e-5)

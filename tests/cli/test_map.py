@@ -107,7 +107,7 @@ def test_scaled_vectors_are_refused_or_normalized(ea, adapt, toys, x, tmp_path):
     code, _, err = ea("map", given, str(tmp_path / "out.parquet"), *toys)
     assert code == 1
     assert "row 0, column v: the vector has length 5.000, but vectors of toy/source have length 1" in err
-    assert "`normalize`" in err
+    assert "Set --normalize to rescale them" in err
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]  # nothing is left of a refused job
     assert ea("map", given, str(tmp_path / "out.parquet"), *toys, "--normalize")[0] == 0
     np.testing.assert_allclose(read(tmp_path / "out.parquet")[0], plain(adapt, x), atol=1e-5)
@@ -135,3 +135,29 @@ def test_texts_that_were_cut_are_counted(ea, minilm, tmp_path):
     code, _, err = ea("embed", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npz"), *names)
     assert code == 0, err
     assert "1 texts are longer than the encoder's limit and were cut" in err
+
+
+def test_a_field_of_a_struct_is_mapped_beside_it(ea, adapt, toys, x, tmp_path):  # noqa: F811
+    """A16"""
+    rows = [{"vector": row, "model": "m"} for row in x.tolist()]
+    parquet.write_table(pa.table({"id": range(len(x)), "emb": rows}), tmp_path / "in.parquet")
+    line = ("map", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), *toys, "--column", "emb.vector")
+    code, _, err = ea(*line)
+    assert code == 0, err
+    assert parquet.read_schema(tmp_path / "out.parquet").names == ["id", "emb", "vector"]
+    np.testing.assert_allclose(read(tmp_path / "out.parquet", "vector")[0], plain(adapt, x), atol=1e-5)
+
+
+def test_unlike_shards_are_one_job(ea, adapt, toys, x, tmp_path):  # noqa: F811
+    """A15"""
+    (tmp_path / "in").mkdir()
+    lists = x.tolist()
+    first = pa.table({"id": range(100), "note": pa.nulls(100), "v": pa.array(lists[:100], pa.list_(pa.float32(), 8))})
+    second = pa.table({"v": lists[100:], "note": ["a"] * 150, "id": range(100, 250)})
+    parquet.write_table(first, tmp_path / "in" / "a.parquet")
+    parquet.write_table(second, tmp_path / "in" / "b.parquet")
+    code, _, err = ea("map", str(tmp_path / "in"), str(tmp_path / "out.parquet"), *toys)
+    assert code == 0, err
+    y, ids = read(tmp_path / "out.parquet")
+    assert ids == list(range(250))
+    np.testing.assert_allclose(y, plain(adapt, x), atol=1e-5)
