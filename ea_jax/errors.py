@@ -7,7 +7,8 @@ EaJaxError
 ├── Conflict (BadInput)                         name another output, wait, or ask for a replacement
 │   └── FingerprintMismatch                     the vectors and the adapter belong to different encoders
 ├── Unavailable (BadInput)                      try again later: the network, the hub or an endpoint failed
-│   └── EncoderNotFound (LookupError)           the model's files are not on this machine and cannot be downloaded
+│   ├── EncoderNotFound (LookupError)           the model's files are not on this machine and cannot be downloaded
+│   └── StoreUnavailable                        a vector store is down, locked or read-only, or rejects the password
 ├── MissingDependency (BadInput, ImportError)   install the extra that the message names
 └── Corrupt (ValueError)                        download or restore the file that the message names
     ├── BadEntry                                a registry file lacks a key or contradicts itself
@@ -52,6 +53,10 @@ class Unavailable(BadInput):
 
 class EncoderNotFound(Unavailable, LookupError):
     """The model's files are neither on this machine nor can they be downloaded."""
+
+
+class StoreUnavailable(Unavailable):
+    """A vector store is down, locked or read-only, or rejects the password."""
 
 
 class MissingDependency(BadInput, ImportError):

@@ -1,0 +1,234 @@
+"""Chroma, a server or a persistent folder. A server's token is read from CHROMA_TOKEN.
+
+Rows are read in the order in which they were first written, since Chroma cannot seek to an id. A sibling is a new
+collection; two renames publish it. Chroma keeps scalars as metadata, so a nested value is written as its JSON.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import chromadb
+import httpx
+import numpy as np
+from chromadb.config import Settings
+from chromadb.errors import ChromaAuthError, ChromaError, NotFoundError
+
+from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.integrations.stores.protocol import (
+    COLUMNS,
+    Chunk,
+    Column,
+    Cursor,
+    Description,
+    Fields,
+    Layout,
+    Metric,
+    Published,
+    Store,
+)
+from ea_jax.integrations.stores.rows import (
+    check_columns,
+    check_rows,
+    check_width,
+    no_collection,
+    parse_payload,
+    payload_json,
+    pick_field,
+    record_batch,
+    slices,
+    vectors_of,
+)
+from ea_jax.integrations.stores.urls import StoreUrl
+
+DOCUMENT = "document"  # Chroma's own field of texts, beside the metadata
+_METRICS: dict[str, Metric] = {"cosine": "cosine", "ip": "dot", "l2": "euclidean"}
+_SPACES = {metric: space for space, metric in _METRICS.items()}
+
+
+def open_store(url: StoreUrl, create: Layout | None = None) -> "ChromaStore":
+    """Open a collection; `opening.open_store` documents the arguments."""
+    with _plain_errors(url):
+        client = _connect(url, create is not None)
+        try:
+            store = ChromaStore(url, client, _collection(url, client, create))
+            if create:
+                check_width(create.width, store.width, str(url))
+        except BaseException:
+            client.close()
+            raise
+    return store
+
+
+def _collection(url: StoreUrl, client: Any, create: Layout | None) -> Any:
+    try:
+        return client.get_collection(url.name, embedding_function=None)  # with its own, Chroma would download a model
+    except NotFoundError as error:
+        if create is None:
+            known = [collection.name for collection in client.list_collections()]
+            raise no_collection("collection", url.name, known, url.location) from error
+    configuration = {"hnsw": {"space": _SPACES[create.metric]}}
+    return client.create_collection(url.name, configuration=configuration, embedding_function=None)
+
+
+class ChromaStore(Store):
+    """A collection."""
+
+    def __init__(self, url: StoreUrl, client: Any, collection: Any) -> None:
+        self.url, self.client, self.collection = url, client, collection
+        sample = collection.get(limit=16, include=["documents", "metadatas", "embeddings"])
+        keys = list(dict.fromkeys(key for metadata in sample["metadatas"] for key in metadata or {}))
+        has_documents = any(sample["documents"]) or not keys
+        available = [*([DOCUMENT] if has_documents else []), *keys]
+        self.text = pick_field("text", url.text, (DOCUMENT,), available, str(url)) if sample["ids"] else url.text
+        self.text = self.text or DOCUMENT
+        self.width = len(sample["embeddings"][0]) if len(sample["embeddings"]) else None
+        configuration = collection.configuration_json or {}
+        index = configuration.get("hnsw") or configuration.get("spann") or {}
+        self.metric = _METRICS.get(index.get("space", "l2"))
+
+    def describe(self) -> Description:
+        with _plain_errors(self.url):
+            count = self.collection.count()
+        fields = Fields("id", self.text, "embedding", "metadata")
+        return Description(str(self.url), count, self.width, {}, self.metric, "string", fields, ("embedding",))
+
+    def read(
+        self, columns: Sequence[Column] = COLUMNS, batch_rows: int = 1000, after: Cursor = None
+    ) -> Iterator[Chunk]:
+        check_columns(columns, batch_rows)
+        offset = 0 if after is None else int(after["offset"])
+        self._check_cursor(after)
+        in_metadata = self.text != DOCUMENT and "text" in columns
+        include = ["metadatas"] if "payload" in columns or in_metadata else []
+        include += ["documents"] if "text" in columns and not in_metadata else []
+        include += ["embeddings"] if "vector" in columns else []
+        while True:
+            with _plain_errors(self.url):
+                batch = self.collection.get(limit=batch_rows, offset=offset, include=include)
+            ids = batch["ids"]
+            if not ids:
+                return
+            payloads = [dict(metadata or {}) for metadata in batch["metadatas"] or [None] * len(ids)]
+            texts = batch["documents"]
+            if in_metadata:
+                texts = [payload.pop(self.text, None) for payload in payloads]
+            rows = record_batch(
+                columns,
+                ids,
+                texts or (),
+                np.asarray(batch["embeddings"], np.float32) if "vector" in columns else (),
+                [payload_json(payload) for payload in payloads],
+                where=str(self.url),
+            )
+            offset += len(ids)
+            yield Chunk(rows, {"offset": offset, "last": ids[-1]})
+
+    def _check_cursor(self, after: Cursor) -> None:
+        """Check that the rows before a cursor are still those that were read."""
+        if after is None:
+            return
+        with _plain_errors(self.url):
+            there = self.collection.get(limit=1, offset=int(after["offset"]) - 1, include=[])["ids"]
+        if there != [after["last"]]:
+            raise BadInput(f"{self.url}: rows were deleted since the cursor was made. Start again without it.")
+
+    def write(self, rows: Any) -> None:
+        check_rows(rows, self.needs, self.width, str(self.url))
+        ids, vectors = rows.column("id").to_pylist(), vectors_of(rows)
+        texts: list[str | None] = rows.column("text").to_pylist()
+        metadatas = [_scalars(parse_payload(payload)) for payload in rows.column("payload").to_pylist()]
+        if self.text != DOCUMENT:
+            metadatas = [{**m, self.text: t} if t is not None else m for m, t in zip(metadatas, texts, strict=True)]
+        with _plain_errors(self.url):
+            for some in slices(len(ids), self.client.get_max_batch_size()):
+                self.collection.upsert(
+                    ids=ids[some],
+                    embeddings=vectors[some],
+                    documents=texts[some] if self.text == DOCUMENT else None,
+                    metadatas=[metadata or None for metadata in metadatas[some]],
+                )
+        self.width = vectors.shape[1]
+
+    def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "ChromaStore":
+        text = None if self.text == DOCUMENT else self.text
+        return open_store(self.url.renamed(name=name, text=text), Layout(width, metric or self.metric or "cosine"))
+
+    def publish(self, public: str) -> Published:
+        old = f"{public}-before-{self.url.name}"
+        with _plain_errors(self.url):
+            names = {collection.name for collection in self.client.list_collections()}
+            if public in names and self.url.name in names and public != self.url.name:
+                self._rename(public, old)
+                names.add(old)
+            if self.url.name in names and public != self.url.name:  # also after a kill between the two
+                self._rename(self.url.name, public)
+        return Published(public, self.url.name, old if old in names else None)
+
+    def unpublish(self, published: Published) -> None:
+        public, current, previous = published
+        with _plain_errors(self.url):
+            names = {collection.name for collection in self.client.list_collections()}
+            if current not in names and public in names:
+                self._rename(public, current)
+                names.discard(public)
+            if previous in names and public not in names:
+                self._rename(previous, public)
+
+    def _rename(self, old: str, new: str) -> None:
+        self.client.get_collection(old, embedding_function=None).modify(name=new)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def _connect(url: StoreUrl, create: bool) -> Any:
+    settings = Settings(anonymized_telemetry=False)
+    if url.is_remote:
+        parts = urlsplit(url.location)
+        token = os.environ.get("CHROMA_TOKEN")
+        return chromadb.HttpClient(
+            host=parts.hostname or "localhost",
+            port=parts.port or (443 if parts.scheme == "https" else 8000),
+            ssl=parts.scheme == "https",
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            settings=settings,
+        )
+    if not create and not (url.path / "chroma.sqlite3").exists():
+        raise BadInput(f"{url.location} is no folder of Chroma. For a server give its address: chroma:http://")
+    return chromadb.PersistentClient(url.path, settings=settings)
+
+
+def _scalars(payload: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that Chroma takes: no nulls, and nested values as JSON."""
+    return {
+        key: value if isinstance(value, str | int | float | bool) else json.dumps(value, ensure_ascii=False)
+        for key, value in payload.items()
+        if value is not None
+    }
+
+
+@contextmanager
+def _plain_errors(url: StoreUrl) -> Iterator[None]:
+    """Say in one sentence what the client says in its own ways."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise BadInput(f"{url}: the collection is not there any more.") from error
+    except ChromaAuthError as error:
+        raise StoreUnavailable(
+            f"{url.location} refuses the token. Set CHROMA_TOKEN to one that may do this."
+        ) from error
+    except httpx.TransportError as error:
+        raise StoreUnavailable(f"{url.location} does not answer ({error}). Is the Chroma server running?") from error
+    except ValueError as error:
+        if "Could not connect" not in str(error):
+            raise
+        raise StoreUnavailable(f"{url.location} does not answer. Is the Chroma server running?") from error
+    except (ChromaError, sqlite3.Error, PermissionError) as error:
+        advice = "Another process may be writing to it, or the folder may be read-only."
+        raise StoreUnavailable(f"{url}: Chroma refused: {error}. {advice}") from error
