@@ -1,0 +1,389 @@
+"""PostgreSQL with pgvector: columns of type `vector` and `halfvec`. The table may be written `schema.table`.
+
+Rows are read in the order of their ids, each batch by one indexed query. A sibling is one more column of the same
+table; renames in one transaction publish it, and indexes follow their column. Options that are not ours
+(`?sslmode=require`) and passwords (PGPASSWORD, .pgpass) are the client's.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+from pgvector import HalfVector
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.types.json import Json, Jsonb
+
+from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.integrations.stores.protocol import (
+    COLUMNS,
+    Chunk,
+    Column,
+    Cursor,
+    Description,
+    Fields,
+    IdType,
+    Layout,
+    Metric,
+    Published,
+    Store,
+)
+from ea_jax.integrations.stores.rows import (
+    ID_FIELDS,
+    PAYLOAD_FIELDS,
+    TEXT_FIELDS,
+    check_columns,
+    check_rows,
+    check_width,
+    integer_ids,
+    no_collection,
+    pick_field,
+    pick_vector,
+    record_batch,
+    vectors_of,
+)
+from ea_jax.integrations.stores.urls import StoreUrl
+
+_METRICS: dict[str, Metric] = {"cosine": "cosine", "ip": "dot", "l2": "euclidean"}
+_ID_TYPES: dict[str, IdType] = {"smallint": "integer", "integer": "integer", "bigint": "integer", "uuid": "uuid"}
+_KEYS: dict[IdType, str] = {"integer": "bigint", "uuid": "uuid"}
+_LANGCHAIN = "langchain_pg_embedding"  # one table for all collections; `?collection=` picks one
+
+_COLUMNS_QUERY = """
+select a.attname, t.typname, format_type(a.atttypid, null), a.atttypmod,
+       exists (select from pg_index i where i.indrelid = a.attrelid and i.indisunique and i.indpred is null
+               and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
+       exists (select from pg_index i where i.indrelid = a.attrelid and i.indisprimary and a.attnum = any(i.indkey))
+from pg_attribute a join pg_type t on t.oid = a.atttypid
+where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+_OPCLASS_QUERY = """
+select o.opcname from pg_index i
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+join pg_opclass o on o.oid = i.indclass[0]
+where i.indrelid = to_regclass(%s) and a.attname = %s and o.opcname ~ '^(vector|halfvec)_'
+"""
+
+
+class TableColumn(NamedTuple):
+    """A column as the catalog describes it."""
+
+    type: str
+    sql_type: str
+    width: int | None
+    unique: bool
+    primary: bool
+
+
+def open_store(url: StoreUrl, create: Layout | None = None) -> "PgvectorStore":
+    """Open a table and one of its vector columns; `opening.open_store` documents the arguments."""
+    with _plain_errors(url):
+        connection = psycopg.connect(url.location, autocommit=True, connect_timeout=10)
+        try:
+            connection.execute("set lock_timeout = '10s'")
+            if create:
+                connection.execute("set client_min_messages = warning")
+                _create(connection, url, create)
+            if not connection.execute("select from pg_type where typname = 'vector'").fetchall():
+                raise BadInput(f"{url}: this database has no pgvector. Run there: CREATE EXTENSION vector.")
+            register_vector(connection)  # before the first cursor, or vectors come as strings
+            columns = _columns(connection, url.name)
+            if not columns:
+                query = "select tablename from pg_tables where schemaname not in ('pg_catalog', 'information_schema')"
+                known = [name for (name,) in connection.execute(query).fetchall()]
+                raise no_collection("table", url.name, known, str(url.renamed(name="")))
+            store = PgvectorStore(url, connection, columns)
+            if create:
+                check_width(create.width, store.width, str(url))
+        except BaseException:
+            connection.close()
+            raise
+    return store
+
+
+class PgvectorStore(Store):
+    """A table and one of its vector columns."""
+
+    def __init__(self, url: StoreUrl, connection: Any, columns: dict[str, TableColumn]) -> None:
+        where = str(url)
+        self.url, self.connection, self.columns = url, connection, columns
+        self.table = _identifier(url.name)
+        vectors = tuple(name for name, column in columns.items() if column.type in ("vector", "halfvec"))
+        self.vectors, self.vector = vectors, pick_vector(url.vector, vectors, where)
+        others = [name for name in columns if name not in vectors]
+        keys = [name for name in others if columns[name].primary and columns[name].unique]
+        key = pick_field("id", url.id, (*keys, *ID_FIELDS), others, where)
+        if key is None or not columns[key].unique:
+            raise BadInput(f"{where}: the column {key or 'id'!r} is not unique. Name a primary key: ?id=")
+        self.id: str = key
+        self.text = pick_field("text", url.text, TEXT_FIELDS, others, where)
+        json_columns = [name for name in others if columns[name].type in ("json", "jsonb")]
+        self.payload = pick_field("payload", url.payload, PAYLOAD_FIELDS, json_columns, where)
+        self.others = [name for name in others if name not in (self.id, self.text, self.payload, "collection_id")]
+        self.condition = sql.SQL("true")
+        if "collection_id" in columns and url.name.split(".")[-1] == _LANGCHAIN:
+            self._pick_collection()
+        self.width, self.other_widths = columns[self.vector].width, {}
+        if self.width is None:
+            self._count_widths()
+
+    def _pick_collection(self) -> None:
+        """Choose a collection of LangChain's: the one that is named, or the only one."""
+        query = "select name, uuid from langchain_pg_collection order by name"
+        found = dict(self.connection.execute(query).fetchall())
+        name = self.url.collection or (next(iter(found)) if len(found) == 1 else None)
+        if name not in found:
+            known = f"one of {', '.join(found)}" if found else "one that is there"
+            raise BadInput(f"{self.url} holds several LangChain collections. Name {known}: ?collection=")
+        self.condition = sql.SQL("collection_id = {}").format(sql.Literal(found[name]))
+
+    def _count_widths(self) -> None:
+        query = sql.SQL(
+            "select vector_dims({0}), count(*) from {1} where {0} is not null and {2} group by 1 order by 2 desc"
+        ).format(sql.Identifier(self.vector), self.table, self.condition)
+        counts = self.connection.execute(query).fetchall()
+        if counts:
+            self.width, self.other_widths = counts[0][0], dict(counts[1:])
+
+    @property
+    def needs(self) -> tuple[Column, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Another column of a table with vectors needs no texts: the rows are there."""
+        return ("id", "vector") if len(self.vectors) > 1 else COLUMNS
+
+    def describe(self) -> Description:
+        with _plain_errors(self.url):
+            query = sql.SQL("select count(*) from {} where {}").format(self.table, self.condition)
+            count = self.connection.execute(query).fetchone()[0]
+            if self.columns[self.vector].width is None:
+                self._count_widths()
+            found = self.connection.execute(_OPCLASS_QUERY, (self._name(), self.vector)).fetchall()
+        metrics = {_METRICS.get(name.split("_")[1]) for (name,) in found}
+        return Description(
+            str(self.url),
+            count,
+            self.width,
+            self.other_widths,
+            metrics.pop() if len(metrics) == 1 else None,
+            self._id_type(),
+            Fields(self.id, self.text, self.vector, self.payload),
+            self.vectors,
+        )
+
+    def _name(self) -> str:
+        return self.table.as_string(self.connection)
+
+    def _id_type(self) -> IdType:
+        return _ID_TYPES.get(self.columns[self.id].sql_type, "string")
+
+    def read(
+        self, columns: Sequence[Column] = COLUMNS, batch_rows: int = 1000, after: Cursor = None
+    ) -> Iterator[Chunk]:
+        check_columns(columns, batch_rows)
+        while True:
+            with _plain_errors(self.url), self.connection.cursor(binary=True) as cursor:
+                found = cursor.execute(self._page(columns, batch_rows, after)).fetchall()
+            if not found:
+                return
+            ids, texts, payloads, vectors = zip(*found, strict=True)
+            after = ids[-1]
+            rows = record_batch(
+                columns,
+                ids,
+                texts,
+                [None if v is None else v.to_numpy() for v in vectors] if "vector" in columns else (),
+                payloads,
+                where=str(self.url),
+            )
+            yield Chunk(rows, after)
+
+    def _page(self, columns: Sequence[Column], batch_rows: int, after: Cursor) -> sql.Composable:
+        """The query for the rows that follow an id."""
+        key, null = (
+            sql.Identifier("t", self.id),
+            sql.SQL("null"),
+        )  # a bare name would order by the text that is selected
+        later = sql.SQL("true")
+        if after is not None:
+            kind = sql.SQL(self.columns[self.id].sql_type)
+            later = sql.SQL("{} > {}::{}").format(key, sql.Literal(after), kind)
+        return sql.SQL(
+            "select {key}::text, {text}, {payload}, {vector} from {table} t where {condition} and {later} "
+            "order by {key} limit {limit}"
+        ).format(
+            key=key,
+            text=sql.Identifier(self.text) if self.text and "text" in columns else null,
+            payload=self._payload() if "payload" in columns else null,
+            vector=sql.Identifier(self.vector) if "vector" in columns else null,
+            table=self.table,
+            condition=self.condition,
+            later=later,
+            limit=sql.Literal(batch_rows),
+        )
+
+    def _payload(self) -> sql.Composable:
+        """The JSON column, with all the other columns put into it by their names."""
+        parts = []
+        if self.payload:
+            parts.append(sql.SQL("coalesce({}::jsonb, '{{}}'::jsonb)").format(sql.Identifier(self.payload)))
+        if self.others:
+            pairs = [sql.SQL("{}, {}").format(sql.Literal(n), sql.Identifier(n)) for n in self.others]
+            parts.append(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs)))
+        joined = sql.SQL(" || ").join(parts) if parts else sql.SQL("'{{}}'::jsonb")
+        return sql.SQL("nullif({}, '{{}}'::jsonb)::text").format(joined)
+
+    def write(self, rows: Any) -> None:
+        where = str(self.url)
+        check_rows(rows, self.needs, self.width, where)
+        ids = rows.column("id").to_pylist()
+        keys: Sequence[Any] = integer_ids(ids, where) if self._id_type() == "integer" else ids
+        half = self.columns[self.vector].type == "halfvec"
+        vectors = vectors_of(rows)
+        values: dict[str, Sequence[Any]] = {
+            self.id: keys,
+            self.vector: [HalfVector(v) for v in vectors] if half else vectors,
+        }
+        if "text" in self.needs:
+            if "collection_id" in self.columns:
+                raise BadInput(f"{where} is LangChain's table of all collections. Write to a new column: ?vector=")
+            for field, column in ((self.text, "text"), (self.payload, "payload")):
+                if field is not None:
+                    values[field] = [_typed(v, self.columns[field].type) for v in rows.column(column).to_pylist()]
+                elif rows.column(column).null_count < len(rows):
+                    raise BadInput(f"{where} has no column for the {column} of the rows. Name one: ?{column}=")
+        with _plain_errors(self.url), self.connection.transaction():
+            self._upsert(values, len(rows))
+
+    def _upsert(self, values: dict[str, Sequence[Any]], n: int) -> None:
+        """Copy the rows to a temporary table, and merge it: many times faster than a statement a row."""
+        names = {name: sql.Identifier(name) for name in values}
+        typed = [sql.SQL("{} {}").format(names[name], sql.SQL(self.columns[name].sql_type)) for name in values]
+        self.connection.execute(
+            sql.SQL("create temporary table ea_jax_rows ({}) on commit drop").format(sql.SQL(", ").join(typed))
+        )
+        listed = sql.SQL(", ").join(names.values())
+        with self.connection.cursor() as cursor:
+            with cursor.copy(sql.SQL("copy ea_jax_rows ({}) from stdin (format binary)").format(listed)) as copy:
+                copy.set_types([self.columns[name].sql_type for name in values])
+                for row in zip(*values.values(), strict=True):
+                    copy.write_row(row)
+            rest = [name for name in values if name != self.id]
+            if "text" not in self.needs:
+                query = sql.SQL("update {table} t set {vector} = r.{vector} from ea_jax_rows r where t.{key} = r.{key}")
+                cursor.execute(query.format(table=self.table, vector=names[self.vector], key=names[self.id]))
+                if cursor.rowcount < n:
+                    raise BadInput(f"{self.url}: {n - cursor.rowcount} rows to write have ids that the table lacks.")
+                return
+            changes = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(names[name]) for name in rest)
+            query = sql.SQL("insert into {} ({}) select {} from ea_jax_rows on conflict ({}) do update set {}").format(
+                self.table, listed, listed, names[self.id], changes
+            )
+            cursor.execute(query)
+
+    def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "PgvectorStore":
+        kind = self.columns[self.vector].type
+        with _plain_errors(self.url):
+            if name not in _columns(self.connection, self.url.name):
+                _add_column(self.connection, self.table, name, kind, width)
+        url = self.url.renamed(vector=name, id=self.id, text=self.text, payload=self.payload)
+        return open_store(url, Layout(width, metric or "cosine", self._id_type()))
+
+    def publish(self, public: str) -> Published:
+        current, old = self.vector, f"{public}_before_{self.vector}"
+        with _plain_errors(self.url), self.connection.transaction():
+            there = _columns(self.connection, self.url.name)
+            if public in there and there[public].type not in ("vector", "halfvec"):
+                raise BadInput(f"{self.url}: the column {public!r} holds no vectors, so it is not replaced.")
+            if current in there and current != public:
+                if public in there:
+                    self._rename(public, old)
+                self._rename(current, public)
+            there = _columns(self.connection, self.url.name)
+        return Published(public, current, old if old in there else None)
+
+    def unpublish(self, published: Published) -> None:
+        public, current, previous = published
+        with _plain_errors(self.url), self.connection.transaction():
+            there = _columns(self.connection, self.url.name)
+            if current not in there and public in there:
+                self._rename(public, current)
+                if previous in there:
+                    self._rename(str(previous), public)
+
+    def _rename(self, old: str, new: str) -> None:
+        query = sql.SQL("alter table {} rename column {} to {}")
+        self.connection.execute(query.format(self.table, sql.Identifier(old), sql.Identifier(new)))
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def _create(connection: Any, url: StoreUrl, layout: Layout) -> None:
+    """Make the table, or the vector column of a table that is there, where it is missing."""
+    columns = _columns(connection, url.name)
+    vector = url.vector or next((n for n, c in columns.items() if c.type in ("vector", "halfvec")), "embedding")
+    if columns and vector not in columns:
+        _add_column(connection, _identifier(url.name), vector, "vector", layout.width)
+    elif not columns:
+        connection.execute("create extension if not exists vector")
+        query = sql.SQL("create table if not exists {} ({} {} primary key, {} text, {} jsonb, {} vector({}))").format(
+            _identifier(url.name),
+            sql.Identifier(url.id or "id"),
+            sql.SQL(_KEYS.get(layout.id_type, "text")),
+            sql.Identifier(url.text or "text"),
+            sql.Identifier(url.payload or "metadata"),
+            sql.Identifier(vector),
+            sql.Literal(layout.width),
+        )
+        connection.execute(query)
+
+
+def _add_column(connection: Any, table: sql.Composable, name: str, kind: str, width: int) -> None:
+    query = sql.SQL("alter table {} add column if not exists {} {}({})")
+    connection.execute(query.format(table, sql.Identifier(name), sql.SQL(kind), sql.Literal(width)))
+
+
+def _columns(connection: Any, table: str) -> dict[str, TableColumn]:
+    """The columns of a table by name; none if there is no such table."""
+    name = _identifier(table).as_string(connection)
+    found = connection.execute(_COLUMNS_QUERY, (name,)).fetchall()
+    vectors = ("vector", "halfvec")
+    return {
+        name: TableColumn(kind, typed, modifier if kind in vectors and modifier > 0 else None, unique, primary)
+        for name, kind, typed, modifier, unique, primary in found
+    }
+
+
+def _typed(value: str | None, kind: str) -> Any:
+    """A value as its column takes it: JSON that is written already is not written again."""
+    wrap = {"json": Json, "jsonb": Jsonb}.get(kind)
+    return wrap(value, dumps=str) if wrap and value is not None else value
+
+
+def _identifier(table: str) -> sql.Identifier:
+    return sql.Identifier(*table.split(".", 1))
+
+
+@contextmanager
+def _plain_errors(url: StoreUrl) -> Iterator[None]:
+    """Say in one sentence what the client says in its own ways."""
+    try:
+        yield
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
+        raise StoreUnavailable(
+            f"{url}: PostgreSQL refused: {_first_line(error)}. Connect as a role that may do this."
+        ) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise StoreUnavailable(
+            f"{url}: another session holds a lock on the table. Try again when it has ended."
+        ) from error
+    except psycopg.OperationalError as error:
+        raise StoreUnavailable(f"{url}: no connection to PostgreSQL: {_first_line(error)}.") from error
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        raise BadInput(f"{url}: PostgreSQL does not take these rows: {_first_line(error)}.") from error
+    except psycopg.Error as error:
+        raise StoreUnavailable(f"{url}: PostgreSQL refused: {_first_line(error)}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
