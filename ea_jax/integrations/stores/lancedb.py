@@ -1,0 +1,301 @@
+"""LanceDB, a local folder, object storage or LanceDB Cloud (`lancedb:db://name#table`, key from LANCEDB_API_KEY).
+
+Rows are read in storage order from the version of the table that was the latest at the start, which a cursor
+remembers; cleaning up old versions ends it. A sibling is one more column: its rows wait in a table of their own,
+and `flush` merges them, since every merge rewrites the column. Two renames in one commit publish it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from ea_jax.errors import BadInput, EaJaxError, StoreUnavailable
+from ea_jax.integrations.stores.protocol import (
+    COLUMNS,
+    Chunk,
+    Column,
+    Cursor,
+    Description,
+    Fields,
+    IdType,
+    Layout,
+    Metric,
+    Published,
+    Store,
+)
+from ea_jax.integrations.stores.rows import (
+    ID_FIELDS,
+    PAYLOAD_FIELDS,
+    TEXT_FIELDS,
+    check_columns,
+    check_rows,
+    check_width,
+    integer_ids,
+    no_collection,
+    parse_payload,
+    payload_json,
+    pick_field,
+    pick_vector,
+    record_batch,
+)
+from ea_jax.integrations.stores.urls import StoreUrl
+
+_METRICS: dict[str, Metric] = {"cosine": "cosine", "dot": "dot", "l2": "euclidean"}
+
+
+def open_store(url: StoreUrl, create: Layout | None = None) -> "LanceDBStore":
+    """Open a table and one of its vector columns; `opening.open_store` documents the arguments."""
+    if create is None and not url.is_remote and not url.path.is_dir():
+        raise BadInput(f"{url.location} is no folder of LanceDB.")
+    with _plain_errors(url):
+        database = lancedb.connect(url.location if url.is_remote else str(url.path))
+        known = _tables(database)
+        if url.name not in known:
+            if create is None:
+                raise no_collection("table", url.name, known, url.location)
+            database.create_table(url.name, schema=_schema(url, create), exist_ok=True)
+        table = database.open_table(url.name)
+        if create and url.vector is not None and url.vector not in table.schema.names:
+            table.add_columns(pa.field(url.vector, pa.list_(pa.float32(), create.width)))
+        store = LanceDBStore(url, database, table)
+    if create:
+        check_width(create.width, store.width, str(url))
+    return store
+
+
+class LanceDBStore(Store):
+    """A table and one of its vector columns."""
+
+    def __init__(self, url: StoreUrl, database: Any, table: Any) -> None:
+        where = str(url)
+        self.url, self.database, self.table = url, database, table
+        schema: pa.Schema = table.schema
+        self.vectors = tuple(field.name for field in schema if _is_vector(field.type))
+        self.vector = pick_vector(url.vector, self.vectors, where)
+        others = [name for name in schema.names if name not in self.vectors]
+        self.id = pick_field("id", url.id, ID_FIELDS, others, where)
+        self.text = pick_field("text", url.text, TEXT_FIELDS, others, where)
+        self.payload = pick_field("payload", url.payload, PAYLOAD_FIELDS, others, where)
+        self.others = [name for name in others if name not in (self.id, self.text, self.payload)]
+        kind = schema.field(self.vector).type
+        self.declared = pa.types.is_fixed_size_list(kind)
+        self.width: int | None = kind.list_size if self.declared else None
+        self.other_widths: dict[int, int] = {}
+        if not self.declared:
+            self._count_widths()
+        self.integer = self.id is None or pa.types.is_integer(schema.field(self.id).type)
+
+    def _count_widths(self) -> None:
+        counts: dict[int, int] = {}
+        for batch in self.table.search().select([self.vector]).to_batches(4096):
+            lengths = batch.column(0).drop_null().value_lengths().to_numpy(zero_copy_only=False)
+            for width, n in zip(*np.unique(lengths, return_counts=True), strict=True):
+                counts[int(width)] = counts.get(int(width), 0) + int(n)
+        ordered = sorted(counts, key=lambda width: -counts[width])
+        self.width = ordered[0] if ordered else None
+        self.other_widths = {width: counts[width] for width in ordered[1:]}
+
+    @property
+    def needs(self) -> tuple[Column, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Another column of a table with vectors needs no texts: the rows are there."""
+        return ("id", "vector") if len(self.vectors) > 1 else COLUMNS
+
+    def describe(self) -> Description:
+        with _plain_errors(self.url):
+            self.table.checkout_latest()
+            count = self.table.count_rows()
+            if not self.declared:
+                self._count_widths()
+            metric = None
+            for index in self.table.list_indices():
+                if index.columns == [self.vector]:
+                    statistics = self.table.index_stats(index.name)
+                    metric = _METRICS.get(str(statistics.distance_type).lower()) if statistics else None
+        kind: IdType = "integer" if self.integer else "string"
+        fields = Fields(self.id, self.text, self.vector, self.payload)
+        return Description(str(self.url), count, self.width, self.other_widths, metric, kind, fields, self.vectors)
+
+    def read(
+        self, columns: Sequence[Column] = COLUMNS, batch_rows: int = 1000, after: Cursor = None
+    ) -> Iterator[Chunk]:
+        check_columns(columns, batch_rows)
+        names = [self.id] if self.id else []
+        names += [self.text] if self.text and "text" in columns else []
+        names += [self.vector] if "vector" in columns or not names else []
+        names += [name for name in (self.payload, *self.others) if name] if "payload" in columns else []
+        with _plain_errors(self.url):
+            table = self.database.open_table(self.url.name)
+            version, offset = (table.version, 0) if after is None else (after["version"], after["offset"])
+            try:
+                table.checkout(version)
+            except Exception as error:
+                raise BadInput(
+                    f"{self.url}: version {version} of the table was cleaned up since the cursor was made. "
+                    "Start again without it."
+                ) from error
+            batches = iter(table.search().select(list(dict.fromkeys(names))).offset(offset).to_batches(batch_rows))
+        while True:
+            with _plain_errors(self.url):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            if not len(batch):
+                continue
+            rows = self._rows(batch, columns, offset)
+            offset += len(rows)
+            yield Chunk(rows, {"version": version, "offset": offset})
+
+    def _rows(self, batch: pa.RecordBatch, columns: Sequence[Column], offset: int) -> pa.RecordBatch:
+        n = len(batch)
+        ids = batch.column(self.id).to_pylist() if self.id else range(offset, offset + n)
+        texts = batch.column(self.text).to_pylist() if self.text and "text" in columns else [None] * n
+        payloads: list[str | None] = []
+        if "payload" in columns:
+            payload = batch.column(self.payload).to_pylist() if self.payload else [None] * n
+            others = {name: batch.column(name).to_pylist() for name in self.others}
+            payloads = [
+                payload_json({**parse_payload(payload[k]), **{name: others[name][k] for name in others}})
+                for k in range(n)
+            ]
+        vectors = _numpy(batch.column(self.vector)) if "vector" in columns else ()
+        return record_batch(columns, ids, texts, vectors, payloads, where=str(self.url))
+
+    def write(self, rows: Any) -> None:
+        where = str(self.url)
+        check_rows(rows, self.needs, self.width, where)
+        if self.id is None:
+            raise BadInput(f"{where} has no id column, so rows cannot be replaced. Name one: ?id=")
+        schema: pa.Schema = self.table.schema
+        ids = rows.column("id").to_pylist()
+        keys = integer_ids(ids, where) if self.integer else ids
+        values = {self.id: pa.array(keys, schema.field(self.id).type), self.vector: self._vectors(rows, schema)}
+        if "text" in self.needs:
+            struct = self.payload and not _is_string(schema.field(self.payload).type)
+            if self.others or struct:
+                names = ", ".join(filter(None, [*self.others, self.payload]))
+                raise BadInput(f"{where} has columns of its own ({names}). Write to a new column: ?vector=")
+            for field, column in ((self.text, "text"), (self.payload, "payload")):
+                if field is not None:
+                    values[field] = rows.column(column)
+                elif rows.column(column).null_count < len(rows):
+                    raise BadInput(f"{where} has no column for the {column} of the rows. Name one: ?{column}=")
+        made = pa.table(values)
+        with _plain_errors(self.url):
+            table = self.table
+            if "text" not in self.needs:
+                table = self.database.create_table(self._waiting(), schema=made.schema, exist_ok=True)
+            merge = table.merge_insert(self.id).when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(made)
+
+    def _vectors(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Array:
+        """The vectors in the column's own type."""
+        return rows.column("vector").cast(schema.field(self.vector).type)
+
+    def _waiting(self) -> str:
+        """The table in which a further column's rows wait for `flush`."""
+        return f"{self.url.name}.{self.vector}.waiting"
+
+    def flush(self) -> None:
+        """Merge the rows that wait into the column."""
+        with _plain_errors(self.url):
+            if self._waiting() in _tables(self.database):
+                waiting = self.database.open_table(self._waiting())
+                before = self.table.count_rows(f"{self.vector} is not null")
+                batches = waiting.search().to_batches(4096)
+                self.table.merge_insert(self.id).when_matched_update_all().execute(batches)
+                self.table.checkout_latest()
+                filled, given = self.table.count_rows(f"{self.vector} is not null"), waiting.count_rows()
+                self.database.drop_table(self._waiting())
+                if filled < max(before, given):
+                    raise BadInput(f"{self.url}: {given - filled} written rows have ids that the table lacks.")
+            self.table.optimize()
+
+    def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "LanceDBStore":
+        url = self.url.renamed(vector=name, id=self.id, text=self.text, payload=self.payload)
+        return open_store(url, Layout(width, metric or "cosine"))
+
+    def publish(self, public: str) -> Published:
+        current, old = self.vector, f"{public}_before_{self.vector}"
+        with _plain_errors(self.url):
+            schema = self._latest()
+            if public in schema.names and not _is_vector(schema.field(public).type):
+                raise BadInput(f"{self.url}: the column {public!r} holds no vectors, so it is not replaced.")
+            if current in schema.names and current != public:
+                steps = [{"path": current, "rename": public}]
+                if public in schema.names:
+                    steps.insert(0, {"path": public, "rename": old})
+                self.table.alter_columns(*steps)
+            schema = self._latest()
+        return Published(public, current, old if old in schema.names else None)
+
+    def unpublish(self, published: Published) -> None:
+        public, current, previous = published
+        with _plain_errors(self.url):
+            names = self._latest().names
+            if current not in names and public in names:
+                steps = [{"path": public, "rename": current}]
+                if previous in names:
+                    steps.append({"path": str(previous), "rename": public})
+                self.table.alter_columns(*steps)
+
+    def _latest(self) -> pa.Schema:
+        self.table.checkout_latest()
+        return self.table.schema
+
+    def close(self) -> None:
+        self.table = self.database = None
+
+
+def _tables(database: Any) -> list[str]:
+    names: list[str] = []
+    token = None
+    while True:
+        page = database.list_tables(page_token=token, limit=1000)
+        names += page.tables
+        token = page.page_token
+        if not token:
+            return names
+
+
+def _schema(url: StoreUrl, layout: Layout) -> pa.Schema:
+    return pa.schema(
+        {
+            url.id or "id": pa.int64() if layout.id_type == "integer" else pa.string(),
+            url.text or "text": pa.string(),
+            url.payload or "metadata": pa.string(),
+            url.vector or "vector": pa.list_(pa.float32(), layout.width),
+        }
+    )
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)) and pa.types.is_floating(kind.value_type)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _numpy(column: pa.Array) -> Any:
+    """An array [n, d] where no vector is missing and all have one declared width, else a list of arrays."""
+    if pa.types.is_fixed_size_list(column.type) and not column.null_count:
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(len(column), column.type.list_size)
+    return [None if not v.is_valid else v.values.to_numpy(zero_copy_only=False) for v in column]
+
+
+@contextmanager
+def _plain_errors(url: StoreUrl) -> Iterator[None]:
+    """Say in one sentence what the client says in many lines; it raises plain built-in errors."""
+    try:
+        yield
+    except EaJaxError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = json.dumps(str(error).strip().splitlines()[0])
+        raise StoreUnavailable(f"{url}: LanceDB refused: {reason}. The folder may be damaged or read-only.") from error
