@@ -8,6 +8,7 @@ table; renames in one transaction publish it, and indexes follow their column. O
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 from pgvector import HalfVector
@@ -236,7 +237,7 @@ class PgvectorStore(Store):
         where = str(self.url)
         check_rows(rows, self.needs, self.width, where)
         ids = rows.column("id").to_pylist()
-        keys: Sequence[Any] = integer_ids(ids, where) if self._id_type() == "integer" else ids
+        keys = _keys(ids, self._id_type(), where)
         half = self.columns[self.vector].type == "halfvec"
         vectors = vectors_of(rows)
         values: dict[str, Sequence[Any]] = {
@@ -264,7 +265,7 @@ class PgvectorStore(Store):
         listed = sql.SQL(", ").join(names.values())
         with self.connection.cursor() as cursor:
             with cursor.copy(sql.SQL("copy ea_jax_rows ({}) from stdin (format binary)").format(listed)) as copy:
-                copy.set_types([self.columns[name].sql_type for name in values])
+                copy.set_types([self.columns[name].type for name in values])
                 for row in zip(*values.values(), strict=True):
                     copy.write_row(row)
             rest = [name for name in values if name != self.id]
@@ -352,6 +353,16 @@ def _columns(connection: Any, table: str) -> dict[str, TableColumn]:
         name: TableColumn(kind, typed, modifier if kind in vectors and modifier > 0 else None, unique, primary)
         for name, kind, typed, modifier, unique, primary in found
     }
+
+
+def _keys(ids: Sequence[str], kind: IdType, where: str) -> Sequence[Any]:
+    """Ids as their column takes them."""
+    if kind == "integer":
+        return integer_ids(ids, where)
+    try:
+        return [UUID(i) for i in ids] if kind == "uuid" else ids
+    except ValueError as error:
+        raise BadInput(f"{where} has UUIDs as ids, and a row's id is none. Write to a store of string ids.") from error
 
 
 def _typed(value: str | None, kind: str) -> Any:

@@ -16,7 +16,7 @@ The payload is all that a row carries besides its id, text and vectors.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -169,7 +169,7 @@ class Store(ABC):
     def close(self) -> None:
         """Let go of the engine's connection and locks."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Store":
         return self
 
     def __exit__(
