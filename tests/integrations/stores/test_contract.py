@@ -111,9 +111,9 @@ def test_a_wrong_field_is_named(engine):
         pass
     url = engine.url("docs")
     before, mark, name = url.partition("#")
-    with pytest.raises(BadInput, match="'txet'"):
-        with open_store(f"{before}{'&' if '?' in before else '?'}text=txet{mark}{name}") as store:
-            list(store.read(("id", "text")))
+    wrong = f"{before}{'&' if '?' in before else '?'}text=txet{mark}{name}"
+    with pytest.raises(BadInput, match="'txet'"), open_store(wrong) as store:
+        list(store.read(("id", "text")))
 
 
 def test_an_empty_store_reads_as_nothing(engine):
@@ -130,7 +130,7 @@ def test_rows_that_do_not_fit_are_refused(engine):
         values = np.ones((6, WIDTH))
         values[4, 2] = np.nan
         broken = pa.RecordBatch.from_pydict({**_columns(rows), "vector": to_lists(values)})
-        empty = pa.array([None] + rows.column("vector").to_pylist()[1:], rows.column("vector").type)
+        empty = pa.array([None, *rows.column("vector").to_pylist()[1:]], rows.column("vector").type)
         missing = pa.RecordBatch.from_pydict({**_columns(rows), "vector": empty})
         for bad, message in ((twice, "twice"), (narrow, "width 3"), (broken, "not finite"), (missing, "no vector")):
             with pytest.raises(BadInput, match=message):
