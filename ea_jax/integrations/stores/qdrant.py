@@ -202,9 +202,10 @@ class QdrantStore(Store):
 
 def _connect(url: StoreUrl, create: bool) -> QdrantClient:
     if url.is_remote:
-        with warnings.catch_warnings():  # of a server of another version, and of a key over plain HTTP
+        with warnings.catch_warnings():  # of a key over plain HTTP
             warnings.simplefilter("ignore", UserWarning)
-            return QdrantClient(url=url.location, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+            key = os.environ.get("QDRANT_API_KEY")
+            return QdrantClient(url=url.location, api_key=key, timeout=60, check_compatibility=False)
     if not create and not (url.path / "meta.json").exists():
         raise BadInput(f"{url.location} is no folder of a local Qdrant. For a server give its address: qdrant:http://")
     with warnings.catch_warnings():  # of collections of more than 20,000 points: README.md says so
