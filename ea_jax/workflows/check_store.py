@@ -65,7 +65,7 @@ class StoreReport(NamedTuple):
     def __str__(self) -> str:
         """The report as a table for a terminal."""
         width = max(len(finding.check) for finding in self.findings)
-        lines = [f"{self.store.url}: {self.store.count:,} rows"]
+        lines = [f"{self.store.url}: {self.store.rows:,} rows"]
         for check, level, _, message, examples in self.findings:
             more = f" ({', '.join(examples)}, ...)" if examples else ""
             lines.append(f"{level:<8} {check:<{width}}  {message}{more}")
@@ -94,10 +94,10 @@ def check_store(
         BadInput: The store keeps no exact vectors.
     """
     described = store.describe()
-    if not described.count:
+    if not described.rows:
         return StoreReport(described, (Finding("rows", "error", 0, "The store is empty."),), None, None)
     if described.other_widths:
-        return StoreReport(described, (_rows_finding(described, described.count), _widths(described)), None, None)
+        return StoreReport(described, (_rows_finding(described, described.rows), _widths(described)), None, None)
     scan = _Scan(seed)
     for rows, _ in store.read(("id", "text", "vector"), batch_rows):
         scan.add(rows, score)
@@ -151,8 +151,8 @@ class _Scan:
         width = column.type.list_size
         vectors = np.zeros((len(rows), width), np.float32)
         vectors[present] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        finite = np.isfinite(vectors).all(1)
-        norms = np.linalg.norm(np.where(finite[:, None], vectors, 0).astype(np.float64), axis=1)
+        finite = np.isfinite(vectors).all(axis=1)
+        norms = np.linalg.norm(np.where(finite.reshape(-1, 1), vectors, 0).astype(np.float64), axis=1)
         usable = present & finite & (norms > 0)
         said = np.array([bool(text and text.strip()) for text in texts])
         self.groups["no vector"].add(ids, ~present)
@@ -288,16 +288,16 @@ def _counted(check: str, level: Level, group: _Group, message: str) -> Finding:
 
 
 def _rows_finding(described: Description, read: int) -> Finding:
-    if read != described.count:
+    if read != described.rows:
         return Finding(
-            "rows", "warning", read, f"{described.count:,} are counted, but {read:,} were read. Was it being written?"
+            "rows", "warning", read, f"{described.rows:,} are counted, but {read:,} were read. Was it being written?"
         )
     return Finding("rows", "ok", read, f"{read:,} rows, ids are {described.id_type}.")
 
 
 def _widths(described: Description) -> Finding:
     if not described.other_widths:
-        return Finding("widths", "ok", described.count, f"All vectors have width {described.width}.")
+        return Finding("widths", "ok", described.rows, f"All vectors have width {described.width}.")
     others = ", ".join(f"{n:,} of width {width}" for width, n in described.other_widths.items())
     return Finding(
         "widths",

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ea_jax.errors import BadInput, differences
 from ea_jax.integrations.stores.files import replace_file
@@ -119,14 +118,14 @@ def _save(job: Path, state: dict[str, Any]) -> None:
 
 def _complete(rows: pa.RecordBatch, column: str, where: str, incomplete: str) -> pa.RecordBatch:
     """The rows that have what is to be mapped."""
-    values = rows.column(column)
-    there = pc.is_valid(values)
     if column == "text":
-        there = pc.and_(there, pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(values, "")), ""))
-    if not pc.all(there).as_py() and incomplete == "refuse":
-        lacking = rows.column("id").filter(pc.invert(there))[0].as_py()
+        there = [bool(text and text.strip()) for text in rows.column("text").to_pylist()]
+    else:
+        there = rows.column(column).is_valid().to_pylist()
+    if not all(there) and incomplete == "refuse":
+        lacking = rows.column("id")[there.index(False)].as_py()
         raise BadInput(f"{where}: row {lacking!r} has no {column}. Complete or delete it, or skip such rows.")
-    return rows.filter(there)
+    return rows.filter(pa.array(there, pa.bool_()))
 
 
 def _mapped(rows: pa.RecordBatch, function: MapFunction, column: str, needs: tuple[Column, ...]) -> pa.RecordBatch:

@@ -99,7 +99,7 @@ def test_a_report_prints_as_a_table_and_as_json():
     assert "warning  no vector" in str(report)
     assert "(399, ...)" in str(report)
     values = json.loads(json.dumps(report.to_json()))
-    assert (values["ok"], values["store"]["count"], values["store"]["fields"]["text"]) == (False, N, "text")
+    assert (values["ok"], values["store"]["rows"], values["store"]["fields"]["text"]) == (False, N, "text")
 
 
 def test_vectors_without_unit_length_are_a_warning_for_dot_products():

@@ -106,7 +106,7 @@ def test_a_killed_job_ends_with_the_same_content(name, folder):  # noqa: F811
     with open_store(here.url("docs")) as store, open_store(target, Layout(8)) as mapped:
         map_store(store, mapped, reverse, job, batch_rows=20)
     with open_store(target) as mapped:
-        assert mapped.describe().count == ROWS
+        assert mapped.describe().rows == ROWS
         assert_same_rows(read_all(mapped), reversed_rows(make_rows()))
 
 
@@ -137,7 +137,7 @@ def test_incomplete_rows_are_refused_or_skipped(stores):
     with pytest.raises(BadInput, match=r"row '[^']+' has no text\. Complete or delete it"):
         map_store(source, target, lambda t: np.ones((len(t), 8)), job, column="text")
     report = map_store(source, target, lambda t: np.ones((len(t), 8)), job, column="text", incomplete="skip")
-    assert (report.rows, report.skipped, target.describe().count) == (28, 2, 28)
+    assert (report.rows, report.skipped, target.describe().rows) == (28, 2, 28)
 
 
 def test_a_job_file_belongs_to_one_job(stores):

@@ -89,7 +89,7 @@ class ChromaStore(Store):
         self.width = len(sample["embeddings"][0]) if len(sample["embeddings"]) else None
         configuration = collection.configuration_json or {}
         index = configuration.get("hnsw") or configuration.get("spann") or {}
-        self.metric = _METRICS.get(index.get("space", "l2"))
+        self.metric: Metric | None = _METRICS.get(index.get("space", "l2"))
 
     def describe(self) -> Description:
         with _plain_errors(self.url):
@@ -177,7 +177,7 @@ class ChromaStore(Store):
                 self._rename(public, current)
                 names.discard(public)
             if previous in names and public not in names:
-                self._rename(previous, public)
+                self._rename(str(previous), public)
 
     def _rename(self, old: str, new: str) -> None:
         self.client.get_collection(old, embedding_function=None).modify(name=new)

@@ -90,7 +90,7 @@ class FaissStore(Store):
         if isinstance(index, faiss.IndexIDMap):
             return faiss.vector_to_array(index.id_map)
         if isinstance(index, faiss.IndexIVF):
-            lists = index.invlists
+            lists: Any = index.invlists
             found = [
                 faiss.rev_swig_ptr(lists.get_ids(k), lists.list_size(k)).copy()
                 for k in range(index.nlist)
@@ -223,7 +223,7 @@ class FaissStore(Store):
 
     def _index_to_fill(self, last: dict[int, tuple[int, int]]) -> Any:
         if self.index is not None:
-            index = faiss.read_index(str(self.url.path))
+            index: Any = faiss.read_index(str(self.url.path))
             index.remove_ids(np.fromiter(last, np.int64))
             return index
         assert self.width is not None

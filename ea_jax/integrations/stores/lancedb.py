@@ -73,7 +73,9 @@ class LanceDBStore(Store):
 
     def __init__(self, url: StoreUrl, database: Any, table: Any) -> None:
         where = str(url)
-        self.url, self.database, self.table = url, database, table
+        self.url = url
+        self.database: Any = database
+        self.table: Any = table
         schema: pa.Schema = table.schema
         self.vectors = tuple(field.name for field in schema if _is_vector(field.type))
         self.vector = pick_vector(url.vector, self.vectors, where)

@@ -78,10 +78,10 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "MilvusStore":
 class MilvusStore(Store):
     """A collection and one of its vector fields."""
 
-    def __init__(self, url: StoreUrl, client: MilvusClient) -> None:
+    def __init__(self, url: StoreUrl, client: Any) -> None:  # whose stubs mix in those of the asynchronous client
         where = str(url)
         self.url, self.client = url, client
-        described: dict[str, Any] = client.describe_collection(url.name)  # pyright: ignore[reportAssignmentType]
+        described: dict[str, Any] = client.describe_collection(url.name)
         self.name: str = described["collection_name"]
         schema = {field["name"]: field for field in described["fields"]}
         self.vectors = tuple(name for name, field in schema.items() if field["type"] in _VECTORS)
@@ -105,8 +105,8 @@ class MilvusStore(Store):
 
     def describe(self) -> Description:
         with _plain_errors(self.url):
-            strong: Any = {"consistency_level": "Strong"}
-            count = self.client.query(self.name, filter="", output_fields=["count(*)"], **strong)[0]["count(*)"]
+            counted = self.client.query(self.name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+            count = counted[0]["count(*)"]
             metric = None
             for index in self.client.list_indexes(self.name):
                 found = self.client.describe_index(self.name, index)
@@ -271,7 +271,7 @@ def _let_go(url: StoreUrl, client: MilvusClient) -> None:
         release_client(_key(url))
 
 
-def _aliases(client: MilvusClient) -> dict[str, str]:
+def _aliases(client: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for collection in client.list_collections():
         aliases = client.list_aliases(collection)
@@ -279,7 +279,7 @@ def _aliases(client: MilvusClient) -> dict[str, str]:
     return found
 
 
-def _names(client: MilvusClient) -> list[str]:
+def _names(client: Any) -> list[str]:
     return [*client.list_collections(), *_aliases(client)]
 
 

@@ -7,7 +7,7 @@ table; renames in one transaction publish it, and indexes follow their column. O
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple, cast
 from uuid import UUID
 
 import psycopg
@@ -159,7 +159,7 @@ class PgvectorStore(Store):
             if self.columns[self.vector].width is None:
                 self._count_widths()
             found = self.connection.execute(_OPCLASS_QUERY, (self._name(), self.vector)).fetchall()
-        metrics = {_METRICS.get(name.split("_")[1]) for (name,) in found}
+        metrics: set[Metric | None] = {_METRICS.get(name.split("_")[1]) for (name,) in found}
         return Description(
             str(self.url),
             count,
@@ -206,7 +206,7 @@ class PgvectorStore(Store):
         )  # a bare name would order by the text that is selected
         later = sql.SQL("true")
         if after is not None:
-            kind = sql.SQL(self.columns[self.id].sql_type)
+            kind = _raw(self.columns[self.id].sql_type)
             later = sql.SQL("{} > {}::{}").format(key, sql.Literal(after), kind)
         return sql.SQL(
             "select {key}::text, {text}, {payload}, {vector} from {table} t where {condition} and {later} "
@@ -240,7 +240,7 @@ class PgvectorStore(Store):
         keys = _keys(ids, self._id_type(), where)
         half = self.columns[self.vector].type == "halfvec"
         vectors = vectors_of(rows)
-        values: dict[str, Sequence[Any]] = {
+        values: dict[str, Any] = {
             self.id: keys,
             self.vector: [HalfVector(v) for v in vectors] if half else vectors,
         }
@@ -255,10 +255,10 @@ class PgvectorStore(Store):
         with _plain_errors(self.url), self.connection.transaction():
             self._upsert(values, len(rows))
 
-    def _upsert(self, values: dict[str, Sequence[Any]], n: int) -> None:
+    def _upsert(self, values: dict[str, Any], n: int) -> None:
         """Copy the rows to a temporary table, and merge it: many times faster than a statement a row."""
         names = {name: sql.Identifier(name) for name in values}
-        typed = [sql.SQL("{} {}").format(names[name], sql.SQL(self.columns[name].sql_type)) for name in values]
+        typed = [sql.SQL("{} {}").format(names[name], _raw(self.columns[name].sql_type)) for name in values]
         self.connection.execute(
             sql.SQL("create temporary table ea_jax_rows ({}) on commit drop").format(sql.SQL(", ").join(typed))
         )
@@ -330,7 +330,7 @@ def _create(connection: Any, url: StoreUrl, layout: Layout) -> None:
         query = sql.SQL("create table if not exists {} ({} {} primary key, {} text, {} jsonb, {} vector({}))").format(
             _identifier(url.name),
             sql.Identifier(url.id or "id"),
-            sql.SQL(_KEYS.get(layout.id_type, "text")),
+            _raw(_KEYS.get(layout.id_type, "text")),
             sql.Identifier(url.text or "text"),
             sql.Identifier(url.payload or "metadata"),
             sql.Identifier(vector),
@@ -341,7 +341,7 @@ def _create(connection: Any, url: StoreUrl, layout: Layout) -> None:
 
 def _add_column(connection: Any, table: sql.Composable, name: str, kind: str, width: int) -> None:
     query = sql.SQL("alter table {} add column if not exists {} {}({})")
-    connection.execute(query.format(table, sql.Identifier(name), sql.SQL(kind), sql.Literal(width)))
+    connection.execute(query.format(table, sql.Identifier(name), _raw(kind), sql.Literal(width)))
 
 
 def _columns(connection: Any, table: str) -> dict[str, TableColumn]:
@@ -369,6 +369,11 @@ def _typed(value: str | None, kind: str) -> Any:
     """A value as its column takes it: JSON that is written already is not written again."""
     wrap = {"json": Json, "jsonb": Jsonb}.get(kind)
     return wrap(value, dumps=str) if wrap and value is not None else value
+
+
+def _raw(name: str) -> sql.SQL:
+    """The name of a type, from the catalog or from here, as SQL."""
+    return sql.SQL(cast(LiteralString, name))
 
 
 def _identifier(table: str) -> sql.Identifier:

@@ -42,7 +42,7 @@ class Description(NamedTuple):
     """What a store holds.
 
     Attributes:
-        count: Rows, those without a vector included.
+        rows: How many, those without a vector included.
         width: Width of the vectors; None if there are none and none is declared.
         other_widths: Rows of each further width; empty unless vectors of several widths lie in one field.
         metric: What the index ranks by; None where the engine leaves it to the query.
@@ -50,7 +50,7 @@ class Description(NamedTuple):
     """
 
     url: str
-    count: int
+    rows: int
     width: int | None
     other_widths: dict[int, int]
     metric: Metric | None

@@ -90,7 +90,7 @@ class QdrantStore(Store):
         self.vectors = tuple(named)
         self.vector = pick_vector(url.vector, self.vectors, str(url))
         self.width = int(named[self.vector].size)
-        self.metric = _METRICS.get(named[self.vector].distance.value)
+        self.metric: Metric | None = _METRICS.get(named[self.vector].distance.value)
         sample, _ = client.scroll(url.name, limit=16, with_payload=True, with_vectors=False)
         keys = list(dict.fromkeys(key for point in sample for key in point.payload or {}))
         if keys:
@@ -146,7 +146,7 @@ class QdrantStore(Store):
 
     def write(self, rows: Any) -> None:
         check_rows(rows, self.needs, self.width, str(self.url))
-        ids = [_point_id(i, str(self.url)) for i in rows.column("id").to_pylist()]
+        ids: Any = [_point_id(i, str(self.url)) for i in rows.column("id").to_pylist()]
         vectors = vectors_of(rows)
         texts, payloads = rows.column("text").to_pylist(), rows.column("payload").to_pylist()
         field = self.text or "text"

@@ -264,16 +264,16 @@ def _table(connection: Any, name: str) -> Table | None:
         return Table(names, dict.fromkeys(vectors), key, _holds_text(columns, key), None, None)
     definition = match[1]
     parts = [part.strip() for part in definition.split(",")]
-    vectors: dict[str, int | None] = {}
+    widths: dict[str, int | None] = {}
     for vector in filter(None, map(_VECTOR.match, parts)):
         if vector[2].lower() in ("float", "f32"):
-            vectors[vector[1]] = int(vector[3])
+            widths[vector[1]] = int(vector[3])
     metric = re.search(r"distance_metric\s*=\s*(\w+)", definition, re.IGNORECASE)
     hidden = ("distance", "k", name)
     names = tuple(column[1] for column in columns if not (column[6] and column[1] in hidden))
     key = next((part.split()[0].strip("\"'`[]") for part in parts if "primary key" in part.lower()), "rowid")
     text_key = any("primary key" in part.lower() and " text " in part.lower() for part in parts)
-    return Table(names, vectors, key, text_key, _METRICS.get(metric[1].lower() if metric else "l2"), definition)
+    return Table(names, widths, key, text_key, _METRICS.get(metric[1].lower() if metric else "l2"), definition)
 
 
 def _holds_text(columns: Sequence[Any], key: str) -> bool:

@@ -193,7 +193,7 @@ def test_a_local_store_that_another_process_holds(engine, place, lock, folder):
         with pytest.raises(StoreUnavailable, match=r"one (process )?at a time"):
             open_store(url)
     with open_store(url) as store:
-        assert store.describe().count == 5
+        assert store.describe().rows == 5
 
 
 def test_a_damaged_faiss_index(folder):

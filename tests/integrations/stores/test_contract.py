@@ -27,7 +27,7 @@ def test_rows_come_back_as_they_were_written(engine, id_type):
         pass
     with open_store(engine.url("docs")) as store:
         described = store.describe()
-        assert (described.count, described.width, described.other_widths) == (ROWS, WIDTH, {})
+        assert (described.rows, described.width, described.other_widths) == (ROWS, WIDTH, {})
         assert described.metric in ("cosine", "dot", None)
         assert described.fields.text == engine.text
         assert_same_rows(read_all(store), rows)
@@ -62,7 +62,7 @@ def test_writing_again_replaces_and_adds_nothing(engine):
         store.flush()
         store.write(changed)
         store.flush()
-        assert store.describe().count == ROWS
+        assert store.describe().rows == ROWS
         expected = pa.Table.from_batches([rows.slice(0, 10), changed, rows.slice(60)])
         assert_same_rows(read_all(store), expected)
 
@@ -118,7 +118,7 @@ def test_a_wrong_field_is_named(engine):
 
 def test_an_empty_store_reads_as_nothing(engine):
     with open_store(engine.url("docs"), create=Layout(WIDTH)) as store:
-        assert store.describe().count == 0
+        assert store.describe().rows == 0
         assert list(store.read()) == []
 
 

@@ -27,7 +27,7 @@ def node(i: int) -> dict:
 def check(url: str, ids=IDS, **payload) -> None:
     """Every row has its id, text and vector, and the payload carries the page."""
     with open_store(url) as store:
-        assert store.describe().count == N
+        assert store.describe().rows == N
         got = by_id(read_all(store))
     assert [got[i]["text"] for i in ids] == TEXTS
     np.testing.assert_allclose([got[i]["vector"] for i in ids], VECTORS, atol=2e-7)
@@ -248,7 +248,7 @@ def test_faiss_refuses_approximate_vectors(kind, folder):
     index.add(vectors)
     faiss.write_index(index, str(folder / "index.faiss"))
     with open_store(f"faiss:{folder}/index.faiss") as store:
-        assert store.describe().count == 400
+        assert store.describe().rows == 400
         with pytest.raises(BadInput, match="keeps only an approximation"):
             next(store.read(("id", "vector")))
 
