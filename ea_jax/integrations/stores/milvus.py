@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from pymilvus import DataType, MilvusClient
+from pymilvus.client.cache import GlobalCache
 from pymilvus.exceptions import MilvusException
 
 from ea_jax.errors import BadInput, StoreUnavailable
@@ -247,7 +248,12 @@ def _connect(url: StoreUrl, create: bool) -> MilvusClient:
         raise BadInput(f"{url.location}: the file of Milvus Lite has a name that ends in .db.")
     if not create and not url.path.exists():
         raise BadInput(f"{url.location} is not there.")
-    return share_client(_key(url), lambda: MilvusClient(str(url.path)), _close_lite(url))
+    return share_client(_key(url), lambda: _open_lite(url), _close_lite(url))
+
+
+def _open_lite(url: StoreUrl) -> MilvusClient:
+    GlobalCache.schema.clear()  # the file's server may get the port of an earlier one, whose schemas are remembered
+    return MilvusClient(str(url.path))
 
 
 def _close_lite(url: StoreUrl) -> Any:
