@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.errors import BadInput, differences
+from ea_jax.errors import BadInput, describe_differences
 from ea_jax.integrations.stores.files import replace_file
 from ea_jax.integrations.stores.protocol import Column, Store
 from ea_jax.integrations.stores.rows import vectors_of
@@ -104,7 +104,7 @@ def _begin(job: Path, source: Store, target: Store, column: str, label: str) -> 
         return {"facts": facts, "cursor": None, "rows": 0, "skipped": 0, "done": False}
     try:
         state = json.loads(job.read_text())
-        changed = differences(state["facts"], facts)
+        changed = describe_differences(state["facts"], facts)
     except (ValueError, KeyError) as error:
         raise BadInput(f"{job} is not the file of a job of stores. Give another name.") from error
     if changed:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from ea_jax.errors import BadInput, UnknownName, nearest
+from ea_jax.errors import BadInput, UnknownName, suggest_names
 from ea_jax.integrations.stores.protocol import Column, IdType
 
 # What clients, LangChain and LlamaIndex write, the most telling names first.
@@ -31,7 +31,7 @@ def pick_field(kind: str, given: str | None, usual: Iterable[str], available: Se
     if given is None:
         return next((name for name in usual if name in available), None)
     if given not in available:
-        raise BadInput(f"{where} has no {kind} field {given!r}. {nearest(given, filter(None, available))}")
+        raise BadInput(f"{where} has no {kind} field {given!r}. {suggest_names(given, filter(None, available))}")
     return given
 
 
@@ -52,7 +52,7 @@ def pick_vector(given: str | None, available: Sequence[str], where: str) -> str:
 
 def no_collection(kind: str, name: str, known: Iterable[str], where: str) -> UnknownName:
     """The error for a collection or table that is not there."""
-    return UnknownName(f"{where} has no {kind} {name!r}. {nearest(name, known)}")
+    return UnknownName(f"{where} has no {kind} {name!r}. {suggest_names(name, known)}")
 
 
 def payload_json(payload: dict[str, Any]) -> str | None:
@@ -197,7 +197,7 @@ def check_columns(columns: Sequence[str], batch_rows: int) -> None:
     """
     wrong = [name for name in columns if name not in get_args(Column)]
     if wrong:
-        raise BadInput(f"There is no column {wrong[0]!r}. {nearest(wrong[0], get_args(Column))}")
+        raise BadInput(f"There is no column {wrong[0]!r}. {suggest_names(wrong[0], get_args(Column))}")
     if batch_rows < 1:
         raise BadInput(f"There are {batch_rows} rows a batch; it must be 1 or more.")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from ea_jax.errors import BadInput, UnknownName, nearest
+from ea_jax.errors import BadInput, UnknownName, suggest_names
 
 EXAMPLES = {
     "qdrant": "qdrant:http://localhost:6333#docs",
@@ -95,7 +95,7 @@ def parse_store_url(text: str) -> StoreUrl:
         raise BadInput(f"{text!r} is not a store URL. An example: {EXAMPLES['qdrant']}")
     engine, rest = _engine(match[1]), match[2]
     if engine not in EXAMPLES:
-        raise UnknownName(f"{text!r}: there is no store engine {match[1]!r}. {nearest(match[1], EXAMPLES)}")
+        raise UnknownName(f"{text!r}: there is no store engine {match[1]!r}. {suggest_names(match[1], EXAMPLES)}")
     body, _, fragment = rest.partition("#")
     location, _, before = body.partition("?")
     name, _, behind = fragment.partition("?")
