@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_jax.cli.jobs import run_files
-from ea_jax.cli.options import Delimiter, DtypeName, OnError, PurposeName, TextsColumn, WhereNull
+from ea_jax.cli.jobs import run_files, run_stores
+from ea_jax.cli.options import Delimiter, DtypeName, OnError, Publish, PurposeName, TextsColumn, WhereNull
 from ea_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,12 @@ def embed(
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help='Mark texts with a lower confidence with "route": "provider".')
     ] = None,
-    input: Annotated[list[str] | None, typer.Option(help="File, glob or folder of texts; may be repeated.")] = None,
-    output: Annotated[str | None, typer.Option(help="Output file, or folder of parts, for --input.")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="File, glob or folder of texts, or a vector store; may be repeated.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Output file, folder of parts, or vector store, for --input.")
+    ] = None,
     column: TextsColumn = None,
     id_column: Annotated[str | None, typer.Option(help="Column that identifies a row in the list of rejects.")] = None,
     dtype: Annotated[DtypeName, typer.Option(help="Dtype of --output; int8 adds a column of scales.")] = (
@@ -41,6 +45,7 @@ def embed(
     where_null: Annotated[WhereNull, typer.Option(help="How to treat null rows.")] = WhereNull.error,
     on_error: Annotated[OnError, typer.Option(help="Stop at the first bad row, or skip bad rows.")] = (OnError.stop),
     rejects: Annotated[Path | None, typer.Option(help="File for the skipped rows, one JSON object a line.")] = None,
+    publish: Publish = None,
     delimiter: Delimiter = None,
     ndjson: Annotated[bool, typer.Option(help="One JSON object a line instead of one array.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Largest number of texts in a batch.")] = None,
@@ -57,6 +62,12 @@ def embed(
     if input or output:
         if not input or output is None or text or min_confidence is not None or batch_size or max_length:
             raise typer.BadParameter("--input and --output go together, without --text or options for single texts.")
+        from ea_jax.integrations.stores import is_store_url
+
+        if any(map(is_store_url, [*input, output])):
+            names, skip = (source, target, flavor), on_error is OnError.skip
+            run_stores(input, output, names, purpose.value, skip, False, publish, device, texts=True)
+            return
         config = {"source": source, "target": target, "flavor": flavor, "purpose": purpose.value}
         config |= {"confidence": quality, "texts": True}
         options = {"column": column, "id_column": id_column, "dtype": dtype.value, "where_null": where_null.value}

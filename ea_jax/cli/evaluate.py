@@ -2,7 +2,10 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +62,7 @@ Protocol = Annotated[
 def evaluate(
     source: Annotated[str, typer.Option(help="Model of the column x, or that embeds the texts.")],
     target: Annotated[str, typer.Option(help="Model of the column y.")],
+    store: Annotated[str | None, typer.Argument(help="URL of a vector store to sample, instead of files.")] = None,
     pairs: Pairs = None,
     texts: Texts = None,
     queries: Queries = None,
@@ -75,6 +79,11 @@ def evaluate(
     assume_source: AssumeSource = False,
     as_json: AsJson = False,
     report: Annotated[Path | None, typer.Option(help="Also write a web page with charts to this file.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Largest number of rows sampled from a store.")] = 10_000,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help='Requirement such as "recall@10>=0.9", for exit code 1 otherwise; may be repeated.'),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Evaluate an adapter on your own data, next to keeping the source model, with 95 % intervals.
@@ -83,7 +92,10 @@ def evaluate(
     over all questions and over those with high confidence? Without --qrels, corpus row i answers query i.
 
     Example: ea-jax eval --source minilm --target oai-3-small --pairs pairs.parquet --report report.html
+
+    Example: ea-jax eval qdrant:./db#docs --source minilm-plus --target oai-3-small --require "recall@10>=0.9"
     """
+    requirements = [_parse_requirement(text) for text in require or []]
     from ea_jax.cli.runtime import start_jax
     from ea_jax.registry.routes import resolve_route
 
@@ -94,8 +106,11 @@ def evaluate(
     from ea_jax.workflows.evaluate_entry import evaluate_files
 
     names = (column, text_column, target_column, id_column, delimiter)
-    files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source, names, normalize)
-    result = evaluate_files(entry, files, protocol=protocol.value, seed=seed)
+    with _sampled(store, rows, seed) as sample:
+        names = (None,) * 5 if sample else names
+        pairs = [sample] if sample else pairs
+        files = _evaluation_files(pairs, texts, queries, corpus, qrels, assume_source, names, normalize)
+        result = evaluate_files(entry, files, protocol=protocol.value, seed=seed)
     if report is not None:
         result.save_html(report)
         logger.info(f"{report} written")
@@ -103,6 +118,11 @@ def evaluate(
         print(result.to_json())
     else:
         _print_report(result)
+    failures = [text for text, meets in requirements if not meets(result)]
+    for text in failures:
+        logger.error(f"The requirement {text} is not met.")
+    if failures:
+        raise typer.Exit(1)
 
 
 def compare(
@@ -161,6 +181,36 @@ def compare(
         print(json.dumps(to_plain(comparisons), allow_nan=False))
     else:
         _print_comparisons(comparisons)
+
+
+@contextmanager
+def _sampled(store: str | None, rows: int, seed: int) -> Iterator[Path | None]:
+    """A file of pairs from a store, or None without a store."""
+    if store is None:
+        yield None
+        return
+    from ea_jax.workflows.store_jobs import sampled_pairs
+
+    with sampled_pairs(store, rows, seed, sys.stderr.isatty()) as (file, _):
+        yield file
+
+
+def _parse_requirement(text: str) -> tuple[str, Callable[["Report"], bool]]:
+    """Parse `CONDITION/METRIC>=VALUE`; the condition is `adapter` by default."""
+    match = re.fullmatch(r"\s*(?:(\w+)/)?([\w@]+)\s*(>=|<=)\s*([0-9.]+)\s*", text)
+    if match is None:
+        raise BadInput(f'--require {text!r} is not like "recall@10>=0.9" or "adapter_store/recall@1>=0.5".')
+    condition, metric, sign, value = match[1] or "adapter", match[2], match[3], float(match[4])
+
+    def meets(report: "Report") -> bool:
+        estimates = report.conditions.get(condition, {})
+        if metric not in estimates:
+            known = ", ".join(f"{c}/{m}" for c, metrics in report.conditions.items() for m in metrics)
+            raise BadInput(f"--require {text!r} names no measured metric. Known: {known}.")
+        observed = estimates[metric].value
+        return observed >= value if sign == ">=" else observed <= value
+
+    return text, meets
 
 
 def _evaluation_files(

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ea_jax.errors import BadInput
+
+if TYPE_CHECKING:
+    from ea_jax.adapters.spec import Purpose
 
 logger = logging.getLogger(__name__)
 STDOUT, STDERR = 1, 2  # file descriptors
@@ -59,6 +62,50 @@ def run_files(
     if total.read and total.rejected == total.read:
         raise BadInput(f"All {total.read:,} rows were rejected; {rejects} lists the reasons.")
     print(out)
+
+
+def run_stores(
+    inputs: list[str],
+    out: str,
+    names: tuple[str, str, str | None],
+    purpose: "Purpose",
+    skip: bool,
+    normalize: bool,
+    publish: str | None,
+    device: str | None,
+    texts: bool = False,
+) -> None:
+    """Run a job between two stores, print the URL of its output, and say how to undo its publication."""
+    from ea_jax.cli.runtime import start_jax
+    from ea_jax.integrations.stores.urls import is_store_url, parse_store_url
+    from ea_jax.registry.routes import resolve_route
+
+    if len(inputs) != 1 or not (is_store_url(inputs[0]) and is_store_url(out)):
+        raise BadInput("A job between stores takes one store as its input and one as its output.")
+    source, target, flavor = names
+    (entry,) = resolve_route([source, target], flavor)
+    with stdout_to_stderr():
+        start_jax(device)
+        from ea_jax.workflows.store_jobs import map_between_stores
+
+        job = map_between_stores(
+            inputs[0],
+            out,
+            entry,
+            purpose=purpose,
+            texts=texts,
+            skip_incomplete=skip,
+            normalize=normalize,
+            publish=publish,
+            show_progress=sys.stderr.isatty(),
+        )
+    skipped = f", {job.report.skipped:,} skipped" if job.report.skipped else ""
+    logger.info(f"{job.report.rows:,} rows written{skipped} in {job.report.seconds:.1f} s")
+    if job.published:
+        public, current, previous = job.published
+        command = ["ea-jax", "unpublish", str(parse_store_url(out).reader(public)), public, current, previous or ""]
+        logger.info(f"published as {public}; to undo: {' '.join(filter(None, command))}")
+    print(parse_store_url(out))
 
 
 @contextmanager

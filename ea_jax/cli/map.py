@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.jobs import run_files
+from ea_jax.cli.jobs import run_files, run_stores
 from ea_jax.cli.options import (
     AssumeSource,
     Column,
@@ -15,6 +15,7 @@ from ea_jax.cli.options import (
     DtypeName,
     Normalize,
     OnError,
+    Publish,
     PurposeName,
     WhereNull,
 )
@@ -30,7 +31,7 @@ class Engine(StrEnum):
 def map_files(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="IN... OUT: input files, globs or folders, then an output file or folder."),
+        typer.Argument(help="IN... OUT: input files, globs or folders, then an output file or folder; or two stores."),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Model that made the vectors, by id or alias.")] = None,
     target: Annotated[str | None, typer.Option(help="Model whose space they go to.")] = None,
@@ -56,6 +57,7 @@ def map_files(
         str | None, typer.Option(help="Format of the parts in a folder: parquet, arrow, npy, npz or jsonl.")
     ] = None,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of a part, the unit of resuming.")] = 32_768,
+    publish: Publish = None,
     delimiter: Delimiter = None,
     normalize: Normalize = False,
     device: Annotated[str | None, typer.Option(help="cpu, gpu or tpu; the best one by default.")] = None,
@@ -72,6 +74,8 @@ def map_files(
     Reads .parquet, .arrow, .npy, .npz, .jsonl, .json and .csv, writes all but the last two. Other columns pass through.
 
     Example: ea-jax map vectors/ mapped/ --source minilm --target oai-3-small
+
+    Example: ea-jax map qdrant:./db#docs qdrant:./db#mapped --source minilm --target oai-3-small --publish live
     """
     if status is not None:
         from ea_jax.batch.state import status as job_status
@@ -81,6 +85,13 @@ def map_files(
     if not paths or len(paths) < 2 or source is None or target is None:
         raise typer.BadParameter("IN, OUT, --source and --target are required.")
     *inputs, out = paths
+    from ea_jax.integrations.stores import is_store_url
+
+    if any(map(is_store_url, paths)):
+        run_stores(
+            inputs, out, (source, target, flavor), purpose.value, on_error is OnError.skip, normalize, publish, device
+        )
+        return
     options = {
         "column": column,
         "out_column": out_column,

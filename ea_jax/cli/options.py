@@ -21,6 +21,13 @@ Normalize = Annotated[
     bool, typer.Option("--normalize", help="Rescale source and target vectors of any length to unit length.")
 ]
 
+Publish = Annotated[
+    str | None,
+    typer.Option(
+        "--publish", help="Of a store: give readers of this name (alias, collection, column) the new vectors."
+    ),
+]
+
 
 class PurposeName(StrEnum):
     """Purpose of the vectors."""

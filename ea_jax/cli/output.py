@@ -25,6 +25,7 @@ def show_messages() -> None:
     """Print the messages of ea_jax, except debug messages."""
     library = logging.getLogger("ea_jax")
     library.setLevel(logging.INFO)
+    library.propagate = False  # the root logger of another library would print them again
     if not any(isinstance(handler, StderrHandler) for handler in library.handlers):
         library.addHandler(StderrHandler())
 

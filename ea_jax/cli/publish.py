@@ -1,7 +1,9 @@
 """Check, add and publish entries: `ea-jax check`, `add` and `publish`."""
 
+import json
 import logging
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -60,13 +62,27 @@ def check(
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
     assume_source: AssumeSource = False,
+    source: Annotated[str | None, typer.Option(help="Of a store: local model whose adapter compares texts.")] = None,
+    target: Annotated[str | None, typer.Option(help="Of a store: model that made the vectors.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Of a store: exit code 1 after a warning.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Of a store: print one JSON object.")] = False,
 ) -> None:
     """Check every hash, shape and value of adapters. The exit code is 1 if one of them is damaged.
 
     With --pairs, the metrics are measured again, and must equal those recorded for a test set.
 
+    Of a vector store: count its rows, and find zero, non-finite and unscaled vectors, missing texts, duplicates, mixed
+    models, and the model that made the vectors. With --source and --target, also vectors that do not fit their texts.
+
     Example: ea-jax check minilm--oai-3-small--small
+
+    Example: ea-jax check qdrant:./db#docs --strict
     """
+    from ea_jax.integrations.stores import is_store_url
+
+    if names and any(map(is_store_url, names)):
+        _check_stores(names, source, target, strict, as_json)
+        return
     if pairs is not None and not names:
         raise typer.BadParameter("--pairs requires the names of the adapters to measure.")
     folders = [_folder(name) for name in names] if names else list_entry_folders()
@@ -110,6 +126,22 @@ def publish(
         print(f"{'changed':>12}  {INDEX}")
         return
     print(publishing.publish(folder, address))
+
+
+def _check_stores(urls: list[str], source: str | None, target: str | None, strict: bool, as_json: bool) -> None:
+    from ea_jax.registry.routes import resolve_route
+
+    if (source is None) != (target is None):
+        raise typer.BadParameter("--source and --target go together.")
+    entry = resolve_route([source, target])[0] if source and target else None
+    _start()
+    from ea_jax.workflows.store_jobs import check_store_at
+
+    reports = [check_store_at(url, entry, show_progress=sys.stderr.isatty()) for url in urls]
+    for report in reports:
+        print(json.dumps(report.to_json()) if as_json else report)
+    if strict and not all(report.ok for report in reports):
+        raise typer.Exit(1)
 
 
 COMMANDS = {add: "add", check: "check", publish: "publish"}

@@ -18,7 +18,7 @@ from ea_jax.evaluation.calibration import (
 )
 from ea_jax.evaluation.dataset import EvaluationSet, check_evaluation_set, content_digest
 from ea_jax.evaluation.examples import pick_examples, project
-from ea_jax.evaluation.ranking import find_ground_truth, rank
+from ea_jax.evaluation.ranking import find_ground_truth, rank, rerank
 from ea_jax.evaluation.report import Report
 from ea_jax.evaluation.results import AdapterFacts, CosineDistribution, DataFacts, Estimates, ProtocolFacts, Values
 from ea_jax.evaluation.slices import score_slices
@@ -30,6 +30,7 @@ Protocol = Literal["agreement", "qa"]
 Vectors = Float[np.ndarray, "_ _"]
 HISTOGRAM_BINS, MIN_HISTOGRAM_WIDTH = 30, 1e-3
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+SHORTLIST = 100  # results of the adapter that the source model orders again
 ADAPTER_CONDITIONS = ("adapter", "adapter_store", "adapter_to_adapter")
 MEASURES = {
     "agreement": (
@@ -87,6 +88,9 @@ def evaluate(
     truth = find_ground_truth(y, corpus, distinct, evaluation_set.relevant, seed)
     conditions = _conditions(x, y, corpus_x, corpus, queried, stored, adapted_corpus)
     rankings = {name: rank(*vectors, truth) for name, vectors in conditions.items()}
+    if corpus_x is not None:
+        shortlist = search(queried, corpus, min(SHORTLIST, len(corpus))).row
+        rankings["two_stages"] = rank(x, corpus_x, truth, rerank(x, corpus_x, shortlist))
     values = {name: ranking.metrics for name, ranking in rankings.items()}
     metric = "success" if protocol == "qa" else "recall"
     score = values["adapter"][f"{metric}@10"]

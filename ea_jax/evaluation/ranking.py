@@ -53,8 +53,31 @@ def find_ground_truth(
     return GroundTruth(first_equal, search(y, corpus_y, TOP).row, relevant, sample, y @ corpus_y[sample].T)
 
 
-def rank(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m d"], truth: GroundTruth) -> Ranking:
+def rerank(
+    queries: Float[np.ndarray, "n d"],
+    corpus: Float[np.ndarray, "m d"],
+    rows: Int[np.ndarray, "n k"],
+) -> Int[np.ndarray, "n k"]:
+    """Order each query's results by its inner products with other vectors of the corpus, the largest first."""
+    ordered = np.empty_like(rows)
+    for i, (query, results) in enumerate(zip(queries, rows, strict=True)):
+        ordered[i] = results[np.argsort(-(corpus[results] @ query), kind="stable")]
+    return ordered
+
+
+def rank(
+    queries: Float[np.ndarray, "n d"],
+    corpus: Float[np.ndarray, "m d"],
+    truth: GroundTruth,
+    rows: Int[np.ndarray, "n k"] | None = None,
+) -> Ranking:
     """Search a corpus and compare the results with the ground truth. Rows with equal native vectors count as one.
+
+    Args:
+        queries: Query vectors.
+        corpus: Vectors that they search.
+        truth: The results that they should return.
+        rows: Results of the queries, the best first, if they are not those of a search.
 
     Metrics, larger is better:
         recall@k: 1 if the true neighbor is in the top k.
@@ -65,8 +88,8 @@ def rank(queries: Float[np.ndarray, "n d"], corpus: Float[np.ndarray, "m d"], tr
 
     With relevance judgments, also those of `relevance_metrics`.
     """
-    depth = min(DEPTH if truth.relevant else TOP, len(corpus))
-    rows = search(queries, corpus, depth).row
+    if rows is None:
+        rows = search(queries, corpus, min(DEPTH if truth.relevant else TOP, len(corpus))).row
     top, metrics = rows[:, :TOP], {}
     if truth.neighbors is not None and truth.sample_scores is not None:
         metrics |= recalls(top, truth.neighbors[:, 0], truth.first_equal)

@@ -14,6 +14,7 @@ CONDITION_LABELS = {
     "adapter_to_adapter": "adapter to adapter",
     "native": "native to native",
     "keep_source": "keep the source model",
+    "two_stages": "two stages: adapter, then source",
     "naive_swap": "naive swap",
     "mean_vector": "mean vector",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ea_jax.errors import BadInput, UnknownName, suggest_names
+from ea_jax.io.atomic import write_atomically
 from ea_jax.io.toml import parse_record, read_toml
 from ea_jax.registry.locations import registry_folders
 
@@ -95,6 +96,19 @@ def find_space(name: str, root: str | os.PathLike[str] | None = None) -> Space:
     if space is None:
         raise UnknownName(f"No model space is named {name!r}. {_suggest(name, known)} `ea-jax registry` lists all.")
     return space
+
+
+def add_space(space: Space, root: Path) -> None:
+    """Add a remote model's space to `spaces.toml` of a registry folder, which is made if it does not exist."""
+    import tomli_w
+
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "spaces.toml"
+    facts = {"id": space.id, "aliases": list(space.aliases), "width": space.width, "unit_norm": space.unit_norm}
+    record = f"[[space]]\n{tomli_w.dumps(facts | {'local': False})}"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    with write_atomically(path) as stream:
+        stream.write(f"{before}\n{record}".lstrip("\n").encode())
 
 
 def list_members(space: Space, root: str | os.PathLike[str] | None = None) -> tuple[Member, ...]:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 
 from ea_jax.adapters.adapter import Adapter, truncate
 from ea_jax.adapters.spec import PURPOSES
@@ -63,6 +63,7 @@ def fit_entry(
     assume_source: bool = False,
     columns: Columns | None = None,
     normalize: bool = False,
+    corpus: Float32[np.ndarray, "m d_out"] | None = None,
     show_progress: bool = False,
 ) -> Path:
     """Fit an adapter on the pairs of files and write it as a registry entry.
@@ -87,6 +88,7 @@ def fit_entry(
         assume_source: Accept columns x whose metadata names another encoder, or that look like another model's.
         columns: Names of the columns; those that are None are found.
         normalize: Rescale vectors of any length to unit length.
+        corpus: Native vectors that queries will search, if the index holds more than the pairs.
         show_progress: Show progress bars on stderr.
 
     Returns:
@@ -141,6 +143,7 @@ def fit_entry(
             prior=_load_prior(start, y.shape[1]) if start else None,
             family=family or (AUTO if train.text is None and start is None else "linear"),
             groups=groups,
+            corpus=corpus,
             foreign=_embed_junk(train.text, encoder, seed),
             blocks=blocks,
             seed=seed,

@@ -66,6 +66,14 @@ class StoreUrl:
         """The same URL with other parts."""
         return replace(self, **changes)
 
+    def reader(self, public: str) -> "StoreUrl":
+        """The URL by which readers get what `publish` put under a public name."""
+        if self.engine in ("lancedb", "postgresql"):  # a column of the same table
+            return self.renamed(vector=None)
+        if self.engine == "faiss":
+            return self.renamed(location=str(Path(self.location).with_name(public)))
+        return self.renamed(name=public)
+
     def __str__(self) -> str:
         given = {f.name: getattr(self, f.name) for f in fields(self)[3:] if getattr(self, f.name) is not None}
         options = urlencode(given, quote_via=quote, safe="/")

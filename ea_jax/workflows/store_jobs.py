@@ -1,0 +1,186 @@
+"""What the commands do with stores: fit on one, map one to another, check one, evaluate on one."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ea_jax.adapters.spec import Purpose
+from ea_jax.batch import map_array
+from ea_jax.errors import BadInput, UnknownName
+from ea_jax.integrations.stores import Layout, Published, Store, open_store, parse_store_url
+from ea_jax.loading import load_adapter, load_source_encoder
+from ea_jax.progress import progress_bar
+from ea_jax.registry.entry import Entry
+from ea_jax.registry.identification import LEAST_ROWS, LEAST_WIDTH
+from ea_jax.registry.identification import identify as identify_model
+from ea_jax.registry.locations import user_folder
+from ea_jax.registry.spaces import Space, add_space, find_space
+from ea_jax.workflows.check_store import StoreReport, check_store
+from ea_jax.workflows.map_store import MapReport, map_store
+from ea_jax.workflows.sample_store import StoreSample, sample_store
+
+UNIT_TOLERANCE = 0.02
+logger = logging.getLogger(__name__)
+
+
+class StoreJob(NamedTuple):
+    """What a store-to-store job did, and how to undo its publication (None if nothing was published)."""
+
+    report: MapReport
+    published: Published | None
+
+
+@contextmanager
+def sampled_pairs(url: str, rows: int, seed: int, show_progress: bool) -> Iterator[tuple[Path, StoreSample]]:
+    """Write a sample of a store to a temporary file of pairs, and remove it afterwards. Errors: `sample_store`."""
+    with TemporaryDirectory(prefix="ea-jax-") as folder, progress_bar("read", None, show_progress, unit="rows") as bar:
+        file = Path(folder) / "pairs.parquet"
+        sample = sample_store(url, file, rows, seed=seed, advance=bar)
+        logger.info(f"{sample.pairs:,} of {sample.description.rows:,} rows of {sample.description.url} sampled")
+        yield file, sample
+
+
+def find_target(name: str, sample: StoreSample, root: Path) -> Space:
+    """Find the space of a store's vectors; an unknown name becomes a space of their width, kept in `root`.
+
+    Raises:
+        BadInput: The name is known, but the vectors have another width.
+    """
+    width = sample.corpus.shape[1]
+    try:
+        space = find_space(name, root if root.is_dir() else None)
+    except UnknownName:
+        norms = np.linalg.norm(sample.corpus, axis=1)
+        space = Space(name, width, bool(np.abs(norms - 1).max() <= UNIT_TOLERANCE), local=False)
+        add_space(space, root)
+        logger.info(f"{name} is a new space of width {width}; it is described in {root / 'spaces.toml'}")
+    if width != space.width and not (space.matryoshka and width < space.width):
+        raise BadInput(
+            f"{sample.description.url} holds vectors of width {width}, but {space.id} has width {space.width}. "
+            "`ea-jax identify` names the model that made vectors."
+        )
+    return space
+
+
+def open_target(source: Store, url: str, width: int) -> Store:
+    """Open the store to write to: a sibling where it lies in the same place as the source, else a store of its own."""
+    target = parse_store_url(url)
+    description = source.describe()
+    if (target.engine, target.location) == (source.url.engine, source.url.location):
+        is_column = target.name == source.url.name and target.vector
+        return source.create_sibling(str(target.vector if is_column else target.name), width)
+    id_type = description.id_type if target.engine != "qdrant" else "integer or uuid"
+    return open_store(target, create=Layout(width, description.metric or "cosine", id_type))
+
+
+def map_between_stores(
+    source_url: str,
+    target_url: str,
+    entry: Entry,
+    *,
+    purpose: Purpose = "store",
+    texts: bool = False,
+    skip_incomplete: bool = False,
+    normalize: bool = False,
+    publish: str | None = None,
+    show_progress: bool = False,
+) -> StoreJob:
+    """Map the vectors (or embed the texts) of a store into another one, resumably.
+
+    A rerun after an interruption continues; a rerun of a finished job starts again, which changes nothing.
+
+    Args:
+        source_url: Store to read.
+        target_url: Store to write; a collection, table or column that does not exist is created.
+        entry: Adapter from the source vectors, or from its own encoder's embeddings of the texts.
+        purpose: Purpose of the vectors.
+        texts: Whether to embed the texts instead of mapping the vectors.
+        skip_incomplete: Skip rows without a text or vector instead of stopping.
+        normalize: Rescale source vectors of any length to unit length.
+        publish: Name under which readers get the new vectors when the job is done.
+        show_progress: Show a progress bar on stderr.
+
+    Raises:
+        BadInput: A store, a row or the width of the vectors is wrong.
+        StoreUnavailable: A store cannot be reached.
+    """
+    adapt = load_adapter(entry, purpose)
+    encode = load_source_encoder(entry) if texts else None
+
+    def convert(rows: Any) -> Any:
+        x = rows if encode is None else encode(rows)
+        return map_array(adapt, x, normalize=normalize)
+
+    with open_store(source_url) as source:
+        description = source.describe()
+        if not texts and description.width not in (None, entry.d_in):
+            raise BadInput(
+                f"{source.url} holds vectors of width {description.width}, but {entry.name} maps width {entry.d_in}. "
+                "Embed its texts instead, or choose another adapter."
+            )
+        with (
+            open_target(source, target_url, entry.d_out) as target,
+            progress_bar("map", description.rows, show_progress, unit="rows") as advance,
+        ):
+            job = _job_file(str(source.url), str(target.url), entry.name)
+            report = map_store(
+                source,
+                target,
+                convert,
+                job,
+                column="text" if texts else "vector",
+                label=f"{entry.name} {purpose}",
+                incomplete="skip" if skip_incomplete else "refuse",
+                advance=advance,
+            )
+            published = target.publish(publish) if publish else None
+            job.unlink(missing_ok=True)
+    return StoreJob(report, published)
+
+
+def _job_file(*names: str) -> Path:
+    """The file that holds the cursor of a job, in the user's cache."""
+    folder = user_folder("cache") / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return folder / f"{digest[:16]}.json"
+
+
+def check_store_at(url: str, entry: Entry | None = None, *, show_progress: bool = False, seed: int = 0) -> StoreReport:
+    """Check a store, and identify the model of its vectors.
+
+    Args:
+        url: Store URL.
+        entry: Adapter into the space of the store's vectors. If given, each vector is compared with its text.
+        show_progress: Show a progress bar on stderr.
+        seed: Random seed of the sample.
+    """
+    with open_store(url) as store:
+        total = store.describe().rows
+        with progress_bar("check", total, show_progress, unit="rows") as advance:
+            score = _scorer(entry) if entry else None
+            return check_store(store, score=score, identify=_identify, seed=seed, advance=advance)
+
+
+def _scorer(entry: Entry) -> Callable[[list[str], Any], Any]:
+    """Return a function that gives the cosine between each vector and the adapted embedding of its text."""
+    encode, adapt = load_source_encoder(entry), load_adapter(entry)
+
+    def score(texts: list[str], vectors: Any) -> Any:
+        y = map_array(adapt, encode(texts))
+        return np.sum(y * vectors, axis=1) / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+
+    return score
+
+
+def _identify(vectors: Any, texts: list[str]) -> str | None:
+    usable = np.isfinite(vectors).all(axis=1) & (np.linalg.norm(vectors, axis=1) > 0)
+    if usable.sum() < LEAST_ROWS or vectors.shape[1] < LEAST_WIDTH:
+        return None
+    return identify_model(vectors[usable]).space
