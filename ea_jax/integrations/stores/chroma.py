@@ -19,6 +19,7 @@ from chromadb.config import Settings
 from chromadb.errors import ChromaAuthError, ChromaError, NotFoundError
 
 from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.integrations.stores.clients import release_client, share_client
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
     Chunk,
@@ -59,7 +60,7 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "ChromaStore":
             if create:
                 check_width(create.width, store.width, str(url))
         except BaseException:
-            client.close()
+            _let_go(url, client)
             raise
     return store
 
@@ -183,24 +184,41 @@ class ChromaStore(Store):
         self.client.get_collection(old, embedding_function=None).modify(name=new)
 
     def close(self) -> None:
-        self.client.close()
+        _let_go(self.url, self.client)
 
 
 def _connect(url: StoreUrl, create: bool) -> Any:
-    settings = Settings(anonymized_telemetry=False)
     if url.is_remote:
-        parts = urlsplit(url.location)
-        token = os.environ.get("CHROMA_TOKEN")
-        return chromadb.HttpClient(
-            host=parts.hostname or "localhost",
-            port=parts.port or (443 if parts.scheme == "https" else 8000),
-            ssl=parts.scheme == "https",
-            headers={"Authorization": f"Bearer {token}"} if token else None,
-            settings=settings,
-        )
+        return share_client(("chroma", url.location), lambda: _connect_server(url), _close_server)
     if not create and not (url.path / "chroma.sqlite3").exists():
         raise BadInput(f"{url.location} is no folder of Chroma. For a server give its address: chroma:http://")
-    return chromadb.PersistentClient(url.path, settings=settings)
+    return chromadb.PersistentClient(url.path, settings=Settings(anonymized_telemetry=False))
+
+
+def _connect_server(url: StoreUrl) -> Any:
+    parts = urlsplit(url.location)
+    token = os.environ.get("CHROMA_TOKEN")
+    return chromadb.HttpClient(
+        host=parts.hostname or "localhost",
+        port=parts.port or (443 if parts.scheme == "https" else 8000),
+        ssl=parts.scheme == "https",
+        headers={"Authorization": f"Bearer {token}"} if token else None,
+        settings=Settings(anonymized_telemetry=False),
+    )
+
+
+def _close_server(client: Any) -> None:
+    servers = (client._server, client._admin_client._server)
+    client.close()
+    for server in servers:  # whose connections the client leaves open
+        server._session.close()
+
+
+def _let_go(url: StoreUrl, client: Any) -> None:
+    if url.is_remote:
+        release_client(("chroma", url.location))
+    else:
+        client.close()
 
 
 def _scalars(payload: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One client for each local folder: embedded engines lock theirs, and a job reads and writes in the same one."""
+"""One client for each place: embedded engines lock their folder, and a job reads and writes in the same one."""
 
 import atexit
 import threading
