@@ -1,8 +1,8 @@
 """Maps between stores: kills, throughput beside the engine's own bulk write, and memory as stores grow.
 
-python -m benchmarks.stores kills sqlite-vec lancedb --kills 10
-python -m benchmarks.stores speed faiss --rows 5000
-python -m benchmarks.stores memory lancedb --rows 10000 200000
+python -m benchmarks.batch.stores kills sqlite-vec lancedb --kills 10
+python -m benchmarks.batch.stores speed faiss --rows 5000
+python -m benchmarks.batch.stores memory lancedb --rows 10000 200000
 """
 
 import argparse
@@ -99,7 +99,7 @@ def kills(engine: str, source: str, target: str, folder: Path, rows: int, width:
     """Kill a job at random moments, then let it end."""
     fill(source, rows, width)
     job = folder / "job.json"
-    command = [sys.executable, "-m", "benchmarks.stores", "job", source, target, str(job), str(width)]
+    command = [sys.executable, "-m", "benchmarks.batch.stores", "job", source, target, str(job), str(width)]
     done = 0
     for _ in range(times):
         before = json.loads(job.read_text())["rows"] if job.exists() else 0
@@ -127,7 +127,7 @@ def speed(engine: str, source: str, target: str, folder: Path, rows: int, width:
 def memory(engine: str, source: str, target: str, folder: Path, rows: int, width: int) -> None:
     """The peak memory of a job in a process of its own."""
     fill(source, rows, width)
-    command = [sys.executable, "-m", "benchmarks.stores", "job", source, target, str(folder / "job.json"), str(width)]
+    command = [sys.executable, "-m", "benchmarks.batch.stores", "job", source, target, str(folder / "job.json"), str(width)]
     result = subprocess.run([*command, "--memory"], check=True, capture_output=True, text=True)
     print(f"{engine}: {rows:,} rows, peak {result.stdout.strip()} MB", flush=True)
 
