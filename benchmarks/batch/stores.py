@@ -127,7 +127,16 @@ def speed(engine: str, source: str, target: str, folder: Path, rows: int, width:
 def memory(engine: str, source: str, target: str, folder: Path, rows: int, width: int) -> None:
     """The peak memory of a job in a process of its own."""
     fill(source, rows, width)
-    command = [sys.executable, "-m", "benchmarks.batch.stores", "job", source, target, str(folder / "job.json"), str(width)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.batch.stores",
+        "job",
+        source,
+        target,
+        str(folder / "job.json"),
+        str(width),
+    ]
     result = subprocess.run([*command, "--memory"], check=True, capture_output=True, text=True)
     print(f"{engine}: {rows:,} rows, peak {result.stdout.strip()} MB", flush=True)
 
