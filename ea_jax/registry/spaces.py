@@ -154,7 +154,7 @@ def _parse_member(part: str, expression: str, known: Sequence[Space]) -> Member:
     if not name:
         raise BadInput(f"{expression!r} has a member without a name. {EXAMPLE}")
     if sign and not LAYERS.fullmatch(text):
-        raise BadInput(f"{expression!r} has layers {text!r} of {name}, which are not numbers. {EXAMPLE}")
+        raise BadInput(f"{expression!r} requests the layers {text!r} of {name}, which are not numbers. {EXAMPLE}")
     space = _find(name, known)
     if space is None:
         raise UnknownName(f"No model space is named {name!r}, a member of {expression!r}. {_suggest(name, known)}")
@@ -165,7 +165,7 @@ def _parse_member(part: str, expression: str, known: Sequence[Space]) -> Member:
         suggestion = suggest_names(name, [space.alias for space in known if space.local and not space.composite])
         raise BadInput(f"{space.id} has no local encoder, so it cannot be a member of {expression!r}. {suggestion}")
     if layers and space.table:
-        raise BadInput(f"{expression!r} has layers of {space.alias}, which is a static token table. Omit @{text}.")
+        raise BadInput(f"{expression!r} requests layers of {space.alias}, which is a static token table. Omit @{text}.")
     if len(set(layers)) < len(layers):
         raise BadInput(f"{expression!r} names a layer of {space.alias} twice. Name each once.")
     check_layers(layers, space.layers or max(layers, default=0), space.alias, expression)
@@ -176,4 +176,6 @@ def check_layers(layers: Sequence[int], highest: int, model: str, where: str) ->
     """Raise BadInput if a layer does not exist. `highest` is the number of the last layer."""
     for layer in layers:
         if layer > highest:
-            raise BadInput(f"{where!r} has layer {layer}, but {model} has layers 0 (the embedding layer) to {highest}.")
+            raise BadInput(
+                f"{where!r} requests layer {layer}, but {model} has layers 0 (the embedding layer) to {highest}."
+            )

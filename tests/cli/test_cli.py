@@ -87,7 +87,7 @@ def test_verbose_messages_go_to_stderr(ea, minilm):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("embed", "--source", "minilmm", "--target", "oai-3-small", "--text", "a"), "Did you mean minilm"),
         (("embed", "--source", "minilm", "--target", "gemini-004", "--text", "a"), "is encrypted"),
@@ -101,11 +101,11 @@ def test_verbose_messages_go_to_stderr(ea, minilm):
         (("fit", "none.parquet", "--source", "toy-x", "--target", "oai-3-small", "--out", "x"), "No model space"),
     ],
 )
-def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(ea, minilm, arguments, told):
+def test_an_expected_error_is_one_line_on_stderr_and_exit_code_1(ea, minilm, arguments, message):
     code, out, err = ea(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("ea-jax: ")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -309,9 +309,9 @@ def test_eval_and_compare_measure_pairs_and_explain_errors(ea, tmp_path, monkeyp
     asked = ("eval", "--source", "toy-a", "--target", "toy-b", "--pairs", str(tmp_path / "pairs.parquet"))
     code, out, err = ea(*asked, "--json")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert told["data"]["queries"] == 60
-    assert "60 random rows (seed 0) are the queries" in told["notes"][0]
+    report = json.loads(out)
+    assert report["data"]["queries"] == 60
+    assert "60 random rows (seed 0) are the queries" in report["notes"][0]
     (tmp_path / "a.json").write_text(out)
     code, out, _ = ea("compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--json")
     assert code == 0

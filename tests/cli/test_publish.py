@@ -1,4 +1,4 @@
-"""Your own registry: what is added is whole, and what is not is refused before anything is written."""
+"""The user's own registry: damaged entries are rejected before anything is written."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from tests.conftest import TOY_SPACES, toy_pairs
 
 @pytest.fixture
 def own(tmp_path, monkeypatch, toy_root) -> Path:
-    """An empty registry of the user's, who knows the toy spaces."""
+    """The folder of the user's registry, which is empty; the toy spaces are known."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     spaces = tmp_path / "spaces"
     spaces.mkdir()
@@ -72,7 +72,7 @@ def change(folder: Path, old: str, new: str) -> None:
 
 
 def not_finite(folder: Path) -> None:
-    """A parameter that is no number, with hashes that say it belongs there."""
+    """Set a parameter to NaN, with hashes that match."""
     facts = tomllib.loads((folder / "entry.toml").read_text())
     entry = read_entry(folder)
     params = jax.tree.map(
@@ -103,11 +103,11 @@ BREAKS = {
 
 @pytest.mark.parametrize("kind", list(BREAKS))
 def test_a_damaged_entry_is_rejected_and_nothing_is_left(ea, own, folder, kind):
-    do, told = BREAKS[kind]
+    do, message = BREAKS[kind]
     do(folder)
     code, out, err = ea("add", str(folder))
     assert (code, out) == (1, "")
-    assert told in err
+    assert message in err
     assert not own.exists() or not list(own.iterdir())
 
 
@@ -129,14 +129,14 @@ def test_check_names_the_damaged_adapter(ea, own, folder):
 
 @pytest.fixture
 def pairs(tmp_path) -> Path:
-    """Test pairs of the toy spaces, a tenth of which ask."""
+    """Test pairs of the toy spaces; a tenth are queries."""
     x, y = toy_pairs()
     write_pairs(tmp_path / "test.parquet", Pairs(y, x, query=np.arange(len(x)) % 10 == 0))
     return tmp_path / "test.parquet"
 
 
 def record(folder: Path, toy_root: Path, **changed: float) -> None:
-    """Figures of the toy pairs into an entry, some of them changed."""
+    """Record the metrics of the toy pairs in an entry, some of them changed."""
     x, y = toy_pairs()
     test = split_test_pairs(Pairs(y, x, query=np.arange(len(x)) % 10 == 0), "", "")
     adapt = load("toy-a", "toy-b", root=toy_root)
@@ -151,9 +151,13 @@ def record(folder: Path, toy_root: Path, **changed: float) -> None:
 def test_recorded_metrics_are_reproduced_on_their_pairs(ea, own, folder, toy_root, pairs):
     record(folder, toy_root)
     code, out, err = ea("add", str(folder), "--pairs", str(pairs))
-    told = f"the metrics on {pairs} match those recorded for held-out"
-    assert (code, out, err) == (0, f"{own / 'toy-a--toy-b--small'}\n", f"ea-jax: {told}\n")
-    assert ea("check", "toy-a--toy-b--small", "--pairs", str(pairs)) == (0, f"toy-a--toy-b--small: whole; {told}\n", "")
+    message = f"the metrics on {pairs} match those recorded for held-out"
+    assert (code, out, err) == (0, f"{own / 'toy-a--toy-b--small'}\n", f"ea-jax: {message}\n")
+    assert ea("check", "toy-a--toy-b--small", "--pairs", str(pairs)) == (
+        0,
+        f"toy-a--toy-b--small: whole; {message}\n",
+        "",
+    )
 
 
 def test_recorded_metrics_that_differ_are_rejected(ea, own, folder, toy_root, pairs):
@@ -177,7 +181,7 @@ def test_without_recorded_metrics_the_measured_ones_are_shown(ea, own, folder, p
 
 
 class Killed(BaseException):
-    """No handler of errors holds it."""
+    """An exception that no error handler catches."""
 
 
 def test_a_kill_during_a_replacement_loses_nothing(ea, own, folder, monkeypatch):

@@ -376,20 +376,20 @@ def test_entry_names_of_composites_are_file_names(root):
 
 ERRORS = {
     "minilmm@0+wordllama": (UnknownName, r"'minilmm', a member of 'minilmm@0\+wordllama'\. Did you mean minilm"),
-    "minilm@7": (BadInput, r"'minilm@7' asks for layer 7; minilm has 0 \(its embedding layer\) to 6"),
-    "minilm+oai-3-small": (BadInput, "openai/text-embedding-3-small has no encoder that runs here"),
-    "minilm+wordllama@0": (BadInput, "layers of wordllama, a static token table. Leave out @0"),
-    "minilm+": (BadInput, r"'minilm\+' has a member without a name\. Write it like minilm@0,3,6\+wordllama"),
+    "minilm@7": (BadInput, r"'minilm@7' requests layer 7, but minilm has layers 0 \(the embedding layer\) to 6"),
+    "minilm+oai-3-small": (BadInput, "openai/text-embedding-3-small has no local encoder"),
+    "minilm+wordllama@0": (BadInput, "layers of wordllama, which is a static token table. Omit @0"),
+    "minilm+": (BadInput, r"'minilm\+' has a member without a name\. A composite looks like minilm@0,3,6\+wordllama"),
     "+": (BadInput, "has a member without a name"),
     "@0": (BadInput, "has a member without a name"),
-    "minilm@": (BadInput, "asks for the layers '' of minilm, which are not numbers"),
-    "minilm@0,,3": (BadInput, "asks for the layers '0,,3' of minilm"),
-    "minilm@-1": (BadInput, "asks for the layers '-1' of minilm"),
-    "minilm@0@3": (BadInput, "asks for the layers '0@3' of minilm"),
-    "minilm@99999": (BadInput, "asks for the layers '99999' of minilm"),
+    "minilm@": (BadInput, "requests the layers '' of minilm, which are not numbers"),
+    "minilm@0,,3": (BadInput, "requests the layers '0,,3' of minilm"),
+    "minilm@-1": (BadInput, "requests the layers '-1' of minilm"),
+    "minilm@0@3": (BadInput, "requests the layers '0@3' of minilm"),
+    "minilm@99999": (BadInput, "requests the layers '99999' of minilm"),
     "minilm@3,3": (BadInput, "names a layer of minilm twice"),
     "minilm@0+minilm@3": (BadInput, "names minilm twice. Name it once, with all its layers"),
-    "minilm-plus+mpnet": (BadInput, r"the composite minilm-plus as a member\. Write out minilm@0,3,6\+wordllama"),
+    "minilm-plus+mpnet": (BadInput, r"the composite minilm-plus as a member\. Write minilm@0,3,6\+wordllama instead"),
     "minilm-plus@3": (BadInput, "the composite minilm-plus as a member"),
     "": (UnknownName, "No model space is named ''"),
 }
@@ -405,7 +405,9 @@ def test_an_invalid_composite_is_one_clear_sentence(name):
 
 
 def test_faults_in_the_folder_of_a_member_are_errors(root):
-    with pytest.raises(BadInput, match=r"'toy/first@3' asks for layer 3; toy/first has 0 \(its embedding layer\) to 2"):
+    with pytest.raises(
+        BadInput, match=r"'toy/first@3' requests layer 3, but toy/first has layers 0 \(the embedding layer\) to 2"
+    ):
         load_encoder("tf@3+tt", root=root)
     with pytest.raises(BadInput, match=r"toy/table is a static token table and has no layers\. Name it without @"):
         load_encoder("tb+tt@1", root=root)
@@ -497,7 +499,7 @@ def test_fetch_prints_the_folder_of_every_member(ea, minilm_plus):
     assert code == 0
     assert out.splitlines() == [str(find_encoder_folder(find_space(name))) for name in ("minilm", "wordllama")]
     assert ea("fetch", "minilm@0,2+wordllama")[1] == out
-    assert "asks for layer 9" in ea("fetch", "minilm@9")[2]
+    assert "requests layer 9" in ea("fetch", "minilm@9")[2]
 
 
 def test_wordllama_is_found_in_the_hub_cache_and_checked(ea, tmp_path, monkeypatch, minilm_plus):

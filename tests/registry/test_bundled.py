@@ -1,4 +1,4 @@
-"""The adapters that ship: whole, what their cards say, and wary of junk."""
+"""The bundled adapters: intact, with correct cards, and with low confidence for junk."""
 
 import base64
 import importlib.util
@@ -48,7 +48,7 @@ ORDINARY = [
 
 
 def junk(n: int = 40) -> dict[str, list[str]]:
-    """Texts that say nothing, by kind, of the length of a sentence."""
+    """Junk texts by kind, each as long as a sentence."""
     rng = random.Random(0)
     symbols = string.punctuation + string.digits + " "
     return {
@@ -76,11 +76,11 @@ def test_the_card_shows_the_metrics_of_the_entry(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_the_hub_reads_the_metrics_in_the_cards(entry):
-    told = ModelCard.load(entry.path / "card.md").data
+    card = ModelCard.load(entry.path / "card.md").data
     models = [model for model in (entry.source, entry.target) if find_space(model).local]
-    assert (told.library_name, told.license, told.base_model) == ("ea_jax", "apache-2.0", models or None)
-    assert told.model_name == entry.name
-    found = {(r.dataset_name, r.metric_name): r.metric_value for r in told.eval_results}
+    assert (card.library_name, card.license, card.base_model) == ("ea_jax", "apache-2.0", models or None)
+    assert card.model_name == entry.name
+    found = {(r.dataset_name, r.metric_name): r.metric_value for r in card.eval_results}
     wanted = {
         (test, f"{figure}, {row}"): value
         for test, rows in entry.metrics.items()

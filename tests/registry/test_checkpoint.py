@@ -85,9 +85,9 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_an_error_that_names_the_file(saved, damage):
     path, record = saved
-    break_it, told = DAMAGE[damage]
+    break_it, message = DAMAGE[damage]
     break_it(path)
-    with pytest.raises(CorruptCheckpoint, match=told):
+    with pytest.raises(CorruptCheckpoint, match=message):
         load_params(path, record, shapes(TREE))
 
 
@@ -101,8 +101,8 @@ MISFITS = {
 
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_a_wrong_leaf_is_an_error_that_names_it(saved, misfit):
-    wanted, told = MISFITS[misfit]
-    with pytest.raises(CorruptCheckpoint, match=told):
+    wanted, message = MISFITS[misfit]
+    with pytest.raises(CorruptCheckpoint, match=message):
         load_params(*saved, shapes(wanted))
 
 
@@ -113,7 +113,7 @@ def test_changed_values_with_correct_file_hashes_are_rejected(saved):
 
 
 def facts(**changed):
-    """A `.zarray` of three float32 numbers, with other facts in it."""
+    """The `.zarray` of three float32 numbers, with some keys replaced."""
     plain = {"zarr_format": 2, "shape": [3], "chunks": [3], "dtype": "<f4", "order": "C", "filters": None}
     return json.dumps(plain | {"compressor": {"id": "zstd"}} | changed).encode()
 
@@ -150,20 +150,20 @@ LIES = {
 
 
 def write_lie(path, files):
-    """Files with a record that fits them."""
+    """Write files, and return the record that matches them."""
     for name, data in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
-    told = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in files.items()}
-    return {"sha256": values_sha256({"x": VALUES}), "files": told}
+    records = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in files.items()}
+    return {"sha256": values_sha256({"x": VALUES}), "files": records}
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_false_headers_with_correct_hashes_do_not_fill_memory(tmp_path, lie):
-    files, shape, told = LIES[lie]
+    files, shape, message = LIES[lie]
     record = write_lie(tmp_path / "params", files)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CorruptCheckpoint, match=told):
+    with pytest.raises(CorruptCheckpoint, match=message):
         load_params(tmp_path / "params", record, {"x": jax.ShapeDtypeStruct(tuple(shape), np.float32)})
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # KiB, so a gigabyte
 

@@ -1,4 +1,4 @@
-"""Files that say which encoder made their vectors are held to it."""
+"""Files that record another encoder of their vectors are rejected."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def write(path, metadata, x=None):
 
 
 def write_said_pairs(path, metadata):
-    """Pairs of the toy spaces, a tenth of which ask, with metadata."""
+    """Pairs of the toy spaces with metadata; a tenth are queries."""
     x, y = toy_pairs()
     write_pairs(path, Pairs(y, x, query=np.arange(len(x)) % 10 == 0))
     parquet.write_table(parquet.read_table(path).replace_schema_metadata(metadata), path)
@@ -47,11 +47,11 @@ def test_the_same_encoder_passes_and_another_is_explained(toy_root):
     entry = find_entry("toy-a", "toy-b", None, toy_root)
     assert check_source(entry.encoder, dict(entry.encoder), "x.parquet", entry.name) == {}
     other = {"model": "toy/other", "fingerprint": "1" * 16, "pooling": "cls"}
-    told = (
+    message = (
         r"x.parquet holds .*: model 'toy/other' for 'toy/source'; fingerprint '1{16}' for '0{16}'; "
         r"pooling 'cls' for None\. .*`assume_source`"
     )
-    with pytest.raises(FingerprintMismatch, match=told):
+    with pytest.raises(FingerprintMismatch, match=message):
         check_source(entry.encoder, other, "x.parquet", entry.name)
     assert check_source(entry.encoder, other, "x.parquet", entry.name, assume_source=True) == {"assumed_source": other}
 
@@ -82,7 +82,7 @@ def test_drift_rejects_vectors_of_another_encoder(ea, known, tmp_path):
     file = write(tmp_path / "x.parquet", SAYS_OTHER)
     code, out, err = ea("drift", "toy-a--toy-b--small", str(file))
     assert (code, out) == (1, "")
-    assert all(told in err for told in BOTH)
+    assert all(fact in err for fact in BOTH)
     assert ea("drift", "toy-a--toy-b--small", str(file), "--assume-source")[0] == 0
 
 
@@ -91,11 +91,11 @@ def test_map_rejects_another_encoder_and_records_an_override(ea, known, tmp_path
     line += ["--source", "toy-a", "--target", "toy-b"]
     code, out, err = ea(*line)
     assert (code, out) == (1, "")
-    assert all(told in err for told in BOTH)
+    assert all(fact in err for fact in BOTH)
     assert not (tmp_path / "y.parquet").exists()
     assert ea(*line, "--assume-source")[0] == 0
-    told = provenance.read(parquet.read_schema(tmp_path / "y.parquet"))
-    assert (told["assumed_source"], told["encoder"]["model"]) == (OTHER, "toy/source")
+    metadata = provenance.read(parquet.read_schema(tmp_path / "y.parquet"))
+    assert (metadata["assumed_source"], metadata["encoder"]["model"]) == (OTHER, "toy/source")
     same = write(tmp_path / "same.parquet", {"ea_jax": json.dumps({"encoder": {"fingerprint": "0" * 16}})})
     assert ea("map", str(same), str(tmp_path / "z.parquet"), *line[3:])[0] == 0
     assert "assumed_source" not in provenance.read(parquet.read_schema(tmp_path / "z.parquet"))
@@ -127,7 +127,7 @@ def test_pairs_of_another_encoder_are_rejected(ea, known, toy_root, tmp_path, co
     line += ["--pairs", write_said_pairs(tmp_path / "p.parquet", SAYS_OTHER)]
     code, out, err = ea(*line)
     assert code == 1
-    assert all(told in out + err for told in BOTH)
+    assert all(fact in out + err for fact in BOTH)
     assert ea(*line, "--assume-source")[0] == 0
 
 

@@ -1,4 +1,4 @@
-"""Mutated entries and checkpoints, and what a stranger's registry may claim: a named error, or what was published."""
+"""Mutated entries, checkpoints and indexes give a named error or the published values."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ NAME = "toy-a--toy-b--small"
 
 @pytest.fixture
 def root(toy_root, tmp_path) -> Path:
-    """A registry that a test may break."""
+    """A registry that the test may damage."""
     return Path(shutil.copytree(toy_root, tmp_path / "registry"))
 
 
@@ -107,12 +107,12 @@ CLAIMS = {
 
 @pytest.mark.parametrize("kind", CLAIMS)
 def test_impossible_facts_are_rejected(root, kind):
-    old, new, told = CLAIMS[kind]
+    old, new, message = CLAIMS[kind]
     file = root / NAME / "entry.toml"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
-    with pytest.raises(BadEntry, match=told):
+    with pytest.raises(BadEntry, match=message):
         read_entry(file.parent)
 
 

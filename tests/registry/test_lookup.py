@@ -30,7 +30,7 @@ def test_aliases_and_full_ids_load_the_same_adapter(toy_root):
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "flavor", "told"),
+    ("source", "target", "flavor", "message"),
     [
         ("toy-aa", "toy-b", None, r"No model space is named 'toy-aa'. Did you mean toy-a"),
         ("toy-a", "zzz", None, r"No model space is named 'zzz'. Known: "),
@@ -38,8 +38,8 @@ def test_aliases_and_full_ids_load_the_same_adapter(toy_root):
         ("toy-a", "toy-b", "smal", r"no flavor 'smal'. Did you mean small\?"),
     ],
 )
-def test_an_unknown_name_gets_suggestions(two_flavors, source, target, flavor, told):
-    with pytest.raises(UnknownName, match=told):
+def test_an_unknown_name_gets_suggestions(two_flavors, source, target, flavor, message):
+    with pytest.raises(UnknownName, match=message):
         load(source, target, flavor=flavor, root=two_flavors)
 
 
@@ -67,7 +67,7 @@ def test_a_missing_registry_folder_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ('family = "linear"', "", "lacks family"),
         ('family = "linear"', "family = 3", "wrong type for family"),
@@ -77,13 +77,13 @@ def test_a_missing_registry_folder_is_an_error(tmp_path):
         ("d_in = 8", "d_in = 9", r"out.query.kernel.values has shape \(8, 12\), expected \(9, 12\)"),
     ],
 )
-def test_a_broken_entry_says_which_key_is_wrong(toy_root, tmp_path, old, new, told):
+def test_a_broken_entry_says_which_key_is_wrong(toy_root, tmp_path, old, new, message):
     root = shutil.copytree(toy_root, tmp_path / "registry")
     file = root / "toy-a--toy-b--small" / "entry.toml"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load("toy-a", "toy-b", root=root)
 
 

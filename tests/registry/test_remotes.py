@@ -1,4 +1,4 @@
-"""Registries on the hub: published, added, listed, fetched once and whole; every failure is one sentence."""
+"""Registries on the hub: publishing, adding, listing and downloading; every failure is one sentence."""
 
 import json
 import re
@@ -27,7 +27,7 @@ FIND = "from ea_jax.registry.routes import resolve_route; print(resolve_route(['
 
 
 class Served(NamedTuple):
-    """A hub, and runs of `ea-jax` (or of Python, where a line of it is given) that ask it."""
+    """A stand-in for the hub, and a function that runs `ea-jax` or Python code against it."""
 
     hub: FakeHub
     run: Callable[..., subprocess.CompletedProcess[str]]
@@ -35,7 +35,7 @@ class Served(NamedTuple):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
-    """An empty hub, and commands whose caches and configuration are in the folder."""
+    """An empty hub, and a function that runs commands with caches and configuration in the folder."""
     (folder / "spaces").mkdir(parents=True, exist_ok=True)
     (folder / "spaces" / "spaces.toml").write_text(TOY_SPACES)
     with hub() as fake_hub:
@@ -62,7 +62,7 @@ def folder(toy_root, tmp_path) -> Path:
 
 
 class Added(NamedTuple):
-    """What is there after the toy adapter was published and its registry added."""
+    """The state after publishing the toy adapter and adding its registry."""
 
     folder: Path
     repositories: dict[str, dict[str, bytes]]
@@ -80,7 +80,7 @@ def once(toy_root, tmp_path_factory) -> Added:
 
 @pytest.fixture
 def added(once, tmp_path):
-    """A registry on the hub that has the toy adapter and was added."""
+    """An added registry on the hub with the toy adapter."""
     shutil.copytree(once.folder, tmp_path, dirs_exist_ok=True)
     with serving(tmp_path) as found:
         found.hub.repositories = {name: dict(files) for name, files in once.repositories.items()}
@@ -143,7 +143,7 @@ def test_a_dry_run_lists_files_without_contacting_the_hub(served, folder):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("gated", "is gated: accept its terms"),
         ("missing", "nor a repository on the hub"),
@@ -155,7 +155,7 @@ def test_a_dry_run_lists_files_without_contacting_the_hub(served, folder):
         ("no network", "could not be fetched from the hub"),
     ],
 )
-def test_a_failed_download_is_one_sentence_and_leaves_nothing(added, fault, told, tmp_path):
+def test_a_failed_download_is_one_sentence_and_leaves_nothing(added, fault, message, tmp_path):
     fake_hub, run = added
     code = f"import ea_jax\n%stry:\n {FIND}\nexcept ea_jax.EaJaxError as e: print(e)"
     broken, more = "", {}
@@ -171,7 +171,7 @@ def test_a_failed_download_is_one_sentence_and_leaves_nothing(added, fault, told
     else:
         fake_hub.faults["/resolve/"] = fault
     found = run(python=code % broken, HF_HUB_DOWNLOAD_TIMEOUT="2", **more)
-    assert told in found.stdout, found.stderr
+    assert message in found.stdout, found.stderr
     assert found.stdout.count("\n") == 1
     assert [path.name for path in cached(tmp_path)] == ["index.json"]
     fake_hub.faults.clear()
@@ -238,13 +238,13 @@ def test_a_registry_stays_at_its_pinned_commit(added):
 
 def test_an_adapter_on_the_hub_is_known_before_its_download(added):
     fake_hub, run = added
-    told = json.loads(run("info", NAME, "--json").stdout)
-    assert (told["source"], told["flavor"]) == ("toy/source", "small")
-    assert told["found"]["registry"].startswith(f"hf:{REPO}@")
-    assert "not yet" in told["fetched"]
+    message = json.loads(run("info", NAME, "--json").stdout)
+    assert (message["source"], message["flavor"]) == ("toy/source", "small")
+    assert message["found"]["registry"].startswith(f"hf:{REPO}@")
+    assert "not yet" in message["fetched"]
     found = run("check", NAME)
     assert (found.returncode, found.stdout) == (1, "")
-    assert "was not fetched yet. Load it once" in found.stderr
+    assert "was not downloaded yet. Load it once" in found.stderr
     assert "toy-a -> toy-b" in run("paths", "toy-a", "toy-b").stdout
     assert not [path for path in fake_hub.requests if "/params/" in path]
     assert run(python=FIND).stdout == "12\n"
@@ -274,10 +274,10 @@ def test_a_refusal_of_the_hub_is_one_sentence(served, folder):
     fake_hub.faults["/commit/"] = "refused"
     found = run("publish", str(folder), f"hf:{REPO}")
     assert (found.returncode, found.stdout) == (1, "")
-    told = found.stderr.splitlines()[-1]
-    assert told.startswith(f"ea-jax: {REPO} could not be uploaded to the hub (")
-    assert "403" in told
-    assert told.endswith("Nothing was uploaded; log in with `hf auth login`, or try again.")
+    message = found.stderr.splitlines()[-1]
+    assert message.startswith(f"ea-jax: {REPO} could not be uploaded to the hub (")
+    assert "403" in message
+    assert message.endswith("Nothing was uploaded; log in with `hf auth login`, or try again.")
 
 
 @pytest.mark.parametrize("address", ["owner/name", "hf:name", "hf:a/b/c", "hf:../x/y", "https://x/y"])
@@ -300,9 +300,9 @@ INDEXES = {
 
 @pytest.mark.parametrize("kind", INDEXES)
 def test_a_hostile_index_is_rejected(tmp_path, kind):
-    content, told = INDEXES[kind]
+    content, message = INDEXES[kind]
     (tmp_path / "index.json").write_text(json.dumps(content))
-    with pytest.raises(BadEntry, match=told):
+    with pytest.raises(BadEntry, match=message):
         read_index(tmp_path / "index.json")
 
 

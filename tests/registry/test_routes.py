@@ -34,13 +34,13 @@ DETOUR = ("toy-a", "toy-b", "toy-c")
 
 
 def metrics(recall: float) -> dict:
-    """What `evaluate` gives, with one figure that matters."""
+    """Metrics with one recall."""
     row = {"cosine": 0.5, "recall@1": 0.1, "recall@5": 0.2, "recall@10": recall}
     return {"in-domain": dict.fromkeys(("store", "query", "keep_source"), row)}
 
 
 def write_three_spaces(root: Path, direct: bool = False) -> Path:
-    """A registry folder of three toy spaces: a to b in one flavor, b to c in two, c to b; and a to c if asked for."""
+    """A registry folder of three toy spaces: a to b in one flavor, b to c in two, c to b, and optionally a to c."""
     root.mkdir(parents=True)
     (root / "spaces.toml").write_text(TOY_SPACES + THIRD)
     x, y = toy_pairs()
@@ -61,7 +61,7 @@ def write_three_spaces(root: Path, direct: bool = False) -> Path:
 
 
 def write_paths(root: Path, recall: dict[str, float], **changes) -> None:
-    """Say that the detour from a to c was measured, with the adapters that are there."""
+    """Record a measured recall for the route from a to c over b."""
     params = [params_digest(entry) for entry in resolve_route(DETOUR, "large", root)]
     facts = {"spaces": list(DETOUR), "flavor": "large", "params": params, "recall": recall} | changes
     (root / FILE).write_text(tomli_w.dumps({"path": [facts]}))
@@ -74,14 +74,14 @@ def _made(tmp_path_factory):
 
 @pytest.fixture
 def root(_made):
-    """A registry with a direct adapter and a detour, of which nothing is measured yet."""
+    """A registry with a direct adapter and a route of two hops, which was not measured."""
     yield _made
     (_made / FILE).unlink(missing_ok=True)
 
 
 @pytest.fixture
 def apart(root):
-    """The same without its direct adapter."""
+    """The same without the direct adapter."""
     file = root / "toy-a--toy-c--small" / "entry.toml"
     away = file.rename(file.with_suffix(".away"))
     yield root
@@ -127,16 +127,16 @@ def test_recall_measured_with_other_parameters_is_ignored(root):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[[path]]\nspaces = []\nparams = []", "paths.toml lacks recall"),
         ("[[path]]\nspaces = 'a'\nparams = []\nrecall = {}", "paths.toml has the wrong type for spaces"),
         ("[[path]", "paths.toml cannot be read as TOML"),
     ],
 )
-def test_a_broken_file_of_routes_is_explained(root, text, told):
+def test_a_broken_file_of_routes_is_explained(root, text, message):
     (root / FILE).write_text(text)
-    with pytest.raises(BadEntry, match=told):
+    with pytest.raises(BadEntry, match=message):
         list_routes(root=root)
 
 
@@ -144,8 +144,8 @@ def test_without_a_direct_adapter_the_error_suggests_a_route(apart):
     with pytest.raises(UnknownName, match=r"ea-jax paths toy-a toy-c` lists .* none of which was measured\.$"):
         load("toy-a", "toy-c", root=apart)
     write_paths(apart, {"in-domain": 0.75})
-    told = r'No adapter .*R@10 of 0.750 in-domain: load\("toy-a", "toy-c", via="toy-b", flavor="large"\)\.$'
-    with pytest.raises(UnknownName, match=told):
+    message = r'No adapter .*R@10 of 0.750 in-domain: load\("toy-a", "toy-c", via="toy-b", flavor="large"\)\.$'
+    with pytest.raises(UnknownName, match=message):
         load("toy-a", "toy-c", root=apart)
     with pytest.raises(UnknownName, match=r"makes one from pairs\.$"):
         load("toy-c", "toy-a", root=apart)
@@ -169,12 +169,12 @@ def test_the_command_shows_recall_and_what_is_not_measured(ea, apart, monkeypatc
     code, out, err = ea("paths", "toy-a", "toy-c")
     assert (code, err) == (0, "")
     assert out == (
-        "route                    flavor  R@10 in-domain  against the direct one\n"
+        "route                    flavor  R@10 in-domain  difference to direct\n"
         "toy-a -> toy-b -> toy-c  large   0.750           no direct adapter\n"
     )
     assert "toy-b -> toy-c  small" in ea("paths", "toy-b", "--hops", "1")[1]
-    assert ea("paths", "toy-c", "toy-a") == (0, "", "ea-jax: no such route is there.\n")
-    assert ea("paths", "toy-a", "toy-c", "--hops", "1") == (0, "", "ea-jax: no such route is there.\n")
+    assert ea("paths", "toy-c", "toy-a") == (0, "", "ea-jax: There is no such route.\n")
+    assert ea("paths", "toy-a", "toy-c", "--hops", "1") == (0, "", "ea-jax: There is no such route.\n")
     assert ea("paths", "--hops", "3")[0] == 2
 
 
