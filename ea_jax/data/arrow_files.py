@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from ea_jax.data.blocks import Block, Cut, Hints, even_cuts, readable, recut
+from ea_jax.data.blocks import Block, Cut, Hints, cut_evenly, readable, recut
 
 READ = 4096  # rows decoded together
 MAGIC = b"ARROW1"  # at the start of IPC files; streams lack it
@@ -18,9 +18,9 @@ def describe(path: Path, part_rows: int, hints: Hints) -> tuple[pa.Schema, list[
     with readable(path):
         if path.suffix == ".parquet":
             with _open_parquet(path) as file:
-                return file.schema_arrow, even_cuts(file.metadata.num_rows, part_rows)
+                return file.schema_arrow, cut_evenly(file.metadata.num_rows, part_rows)
         with _open_ipc(path) as (schema, batches):
-            return schema, even_cuts(sum(map(len, batches)), part_rows)
+            return schema, cut_evenly(sum(map(len, batches)), part_rows)
 
 
 def blocks(path: Path, schema: pa.Schema, cuts: Sequence[Cut], size: int, hints: Hints) -> Iterator[tuple[int, Block]]:

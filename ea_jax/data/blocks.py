@@ -62,23 +62,23 @@ def readable(path: Path) -> Iterator[None]:
         raise BadInput(f"{path} cannot be read: {message}.") from error
 
 
-def even_cuts(rows: int, part_rows: int) -> list[Cut]:
+def cut_evenly(rows: int, part_rows: int) -> list[Cut]:
     """Cut rows into ranges of equal length. A file without rows has one empty range."""
     return [Cut(start, min(rows, start + part_rows)) for start in range(0, max(rows, 1), part_rows)]
 
 
-def stored_type(kind: pa.DataType) -> pa.DataType:
+def ordinary_type(kind: pa.DataType) -> pa.DataType:
     """Replace views, which few functions accept, by ordinary strings, bytes and lists."""
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.string() if kind == pa.string_view() else pa.binary()
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(stored_type(field.type)) for field in kind])
+        return pa.struct([field.with_type(ordinary_type(field.type)) for field in kind])
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(stored_type(kind.value_type)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(ordinary_type(kind.value_type)), kind.list_size)
     if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
-        return pa.large_list(kind.value_field.with_type(stored_type(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(ordinary_type(kind.value_type)))
     if pa.types.is_list(kind) or pa.types.is_list_view(kind):
-        return pa.list_(kind.value_field.with_type(stored_type(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(ordinary_type(kind.value_type)))
     return kind
 
 
@@ -89,12 +89,12 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     columns = []
     for field in schema:
         at = batch.schema.get_field_index(field.name)
-        column = pa.nulls(len(batch), field.type) if at < 0 else without_view(batch.column(at))
+        column = pa.nulls(len(batch), field.type) if at < 0 else view_to_list(batch.column(at))
         columns.append(column if column.type.equals(field.type) else column.cast(field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def without_view(column: pa.Array) -> pa.Array:
+def view_to_list(column: pa.Array) -> pa.Array:
     """Convert a list view to a list. Arrow's own cast gives too short a buffer of offsets."""
     large = pa.types.is_large_list_view(column.type)
     if not large and not pa.types.is_list_view(column.type):
@@ -122,13 +122,13 @@ def recut(
                 available += len(batch)
             table = pa.Table.from_batches(pending, schema)
             pending, available = table.slice(rows).to_batches(), available - rows
-            yield number, Block(one_batch(table.slice(0, rows)), np.arange(start, start + rows), {})
+            yield number, Block(combine_batches(table.slice(0, rows)), np.arange(start, start + rows), {})
             start += rows
             if not rows:
                 break
 
 
-def one_batch(table: pa.Table) -> pa.RecordBatch:
+def combine_batches(table: pa.Table) -> pa.RecordBatch:
     """Combine a table into one batch."""
     batches = table.combine_chunks().to_batches()
     if len(batches) == 1:

@@ -14,7 +14,7 @@ import pyarrow.compute
 from jaxtyping import Bool
 
 from ea_jax.data import provenance
-from ea_jax.data.blocks import without_view
+from ea_jax.data.blocks import view_to_list
 from ea_jax.data.text_files import parse_json
 from ea_jax.embeddings import VectorRule, check_rows
 from ea_jax.errors import BadInput
@@ -28,7 +28,7 @@ TEXT_NAMES = ("text", "content", "document", "texts", "contents", "documents", "
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns, as the user gives them; those that are None are found.
+    """Names of columns that the user gives. A column that is None is found by its type and its name.
 
     Attributes:
         source: Column of the source vectors.
@@ -174,7 +174,7 @@ def _plain(column: pa.Array) -> pa.Array:
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return column.cast(pa.string()) if column.type == pa.string_view() else without_view(column)
+    return column.cast(pa.string()) if column.type == pa.string_view() else view_to_list(column)
 
 
 def check_vectors(column: pa.Array, rule: VectorRule, scale: pa.Array | None = None) -> Checked:
@@ -232,7 +232,8 @@ def _parse_texts(column: pa.Array, width: int | None) -> tuple[pa.Array, dict[in
     texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
     texts = pc.replace_substring_regex(texts, r"(?s)^\{(.*)\}$", r"[\1]")
     lost = pc.match_substring(texts, "...")
-    listed = pc.and_(pc.starts_with(texts, "["), pc.invert(lost)).fill_null(False).to_numpy(zero_copy_only=False)
+    numeric = pc.match_substring_regex(texts, r'^\[[^\[\]{}"]*\]$')
+    listed = pc.and_(numeric, pc.invert(lost)).fill_null(False).to_numpy(zero_copy_only=False)
     reasons = {int(row): "the text holds '...': its numbers were lost when it was written" for row in _true(lost)}
     rows, kind = np.flatnonzero(listed), pa.list_(pa.float64())
     lines = pc.replace_substring_regex(texts.filter(pa.array(listed)), r"\s", " ")
@@ -275,13 +276,21 @@ def _parse_bytes(column: pa.Array, width: int | None) -> tuple[pa.Array, dict[in
     x, valid = np.zeros((len(column), d), np.float32), np.zeros(len(column), bool)
     for dtype in ("<f4", "<f2"):
         rows = (sizes == d * np.dtype(dtype).itemsize) & (sizes > 0)
-        content = b"".join(column.filter(pa.array(rows)).to_pylist())
-        x[rows], valid = np.frombuffer(content, dtype).reshape(-1, d), valid | rows
+        x[rows], valid = np.frombuffer(_content(column.filter(pa.array(rows))), dtype).reshape(-1, d), valid | rows
     reasons = {
         int(row): f"the value has {sizes[row]} bytes; a vector of width {d} takes {4 * d} or {2 * d}"
         for row in np.flatnonzero(~valid & (sizes > 0))
     }
     return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), d, mask=pa.array(~valid)), reasons
+
+
+def _content(column: pa.Array) -> bytes | memoryview:
+    """Return the bytes of all rows, none of which is null."""
+    _, offsets, content = column.buffers()
+    if not len(column):
+        return b""
+    ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    return memoryview(content)[ends[0] : ends[-1]]
 
 
 def check_texts(column: pa.Array) -> Checked:
@@ -298,8 +307,8 @@ def check_texts(column: pa.Array) -> Checked:
     return Checked([text for row, text in enumerate(texts) if row not in reasons], good, reasons)
 
 
-def text_values(column: pa.Array, where: str = "The column") -> list[str | None]:
-    """Return strings.
+def to_strings(column: pa.Array, where: str = "The column") -> list[str | None]:
+    """Convert a column to strings.
 
     Raises:
         BadInput: The column holds other values.
@@ -310,8 +319,8 @@ def text_values(column: pa.Array, where: str = "The column") -> list[str | None]
     return column.to_pylist()
 
 
-def labels(column: pa.Array, where: str) -> list[str | None]:
-    """Return strings or integers as strings.
+def to_labels(column: pa.Array, where: str) -> list[str | None]:
+    """Convert strings or integers to strings.
 
     Raises:
         BadInput: The column holds other values.
@@ -324,8 +333,8 @@ def labels(column: pa.Array, where: str) -> list[str | None]:
     return column.cast(pa.string()).to_pylist()
 
 
-def flags(column: pa.Array, where: str) -> list[bool | None]:
-    """Return booleans, also written as `true`, `false`, `1` or `0` in text.
+def to_flags(column: pa.Array, where: str) -> list[bool | None]:
+    """Convert booleans, or the texts `true`, `false`, `1` and `0`, to booleans.
 
     Raises:
         BadInput: The column holds other values.

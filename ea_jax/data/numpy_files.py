@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.data.blocks import Block, Cut, Hints, even_cuts, readable, recut
+from ea_jax.data.blocks import Block, Cut, Hints, cut_evenly, readable, recut
 from ea_jax.errors import BadInput
 
 READ = 4096  # rows converted together
@@ -33,14 +33,14 @@ def describe(path: Path, part_rows: int, hints: Hints) -> tuple[pa.Schema, list[
         if path.suffix == ".npy":
             array = _open_npy(path)
             schema = pa.schema({hints.vectors: _arrow_type(array.dtype, array.shape, path)})
-            return schema, even_cuts(len(array), part_rows)
+            return schema, cut_evenly(len(array), part_rows)
         members = _members(path)
     lengths = {name: member.shape[0] for name, member in members.items()}
     if len(set(lengths.values())) != 1:
         rows = ", ".join(f"{name} {length:,}" for name, length in lengths.items()) or "none"
         raise BadInput(f"{path} holds arrays of unequal length, which must be row-aligned: {rows}.")
     schema = pa.schema({name: _arrow_type(member.dtype, member.shape, path) for name, member in members.items()})
-    return schema, even_cuts(next(iter(lengths.values())), part_rows)
+    return schema, cut_evenly(next(iter(lengths.values())), part_rows)
 
 
 def blocks(path: Path, schema: pa.Schema, cuts: Sequence[Cut], size: int, hints: Hints) -> Iterator[tuple[int, Block]]:

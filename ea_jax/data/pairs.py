@@ -17,12 +17,12 @@ from ea_jax.data.columns import (
     TEXT_NAMES,
     Columns,
     check_vectors,
-    flags,
     get_column,
     is_vectors,
-    labels,
     scale_column,
-    text_values,
+    to_flags,
+    to_labels,
+    to_strings,
 )
 from ea_jax.data.tables import Tables, open_tables, read_rows
 from ea_jax.embeddings import VectorRule, require_rows
@@ -176,7 +176,7 @@ def read_roles(
                     part, reasons = checked.values, checked.reasons
                     rules[name] = rules[name].of_width(part.shape[1]) if len(part) else rules[name]
                 else:
-                    part = (flags if name == "query" else text_values if name == "text" else labels)(array, where)
+                    part = (to_flags if name == "query" else to_strings if name == "text" else to_labels)(array, where)
                     reasons = {part.index(None): NULL} if None in part else {}
                 for row, why in reasons.items():
                     raise BadInput(f"{where}, row {block.rows[row]}: {why}.")
@@ -192,7 +192,7 @@ def read_roles(
 def _pair_roles(tables: Tables, columns: Columns) -> dict[str, str]:
     """Return the column of each role, known before any row is read."""
     schema = tables.schema
-    text, x, y = named_columns(schema, columns)
+    text, x, y = find_named_columns(schema, columns)
     if y is None:
         others = [name for name in schema.names if name != x and is_vectors(schema.field(name).type)]
         y = tables.select(others).find(None, texts=False, argument="target_column") if others else None
@@ -201,7 +201,7 @@ def _pair_roles(tables: Tables, columns: Columns) -> dict[str, str]:
     return find_roles(tables, {"text": text, "x": x, "y": y}, (*NAMES, "query"))
 
 
-def named_columns(schema: pa.Schema, columns: Columns) -> tuple[str | None, str | None, str | None]:
+def find_named_columns(schema: pa.Schema, columns: Columns) -> tuple[str | None, str | None, str | None]:
     """Return the columns of text, x and y that are named by the user or by their usual names, without a search."""
     text = columns.text or next((name for name in TEXT_NAMES if name in schema.names), None)
     x = columns.source or ("x" if "x" in schema.names else None)

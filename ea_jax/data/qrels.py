@@ -8,7 +8,7 @@ from typing import Any
 
 from ea_jax.data.blocks import Hints
 from ea_jax.data.columns import Columns, is_vectors
-from ea_jax.data.pairs import find_roles, named_columns, read_roles
+from ea_jax.data.pairs import find_named_columns, find_roles, read_roles
 from ea_jax.data.tables import open_tables
 from ea_jax.embeddings import VectorRule
 from ea_jax.errors import BadInput
@@ -33,7 +33,7 @@ def read_columns(
     """
     columns = columns or Columns()
     tables = open_tables([path], hints=Hints(vectors, delimiter=columns.delimiter))
-    text, x, y = named_columns(tables.schema, columns)
+    text, x, y = find_named_columns(tables.schema, columns)
     named = {"text": text, "x": x, "y": y}
     if named[vectors] is None and any(is_vectors(field.type) for field in tables.schema if field.name not in (x, y)):
         named[vectors] = tables.find(None, texts=False)

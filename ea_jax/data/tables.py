@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ea_jax.data import arrow_files, numpy_files, provenance, text_files
-from ea_jax.data.blocks import Block, Cut, Hints, stored_type
+from ea_jax.data.blocks import Block, Cut, Hints, ordinary_type
 from ea_jax.data.columns import find_column
 from ea_jax.errors import BadInput
 
@@ -153,7 +153,7 @@ def open_tables(names: Sequence[str | Path], *, part_rows: int = WHOLE, hints: H
     files, parts, schema, hints = find_files(names), [], None, hints or Hints()
     for file in files:
         described, cuts = READERS[file_format(file)].describe(file, part_rows, hints)
-        stored = pa.schema([field.with_type(stored_type(field.type)) for field in described], described.metadata)
+        stored = pa.schema([field.with_type(ordinary_type(field.type)) for field in described], described.metadata)
         schema = stored if schema is None else _unify(schema, stored, file, files[0])
         parts += [(file, cut) for cut in cuts]
     assert schema is not None

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, json
 
-from ea_jax.data.blocks import Block, Cut, Hints, one_batch, readable
+from ea_jax.data.blocks import Block, Cut, Hints, combine_batches, readable
 from ea_jax.errors import BadInput
 
 READ = 1 << 22  # bytes
@@ -59,11 +59,11 @@ def blocks(path: Path, schema: pa.Schema, cuts: Sequence[Cut], size: int, hints:
             for number, cut in enumerate(cuts):
                 row = cut.start
                 if cut.start == cut.stop:
-                    yield number, Block(one_batch(schema.empty_table()), np.arange(0), {})
+                    yield number, Block(combine_batches(schema.empty_table()), np.arange(0), {})
                 for lines in _chunks(stream, cut, path, kind):
                     table, bad = parse(lines)
                     rows = np.delete(np.arange(len(table) + len(bad)), list(bad)) + row
-                    reasons, batch = {row + at: why for at, why in bad.items()}, one_batch(table)
+                    reasons, batch = {row + at: why for at, why in bad.items()}, combine_batches(table)
                     for start in range(0, max(len(rows), 1), size):
                         part = slice(start, start + size)
                         yield number, Block(batch.slice(start, size), rows[part], {} if start else reasons)
@@ -80,15 +80,16 @@ def _open(path: Path, hints: Hints, at: int = 0) -> Iterator[Any]:
     with pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None) as stream:
         if _suffix(path) == ".json":
             stream = pa.BufferReader(_json_lines(stream.read(), hints))
-        first = stream.read(min(at, 2)) if at else b""
-        left = at - len(first)
-        while left > 0 and (skipped := stream.read(min(left, READ))):
-            left -= len(skipped)
+        if stream.seekable():
+            stream.seek(at)
+        else:
+            while at > 0 and (skipped := stream.read(min(at, READ))):
+                at -= len(skipped)
         yield stream
 
 
 def _json_lines(content: bytes, hints: Hints) -> bytes:
-    """Convert a JSON array, or an object that holds one or that holds columns, to NDJSON. Lines stay as they are."""
+    """Convert to NDJSON: an array, an object of columns, or an object with an array. Other content is kept."""
     content = content.removeprefix(BOM)
     try:
         value = plain_json.loads(content)
@@ -111,7 +112,7 @@ def _json_lines(content: bytes, hints: Hints) -> bytes:
 
 
 def _scan(stream: Any, part_rows: int, at: int, kind: str) -> list[Cut]:
-    """Find where each part starts. Line ends within quotes of CSV end no row; blank lines are rows of text alone."""
+    """Find where each part starts. Quoted line ends of CSV end no row. Blank lines are rows in plain text only."""
     quoted, starts, row, base, pending, inside = kind in CSV, [at], 0, at, 0, 0
     while read := stream.read(READ):
         block = np.frombuffer(read, np.uint8)
@@ -221,7 +222,7 @@ def _read_header(path: Path, hints: Hints) -> tuple[list[str], str, int]:
 
 
 def detect_delimiter(sample: str) -> str:
-    """Choose the delimiter that gives most rows of a sample the number of fields of the header, which is over one."""
+    """Choose the delimiter that splits the header of a sample, and most rows into as many fields as the header."""
     lines = sample.splitlines()[:100]
 
     def score(delimiter: str) -> tuple[bool, float, int]:
@@ -233,7 +234,7 @@ def detect_delimiter(sample: str) -> str:
 
 
 def _infer(lines: bytes) -> pa.Schema:
-    """Return a schema for lines of JSON. Of lines that do not fit together, the halves are inferred apart."""
+    """Infer a schema for lines of JSON. Lines that Arrow cannot read together are halved, and their schemas unified."""
     try:
         table = _read_json(lines, None)
         return pa.schema([field.with_type(_undated(field.type)) for field in table.schema])
@@ -243,7 +244,7 @@ def _infer(lines: bytes) -> pa.Schema:
 
 
 def _undated(kind: pa.DataType) -> pa.DataType:
-    """Arrow finds dates in strings; they stay strings."""
+    """Replace the dates that Arrow finds in strings: they stay strings."""
     if any(is_date(kind) for is_date in DATES):
         return pa.string()
     if pa.types.is_list(kind):
@@ -254,7 +255,7 @@ def _undated(kind: pa.DataType) -> pa.DataType:
 
 
 def _widen(a: pa.Schema, b: pa.Schema) -> pa.Schema:
-    """Unify two schemas. Of types that cannot be unified, a list goes before a string, and that before any other."""
+    """Unify two schemas. Of two types without a common one, keep the list, else the string, else the first."""
     for name in set(a.names) & set(b.names):
         kinds = [pa.schema({name: schema.field(name).type}) for schema in (a, b)]
         try:
@@ -270,7 +271,7 @@ def _rank(kind: pa.DataType) -> int:
 
 
 def parse_json(lines: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[int, str]]:
-    """Parse lines of JSON, blank ones left out. Returns the rows that fit, and the reason for each other row."""
+    """Parse lines of JSON, ignoring blank ones. Returns the rows of the schema, and the reason for each other row."""
     try:
         return _read_json(lines, schema), {}
     except pa.ArrowInvalid as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ea_jax.data.blocks import Hints
-from ea_jax.data.columns import get_column, labels, text_values
+from ea_jax.data.columns import get_column, to_labels, to_strings
 from ea_jax.data.tables import open_tables, read_rows, row_name
 from ea_jax.errors import BadInput
 
@@ -46,7 +46,7 @@ def read_texts(
         BadInput: A file is missing or unreadable, a text is empty, only some rows have a group, or there are no texts.
             The message names the file and the row.
     """
-    texts: list[str] = []
+    texts: list[Any] = []
     groups: list[str] = []
     grouped: bool | None = None
     for path in paths:
@@ -96,8 +96,8 @@ def _file_rows(path: Path, column: str | None, delimiter: str | None) -> Iterato
     column, has_group = tables.find(column, texts=True), GROUP in tables.schema.names
     tables = tables.select([column, *[GROUP] * has_group])
     for file, block in read_rows(tables):
-        texts = text_values(get_column(block.batch, column))
-        groups = labels(block.batch.column(GROUP), f"{file}, column {GROUP}") if has_group else [None] * len(texts)
+        texts = to_strings(get_column(block.batch, column))
+        groups = to_labels(block.batch.column(GROUP), f"{file}, column {GROUP}") if has_group else [None] * len(texts)
         for row, text, group in zip(block.rows.tolist(), texts, groups, strict=True):
             yield has_group, row_name(file, row), text, group
 

@@ -60,9 +60,9 @@ def has_vectors(path: Path, columns: Columns | None = None) -> bool:
         BadInput: The file is unreadable, or has neither vectors nor texts.
     """
     columns = columns or Columns()
-    tables = open_tables([path], hints=Hints(delimiter=columns.delimiter))
     if columns.source or columns.text:
         return columns.source is not None
+    tables = open_tables([path], hints=Hints(delimiter=columns.delimiter))
     try:
         tables.find(None, texts=False, names=("x",))
     except BadInput as error:

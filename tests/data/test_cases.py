@@ -157,6 +157,7 @@ def test_vectors_as_text_are_parsed(tmp_path, form, name):
         ("[0.1 0.2 ... 0.3]", r"the text holds '\.\.\.': its numbers were lost"),
         ("[0.1, oops]", "the text is not a list of numbers"),
         ("[0.1, 0.2]", "the vector has width 2, but the first has width 8"),
+        ('[0.1], "w": [0.2]', "the text is neither a list of numbers nor base64"),
         ("0.1, 0.2", "the text is neither a list of numbers nor base64"),
         ("[1e999, 0, 0, 0, 0, 0, 0, 0]", "the text is not a list of numbers"),
         (None, "the value is null"),
