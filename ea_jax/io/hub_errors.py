@@ -54,7 +54,9 @@ def explain_hub_errors(
             raise Unavailable(offline) from error
         raise Unavailable(f"{repo} {failure} ({_reason(error)}). {advice}") from error
     except EntryNotFoundError as error:
-        raise Unavailable(f"{repo} lacks a file that it should have ({_reason(error)}). Tell its makers.") from error
+        raise Unavailable(
+            f"{repo} lacks a file that it should have ({_reason(error)}). Report it to the maintainers."
+        ) from error
     except Exception as error:  # the client passes on whatever its transport raises
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unavailable(f"There is no room on the disk for {repo}. Free some, then try again.") from error

@@ -96,11 +96,11 @@ def list_routes(
     start, end = (find_space(name, root).id if name else None for name in (source, target))
     names = {space.id: space.alias for space in list_spaces(root)}
     pairs = _group_pairs(root, remote)
-    found = [_one_hop(entry, names) for pair in pairs.values() for entry in pair.values()]
+    candidates = [_one_hop(entry, names) for pair in pairs.values() for entry in pair.values()]
     if hops > 1:
-        found += _two_hops(pairs, _read_measured(root), names)
+        candidates += _two_hops(pairs, _read_measured(root), names)
     start, end = (names.get(space, space) if space else None for space in (start, end))
-    matches = [r for r in found if start in (None, r.spaces[0]) and end in (None, r.spaces[-1])]
+    matches = [r for r in candidates if start in (None, r.spaces[0]) and end in (None, r.spaces[-1])]
     return sorted(matches, key=_sort_key)
 
 
