@@ -9,7 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_jax.cli import about, catalog, drift, embed, evaluate, fit, identify, map, pairs, publish, remotes, unpublish
+from ea_jax.cli import (
+    about,
+    catalog,
+    drift,
+    embed,
+    evaluate,
+    fit,
+    identify,
+    map,
+    pairs,
+    publish,
+    remotes,
+    serve,
+    unpublish,
+)
 from ea_jax.cli.output import show_messages
 from ea_jax.errors import EaJaxError
 
@@ -31,7 +45,7 @@ def _first_paragraph(command: Callable[..., Any]) -> str:
     return " ".join((getdoc(command) or "").split("\n\n")[0].split())
 
 
-for group in (embed, map, drift, identify, pairs, fit, evaluate, catalog, remotes, publish, unpublish, about):
+for group in (embed, map, serve, drift, identify, pairs, fit, evaluate, catalog, remotes, publish, unpublish, about):
     for command, name in group.COMMANDS.items():
         app.command(name, short_help=_first_paragraph(command))(command)
 

@@ -1,0 +1,1 @@
+"""An endpoint with the embeddings API of OpenAI, which serves adapted encoders."""

@@ -1,0 +1,78 @@
+"""Load adapters by name and serve them with uvicorn."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import uvicorn
+
+from ea_jax.adapters.spec import Purpose
+from ea_jax.encoders.encoder import Encoder
+from ea_jax.integrations.adapted_encoder import Names, adapt_encoder
+from ea_jax.integrations.server.app import ServerConfig, create_app
+from ea_jax.integrations.server.models import Catalog, ServedModel, make_catalog, public_names
+from ea_jax.integrations.server.vocabulary import find_vocabulary
+from ea_jax.loading import load_source_encoder, resolve_entry
+from ea_jax.registry.spaces import find_space
+
+GRACE = 30  # seconds to answer accepted requests on shutdown
+
+
+class Address(NamedTuple):
+    """Address of the server."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+def load_catalog(adapters: Sequence[Names], purpose: Purpose = "query") -> Catalog:
+    """Load adapters. Adapters from the same source share one encoder.
+
+    The first adapter to a target is served under the name that the target's provider uses. Each is also served under
+    its own name, `<source>--<target>--<flavor>`.
+
+    Raises:
+        EaJaxError: As `ea_jax.load` and `ea_jax.load_encoder`; or an adapter is listed twice.
+    """
+    encoders: dict[tuple[str, str], Encoder] = {}
+    models: list[ServedModel] = []
+    for names in adapters:
+        entry = resolve_entry(*names)
+        space = find_space(entry.target, entry.path.parent)
+        name, aliases = public_names(space.id, space.aliases)
+        if name in [model.name for model in models]:
+            name, aliases = entry.name, ()
+        key = entry.source, entry.encoder["fingerprint"]
+        if key not in encoders:
+            encoders[key] = load_source_encoder(entry)
+        adapted = adapt_encoder(encoders[key], entry, names)
+        vocabulary = find_vocabulary(space.id.rpartition("/")[2])
+        models.append(ServedModel(name, (*aliases, entry.name), adapted, vocabulary, adapted.width < space.width))
+    return make_catalog(models, purpose)
+
+
+def serve(load: Callable[[], Catalog], config: ServerConfig, address: Address) -> None:
+    """Serve until SIGINT or SIGTERM, and answer the accepted requests before returning.
+
+    Raises:
+        Exception: The error of `load`.
+    """
+    errors: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        errors.append(error)
+        server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(load, config, fail),
+            host=address.host,
+            port=address.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+        )
+    )
+    server.run()
+    if errors:
+        raise errors[0]
