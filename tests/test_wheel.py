@@ -69,4 +69,5 @@ def test_it_carries_every_registry_file_and_nothing_of_the_workshop(wheel):
     tracked = subprocess.run(["git", "ls-files", "registry"], cwd=ROOT, capture_output=True, text=True, check=False)
     files = tracked.stdout.split() or [str(f.relative_to(ROOT)) for f in (ROOT / "registry").rglob("*") if f.is_file()]
     assert {file.replace("registry", "ea_jax/_registry", 1) for file in files} <= names
+    assert "haystack_integrations/components/embedders/ea_jax/text_embedder.py" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "build"))]
