@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import readme
+from ea_jax.errors import MissingDependency
 from tests.conftest import unit_rows
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,8 @@ FRONT_PAGE = (ROOT / "README.md").read_text()
 FOLDERS = [ROOT / name for name in ("benchmarks", "ea_jax", "registry")]
 DOCS = [ROOT / "README.md", *sorted(file for folder in FOLDERS for file in folder.glob("**/README.md"))]
 ELSEWHERE = {ROOT / "ea_jax" / "integrations" / "stores" / "README.md"}  # run on each engine by the tests of stores
+SERVER = "http://127.0.0.1:8000"  # the address in the README of `ea-jax serve`
+NOT_IN_TEST_EXTRA = ("langchain", "llama-index", "haystack", "mteb")
 BLOCK = re.compile(r"```([\w ]+)\n(.*?)```", re.S)
 
 
@@ -37,6 +41,17 @@ def commands() -> list[tuple[str, str]]:
     return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", console, re.M)
 
 
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """Run the server of `ea-jax serve --source minilm-plus --target oai-3-small`. Yields its address."""
+    from ea_jax.integrations.adapted_encoder import Names
+    from ea_jax.integrations.server.run import load_catalog
+    from tests.integrations.server.conftest import running
+
+    with running(lambda: load_catalog([Names("minilm-plus", "oai-3-small")])) as address:
+        yield address
+
+
 def matches(pattern: str, output: str) -> bool:
     """Whether an output is the one shown, where `...` stands for anything."""
     return bool(re.fullmatch("(?:.|\n)*?".join(map(re.escape, pattern.split("..."))), output))
@@ -47,18 +62,30 @@ def matches(pattern: str, output: str) -> bool:
 def test_the_python_blocks_run_in_order(minilm, file):
     names = {"texts": [f"note {i} of document {i % 20}" for i in range(200)]}
     names["vectors"] = unit_rows(np.random.default_rng(0), 200, 1536)
-    output = ""
-    for kind, text in blocks(file):
-        if kind == "python":
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                exec(compile(text, str(file), "exec"), names)
-            output = printed.getvalue()
-        elif kind == "output":
-            assert matches(text, output), output
+    output, missing = "", []
+    with contextlib.ExitStack() as stack:
+        for kind, text in blocks(file):
+            if kind == "python":
+                if SERVER in text:
+                    text = text.replace(SERVER, stack.enter_context(served()))
+                with contextlib.redirect_stdout(io.StringIO()) as printed:
+                    try:
+                        exec(compile(text, str(file), "exec"), names)
+                    except (ModuleNotFoundError, MissingDependency) as error:
+                        if not any(package in str(error) for package in NOT_IN_TEST_EXTRA):
+                            raise
+                        missing.append(str(error))
+                if "client" in names:
+                    names.pop("client").close()
+                output = printed.getvalue()
+            elif kind == "output":
+                assert matches(text, output), output
     if file == ROOT / "README.md":
         assert names["y"].shape == names["q"].shape == names["translated_embs"].shape == (1, 1536)
         assert names["fitted"].report["pairs"] == 200
         assert 0 <= names["after"] <= 1
+    if missing:
+        pytest.skip(f"the other blocks ran; {'; '.join(missing)}")
 
 
 @pytest.mark.parametrize(("command", "output"), commands(), ids=[command for command, _ in commands()])
