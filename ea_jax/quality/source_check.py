@@ -38,8 +38,9 @@ def foreign_fraction(quality: Quality, x: Float[np.ndarray, "n d_in"]) -> float 
 def check_source_sample(
     quality: Quality, x: Float[np.ndarray, "n d_in"], where: str, assume_source: bool = False
 ) -> None:
-    """Check a sample of vectors before they are used. Fewer than 20 vectors, and vectors of few dimensions, are
-    not checked.
+    """Check a sample of vectors before they are used.
+
+    Fewer than 20 vectors, and vectors of few dimensions, are not checked.
 
     Raises:
         FingerprintMismatch: Most of them are not the source model's, unless `assume_source` is set. If fewer are, or if

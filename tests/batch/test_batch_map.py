@@ -42,7 +42,7 @@ def test_arrays_map_as_the_equation_says(adapt, x):
     np.testing.assert_array_equal(np.concatenate(parts), map_array(adapt, x))
 
 
-def test_a_batch_keeps_its_other_columns_and_says_what_made_its_vectors(adapt, x):
+def test_a_batch_keeps_other_columns_and_records_its_adapter(adapt, x):
     given = table(x, note=pa.array([None if i % 3 else "nö" for i in range(300)]))
     found = BatchMap(adapt)(given)
     assert found.schema.names == ["id", "v", "note"]
@@ -61,7 +61,7 @@ def test_every_kind_of_list_is_read(adapt, x, kind, fixed):
     np.testing.assert_allclose(vectors(found), plain(adapt, exact), atol=1e-5)
 
 
-def test_smaller_dtypes_come_near(adapt, x):
+def test_smaller_dtypes_are_close(adapt, x):
     y = plain(adapt, x)
     half = BatchMap(adapt, options=Options(dtype="float16"))(table(x))
     np.testing.assert_allclose(vectors(half), y, atol=5e-4)  # 11 bits of numbers below one
@@ -97,7 +97,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_row_stops_or_is_put_aside_with_its_reason(adapt, x, bad):
+def test_a_bad_row_stops_or_is_skipped_with_its_reason(adapt, x, bad):
     rows = x.tolist()
     rows[5], why = BAD[bad]
     given = pa.RecordBatch.from_pydict({"v": pa.array(rows, pa.list_(pa.float64())), "id": pa.array(range(300))})
@@ -121,7 +121,7 @@ def test_null_rows_stay_or_go_as_asked(adapt, x, fixed):
     assert (len(done.batch), done.dropped, done.rejected) == (299, 1, {})
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(adapt, x):
+def test_a_missing_column_is_named_with_the_present_ones(adapt, x):
     with pytest.raises(BadInput, match="not exactly one column 'w'; the columns are id, v"):
         BatchMap(adapt, options=Options(column="w"))(table(x))
     with pytest.raises(BadInput, match=r"Several columns hold vectors \(lists of numbers\): v, w"):
@@ -146,7 +146,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_digest_of_rows_is_of_their_values_and_not_of_how_they_are_held(kind):
+def test_a_digest_depends_on_values_and_not_on_layout(kind):
     def digest(column):
         return block_digest(Block(pa.record_batch([column], ["c"]), np.arange(len(column)), {}))
 
@@ -158,7 +158,7 @@ def test_the_digest_of_rows_is_of_their_values_and_not_of_how_they_are_held(kind
     assert len({digest(column), *map(digest, others)}) == 4
 
 
-def test_the_digest_passes_over_what_lies_under_nulls():
+def test_a_digest_ignores_bytes_under_nulls():
     valid = pa.py_buffer(bytes([0b101]))
     held = [pa.Array.from_buffers(pa.int32(), 3, [valid, pa.py_buffer(np.int32([1, n, 3]))]) for n in (2, 9)]
     a, b = (block_digest(Block(pa.record_batch([array], ["c"]), np.arange(3), {})) for array in held)

@@ -161,7 +161,7 @@ def test_a_stopped_job_ends_with_the_same_bytes(adapt, x, tmp_path, monkeypatch,
     assert not calls
 
 
-def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x, tmp_path):
+def test_another_job_with_the_same_output_is_refused(adapt, x, tmp_path):
     given, out = write(tmp_path / "in.parquet", x), tmp_path / "out"
     job(adapt, [given], out)
     with pytest.raises(BadInput, match=r"options dtype was float32 and is int8.*start over"):
@@ -179,7 +179,7 @@ def test_another_job_under_the_same_output_is_refused_with_what_differs(adapt, x
 
 @pytest.mark.parametrize("kind", [".parquet", ".npy", ".jsonl"])
 @pytest.mark.parametrize("done", [True, False], ids=["done", "half done"])
-def test_an_edit_that_keeps_size_and_time_is_refused_and_a_touch_is_not(adapt, x, tmp_path, monkeypatch, kind, done):
+def test_an_edit_is_refused_and_a_touch_is_not(adapt, x, tmp_path, monkeypatch, kind, done):
     given, out = write(tmp_path / f"in{kind}", x), tmp_path / "out"
     before = given.stat()
     if done:
@@ -242,7 +242,7 @@ def test_bad_rows_stop_the_job_or_are_listed(adapt, x, tmp_path):
     assert report.totals == (250, 247, 2, 1, 0)
 
 
-def test_lines_that_are_no_rows_are_told_or_put_aside(adapt, x, tmp_path):
+def test_lines_that_cannot_be_parsed_stop_or_are_skipped(adapt, x, tmp_path):
     lines = write(tmp_path / "in.jsonl", x).read_text().splitlines()
     lines[3], lines[66] = '{"id": 3, "v": "text"}', "{broken"
     lines[100] = lines[100].replace("[", "[NaN, ", 1)
@@ -275,7 +275,7 @@ def test_other_columns_of_lines_stay_as_they_stand(adapt, x, tmp_path):
     )
 
 
-def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(adapt, x, tmp_path):
+def test_output_that_cannot_be_written_is_refused_at_once(adapt, x, tmp_path):
     given = write(tmp_path / "in.parquet", x)
     with pytest.raises(BadInput, match=r"\.npy files hold vectors alone.*vectors_only"):
         job(adapt, [given], tmp_path / "out.npy")
@@ -336,7 +336,7 @@ def test_csv_is_split_where_rows_end(tmp_path):
     assert later[0].batch.column("text")[0].as_py() == texts[192]
 
 
-def test_files_without_rows_and_parts_of_bad_rows_alone_are_parts_too(adapt, x, tmp_path):
+def test_empty_files_and_rejected_parts_are_parts(adapt, x, tmp_path):
     (
         write(tmp_path / "a.parquet", x),
         parquet.write_table(parquet.read_table(tmp_path / "a.parquet")[:0], tmp_path / "b.parquet"),

@@ -33,8 +33,8 @@ def test_map_prints_the_output_alone_on_stdout(ea, adapt, toys, x, tmp_path):  #
     assert (code, json.loads(stdout)["state"]) == (0, "done")
 
 
-def test_what_others_print_during_a_job_is_on_stderr():
-    said = """
+def test_prints_of_other_libraries_go_to_stderr():
+    script = """
 import os
 from ea_jax.cli.jobs import stdout_to_stderr
 print("before")
@@ -43,11 +43,11 @@ with stdout_to_stderr():
     print("from a thread")
 print("after")
 """
-    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("before\nafter\n", "from C++\nfrom a thread\n")
 
 
-def test_what_is_missing_is_said(ea, toys, x, tmp_path):  # noqa: F811
+def test_missing_arguments_are_named(ea, toys, x, tmp_path):  # noqa: F811
     assert "are required" in ea("map", "in.parquet")[2]
     given = write(tmp_path / "in.parquet", x)
     assert "requires --rejects FILE" in ea("map", str(given), "out", *toys, "--on-error", "skip")[2]
@@ -55,7 +55,7 @@ def test_what_is_missing_is_said(ea, toys, x, tmp_path):  # noqa: F811
     assert "go together" in ea("embed", "--input", "a.csv", *toys)[2]
 
 
-def test_fewer_numbers_are_for_spaces_that_were_trained_so(toy_root):
+def test_dim_requires_a_matryoshka_target(toy_root):
     with pytest.raises(BadInput, match="is not a Matryoshka model"):
         load_map(MapConfig("toy-a", "toy-b", root=toy_root), Options(dim=4))
 
