@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ea_jax.adapters.spec import Purpose
 from ea_jax.errors import BadInput
 from ea_jax.integrations.server.errors import ApiError
-from ea_jax.integrations.server.models import Catalog, Purpose, ServedModel
+from ea_jax.integrations.server.models import Catalog, ServedModel
 from ea_jax.integrations.server.vocabulary import MAX_TOKENS, Vocabulary
 
 MAX_TEXTS = 2048  # in a request
