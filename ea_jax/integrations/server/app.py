@@ -44,7 +44,7 @@ class ServerConfig:
         batches: Limits of batches and of the queue.
         routing: When to send texts to a provider. If None, never.
         spending: Monthly spend limit of the provider. Required with `routing`.
-        warm: Whether to compile programs: for single texts before the server is ready, for batches after.
+        warm: Whether to compile programs: for common lengths before the server is ready, for others after.
     """
 
     api_key: str | None = field(default=None, repr=False)

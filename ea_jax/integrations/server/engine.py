@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ea_jax.adapters.spec import PURPOSES
 from ea_jax.integrations.adapted_encoder import SCORES, AdaptedEncoder
-from ea_jax.integrations.server.models import PURPOSES, Catalog
+from ea_jax.integrations.server.models import Catalog
 
 LENGTHS = (12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)  # tokens
 BUDGET = 1024  # tokens of a batch on a CPU
 SIZES = (1, 4, 16)  # texts that an encoder reads together
+READY_TOKENS = 256  # single texts up to this length are compiled before the server is ready, longer ones after
 CONFIDENCE = SCORES.index("confidence")
 
 
@@ -48,14 +50,14 @@ class Engine:
         self._stopped = threading.Event()
 
     def prepare(self, catalog: Catalog, most_texts: int) -> None:
-        """Compile the programs for single texts of any length, or read them from the compilation cache.
+        """Compile the programs for single texts of common lengths, or read them from the compilation cache.
 
         Args:
             catalog: The served models.
             most_texts: Largest number of texts in a batch.
         """
         for adapted in _encoders(catalog):
-            self._probe(adapted, 1)
+            self._probe(adapted, 1, [n for n in probe_lengths(adapted, 1) if n <= READY_TOKENS])
         for model in catalog.models:
             x = np.zeros((most_texts, model.adapted.quality.spec.d_in), np.float32)
             x[:, 0] = 1.0
@@ -64,20 +66,22 @@ class Engine:
                     model.adapted.map_source(x[:count], purpose)
 
     def prepare_more(self, catalog: Catalog) -> None:
-        """Compile the programs for several texts at once. Other threads can call `compute` meanwhile."""
+        """Compile the programs for long texts, then for several at once. Other threads can call `compute` meanwhile."""
+        for adapted in _encoders(catalog):
+            self._probe(adapted, 1, [n for n in probe_lengths(adapted, 1) if n > READY_TOKENS])
         for size in SIZES[1:]:
             for adapted in _encoders(catalog):
-                self._probe(adapted, size)
+                self._probe(adapted, size, probe_lengths(adapted, size))
             self.sizes = (*self.sizes, size)
 
     def stop(self) -> None:
         """Stop compiling."""
         self._stopped.set()
 
-    def _probe(self, adapted: AdaptedEncoder, size: int) -> None:
-        for texts in probes(adapted, size):
+    def _probe(self, adapted: AdaptedEncoder, size: int, lengths: Sequence[int]) -> None:
+        for length in lengths:
             if not self._stopped.is_set():
-                adapted.encode_source(texts)
+                adapted.encode_source([_text(length)] * min(size, max(1, BUDGET // length)))
 
     def compute(self, parts: Sequence[tuple[Any, str]]) -> list[Row]:
         """Compute one row for each text. Models with the same encoder share its forward pass.
@@ -130,20 +134,15 @@ def group_sizes(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     return groups
 
 
-def probes(adapted: AdaptedEncoder, size: int) -> Iterator[list[str]]:
-    """Batches of `size` texts that between them have every padded shape of the encoder.
+def probe_lengths(adapted: AdaptedEncoder, size: int) -> list[int]:
+    """Lengths, in tokens, at which `size` equal texts have every padded shape of the encoder.
 
-    An encoder pads texts to a few lengths, and splits batches by a budget of tokens, which makes fewer rows of long
-    texts. Single texts beyond the encoder's limit are read in windows.
+    An encoder pads texts to a few lengths. It splits batches by a budget of tokens, so long texts are single. Single
+    texts beyond the encoder's limit are read in windows.
     """
     spec = adapted.encoder.spec
-    for length in LENGTHS:
-        full = max(1, BUDGET // length)
-        if size == 1 or full > 1:
-            yield [_text(length)] * min(size, full)
-    if size == 1:
-        for windows in range(2, spec.windows + 1):
-            yield [_text(windows * spec.max_length)]
+    windows = [count * spec.max_length for count in range(2, spec.windows + 1)] if size == 1 else []
+    return [length for length in LENGTHS if size == 1 or BUDGET // length > 1] + windows
 
 
 def _text(tokens: int) -> str:

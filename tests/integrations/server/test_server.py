@@ -14,7 +14,7 @@ import pytest
 
 from ea_jax.integrations.server.app import ServerConfig
 from ea_jax.integrations.server.batcher import BatchLimits
-from ea_jax.integrations.server.engine import Engine, group_sizes
+from ea_jax.integrations.server.engine import READY_TOKENS, Engine, group_sizes, probe_lengths
 from ea_jax.integrations.server.requests import MAX_BODY
 from tests.integrations.server.conftest import TEXTS, running
 
@@ -136,6 +136,17 @@ def test_groups_have_compiled_sizes(count):
         assert sum(texts for texts, _ in groups) == count
         assert all(0 < texts <= size and size in sizes for texts, size in groups)
         assert sum(size for _, size in groups) <= 2 * count
+
+
+def test_long_texts_are_compiled_after_readiness(catalog, toy, monkeypatch):
+    engine, lengths = Engine(), []
+    monkeypatch.setattr(Engine, "_probe", lambda self, adapted, size, some: lengths.append((size, some)))
+    engine.prepare(catalog, 2)
+    ((size, before),) = lengths
+    engine.prepare_more(catalog)
+    assert size == lengths[1][0] == 1
+    assert max(before) == READY_TOKENS < min(lengths[1][1])
+    assert before + lengths[1][1] == probe_lengths(toy, 1)
 
 
 def test_the_engine_compiles_all_sizes(catalog, toy):
