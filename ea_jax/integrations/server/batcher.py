@@ -33,13 +33,13 @@ class BatchLimits:
 
 @dataclass(eq=False)
 class _Job:
-    """A request in the queue: its texts, the number of them already taken, and the rows computed so far."""
+    """A request in the queue: its texts, the number of them that batches took, and the rows computed so far."""
 
     key: Hashable
     texts: Sequence[str]
     future: asyncio.Future
     rows: list[Any] = field(default_factory=list)
-    taken: int = 0
+    position: int = 0
 
 
 class Batcher:
@@ -91,9 +91,9 @@ class Batcher:
         try:
             return await job.future
         finally:
-            if job in self._jobs:  # cancelled before its last text was taken
+            if job in self._jobs:  # cancelled before a batch took its last text
                 self._jobs.remove(job)
-                self.waiting -= len(texts) - job.taken
+                self.waiting -= len(texts) - job.position
 
     def retry_after(self) -> int:
         """Estimate the seconds until the queue is empty, from 1 to 60."""
@@ -118,55 +118,55 @@ class Batcher:
                 await self._arrived.wait()
             if self._crowded and self.waiting < self.limits.texts:
                 await asyncio.sleep(self.limits.seconds)
-            taken = self._take()
-            if taken:
-                await self._batch(taken)
+            batch = self._take()
+            if batch:
+                await self._run_batch(batch)
 
     def _take(self) -> list[tuple[_Job, Sequence[str]]]:
         """Take the next batch. Every request contributes texts, so that short ones do not wait for long ones."""
-        taken, room, jobs = [], self.limits.texts, len(self._jobs)
+        batch, room, jobs = [], self.limits.texts, len(self._jobs)
         for left in range(min(jobs, room), 0, -1):
             job = self._jobs.popleft()
-            count = min(max(1, room // left), len(job.texts) - job.taken)
-            taken.append((job, job.texts[job.taken : job.taken + count]))
-            job.taken += count
+            count = min(max(1, room // left), len(job.texts) - job.position)
+            batch.append((job, job.texts[job.position : job.position + count]))
+            job.position += count
             room -= count
             self.waiting -= count
-            if job.taken < len(job.texts):
+            if job.position < len(job.texts):
                 self._jobs.append(job)
-        self._crowded = len(taken) > 1
-        return taken
+        self._crowded = len(batch) > 1
+        return batch
 
-    async def _batch(self, taken: list[tuple[_Job, Sequence[str]]]) -> None:
+    async def _run_batch(self, batch: list[tuple[_Job, Sequence[str]]]) -> None:
         start = time.perf_counter()
-        parts = [(job.key, text) for job, texts in taken for text in texts]
+        parts = [(job.key, text) for job, texts in batch for text in texts]
         try:
             rows = await self.run(self._compute, parts)
         except Exception as error:
-            await self._one_by_one(taken, error)
+            await self._run_each(batch, error)
             return
         seconds = time.perf_counter() - start
         self._rate = 0.8 * self._rate + 0.2 * len(parts) / seconds if self._rate else len(parts) / seconds
         if self._observe:
             self._observe(len(parts), seconds)
-        at = 0
-        for job, texts in taken:
-            self._finish(job, rows[at : at + len(texts)])
-            at += len(texts)
+        position = 0
+        for job, texts in batch:
+            self._finish(job, rows[position : position + len(texts)])
+            position += len(texts)
 
-    async def _one_by_one(self, taken: list[tuple[_Job, Sequence[str]]], error: Exception) -> None:
+    async def _run_each(self, batch: list[tuple[_Job, Sequence[str]]], error: Exception) -> None:
         """Compute each request of a failed batch alone, so that only requests with failing texts fail."""
-        for job, texts in taken:
+        for job, texts in batch:
             try:
-                if len(taken) == 1:
+                if len(batch) == 1:
                     raise error
                 self._finish(job, await self.run(self._compute, [(job.key, text) for text in texts]))
-            except Exception as own:
+            except Exception as job_error:
                 if not job.future.done():
-                    job.future.set_exception(own)
+                    job.future.set_exception(job_error)
                 if job in self._jobs:
                     self._jobs.remove(job)
-                    self.waiting -= len(job.texts) - job.taken
+                    self.waiting -= len(job.texts) - job.position
 
     def _finish(self, job: _Job, rows: Sequence[Any]) -> None:
         job.rows.extend(rows)
