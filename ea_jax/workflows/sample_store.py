@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +63,7 @@ def sample_store(
         if description.other_widths:
             widths = ", ".join(map(str, sorted({description.width, *description.other_widths} - {None})))
             raise BadInput(f"{store.url} holds vectors of the widths {widths}. Keep one model's vectors in a field.")
-        kept: pa.Table | None = None
+        kept: Any = None
         keys, read = np.zeros(0), 0
         for rows, _ in store.read(("id", "text", "vector"), BATCH_ROWS):
             new = rng.random(len(rows))
@@ -79,14 +79,14 @@ def sample_store(
                 kept, keys = kept.take(pa.array(order)).combine_chunks(), keys[order]
             advance(len(rows))
         where = str(store.url)
-    if kept is None or not len(kept):
+    if not len(keys):
         raise BadInput(f"{where} has {'no rows' if not read else f'{read:,} rows, but none has a vector'}.")
     kept = kept.take(pa.array(np.argsort(keys)))  # the smallest keys are the sample
     has_text = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(kept.column("text"), "")), "")
     pairs = kept.filter(has_text).slice(0, max_pairs)
     if not len(pairs):
         raise BadInput(f"{where} has {read:,} rows, but none has a text. Name its field with ?text= in the URL.")
-    missing = len(kept) - int(pc.sum(has_text).as_py())
+    missing = len(kept) - has_text.to_pylist().count(True)
     if missing:
         logger.warning(f"{missing:,} of {len(kept):,} sampled rows have no text and are left out of the pairs")
     pq.write_table(pairs.rename_columns(["id", "text", "y"]), file)
