@@ -1,4 +1,4 @@
-"""Maps between stores: kills, throughput beside the engine's own bulk write, and memory as stores grow.
+"""Maps between stores: kills, throughput relative to the engine's bulk write, and memory by number of rows.
 
 python -m benchmarks.batch.stores kills sqlite-vec lancedb --kills 10
 python -m benchmarks.batch.stores speed faiss --rows 5000
@@ -36,12 +36,12 @@ BATCH = 1000
 
 
 def reverse(x: np.ndarray) -> np.ndarray:
-    """The map of the benchmark: exact, so that every row can be checked."""
+    """Reverse vectors: an exact map, so that every row can be checked."""
     return x[:, ::-1]
 
 
 def make_rows(first: int, n: int, width: int) -> pa.RecordBatch:
-    """Rows with unit vectors drawn from their number."""
+    """Make rows with random unit vectors; the first row number is the seed."""
     vectors = np.random.default_rng(first).normal(size=(n, width)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return pa.RecordBatch.from_pydict(
@@ -55,13 +55,13 @@ def make_rows(first: int, n: int, width: int) -> pa.RecordBatch:
 
 
 def fill(url: str, rows: int, width: int) -> float:
-    """Fill a store through `write`; the seconds it took."""
+    """Fill a store through `write` and return the seconds."""
     seconds = 0.0
     with open_store(url, Layout(width, "cosine", "integer")) as store:
         for first in range(0, rows, BATCH):
-            made = make_rows(first, min(BATCH, rows - first), width)
+            batch = make_rows(first, min(BATCH, rows - first), width)
             start = time.perf_counter()
-            store.write(made)
+            store.write(batch)
             seconds += time.perf_counter() - start
         start = time.perf_counter()
         store.flush()
@@ -69,7 +69,7 @@ def fill(url: str, rows: int, width: int) -> float:
 
 
 def run_job(source: str, target: str, job: Path, width: int, pause: float = 0.0) -> None:
-    """One job from store to store, which may be killed."""
+    """Run a job from store to store, which may be killed. `pause` is the time of each batch in seconds."""
 
     def function(x: np.ndarray) -> np.ndarray:
         time.sleep(pause)
@@ -80,23 +80,23 @@ def run_job(source: str, target: str, job: Path, width: int, pause: float = 0.0)
 
 
 def check_content(target: str, rows: int, width: int) -> str:
-    """Rows lost, doubled and wrong."""
+    """Count the rows that are lost, doubled or wrong."""
     expected = {}
     for first in range(0, rows, BATCH):
-        made = make_rows(first, min(BATCH, rows - first), width)
-        vectors = reverse(np.stack(made.column("vector").to_pylist()))
-        expected |= dict(zip(made.column("id").to_pylist(), vectors, strict=True))
+        batch = make_rows(first, min(BATCH, rows - first), width)
+        vectors = reverse(np.stack(batch.column("vector").to_pylist()))
+        expected |= dict(zip(batch.column("id").to_pylist(), vectors, strict=True))
     ids, wrong = [], 0
     with open_store(target) as store:
-        for got, _ in store.read(("id", "vector"), BATCH):
-            for i, vector in zip(got.column("id").to_pylist(), got.column("vector").to_pylist(), strict=True):
+        for batch, _ in store.read(("id", "vector"), BATCH):
+            for i, vector in zip(batch.column("id").to_pylist(), batch.column("vector").to_pylist(), strict=True):
                 ids.append(i)
                 wrong += vector is None or not np.allclose(vector, expected[i], atol=1e-6)
     return f"{rows - len(set(ids))} lost, {len(ids) - len(set(ids))} doubled, {wrong} wrong"
 
 
 def kills(engine: str, source: str, target: str, folder: Path, rows: int, width: int, times: int) -> None:
-    """Kill a job at random moments, then let it end."""
+    """Kill a job at random moments, then let it finish."""
     fill(source, rows, width)
     job = folder / "job.json"
     command = [sys.executable, "-m", "benchmarks.batch.stores", "job", source, target, str(job), str(width)]
@@ -116,7 +116,7 @@ def kills(engine: str, source: str, target: str, folder: Path, rows: int, width:
 
 
 def speed(engine: str, source: str, target: str, folder: Path, rows: int, width: int) -> None:
-    """A job's rows a second, beside `write` alone into a store of the same engine."""
+    """Measure a job's rows per second, and those of `write` alone into the same engine."""
     seconds = fill(source, rows, width)
     start = time.perf_counter()
     run_job(source, target, folder / "job.json", width)
@@ -125,7 +125,7 @@ def speed(engine: str, source: str, target: str, folder: Path, rows: int, width:
 
 
 def memory(engine: str, source: str, target: str, folder: Path, rows: int, width: int) -> None:
-    """The peak memory of a job in a process of its own."""
+    """Measure the peak memory of a job in its own process."""
     fill(source, rows, width)
     command = [
         sys.executable,
@@ -150,22 +150,24 @@ def main() -> None:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "speed", "memory"])
+    parser.add_argument("benchmark", choices=["kills", "speed", "memory"])
     parser.add_argument("engines", nargs="+", choices=list(URLS))
     parser.add_argument("--rows", type=int, nargs="+", default=[5000])
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--postgres", default="", help="Address of a database with pgvector, with a question mark.")
-    given = parser.parse_args()
-    for engine in given.engines:
-        for rows in given.rows:
+    parser.add_argument(
+        "--postgres", default="", help="Address of a database with pgvector, ending in a question mark."
+    )
+    options = parser.parse_args()
+    for engine in options.engines:
+        for rows in options.rows:
             folder = Path(tempfile.mkdtemp())
-            place = given.postgres if engine == "postgresql" else str(folder)
-            source, target = (pattern.replace("{}", place) for pattern in URLS[engine])
-            arguments = (engine, source, target, folder, rows, given.width)
-            if given.what == "kills":
-                kills(*arguments, given.kills)
-            elif given.what == "speed":
+            location = options.postgres if engine == "postgresql" else str(folder)
+            source, target = (pattern.replace("{}", location) for pattern in URLS[engine])
+            arguments = (engine, source, target, folder, rows, options.width)
+            if options.benchmark == "kills":
+                kills(*arguments, options.kills)
+            elif options.benchmark == "speed":
                 speed(*arguments)
             else:
                 memory(*arguments)

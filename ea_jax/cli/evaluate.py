@@ -185,7 +185,7 @@ def compare(
 
 @contextmanager
 def _sampled(store: str | None, rows: int, seed: int) -> Iterator[Path | None]:
-    """A file of pairs from a store, or None without a store."""
+    """Sample a store into a file of pairs; None without a store."""
     if store is None:
         yield None
         return

@@ -47,7 +47,8 @@ def fit(
     folder holds them as arrays: y.npy; x.npy or text.txt (one text a line); group.npy; query.npy. Pairs may be larger
     than memory.
 
-    Of a vector store, a random sample of rows is read: texts are embedded here, stored vectors are the targets.
+    From a vector store, a random sample of rows is read: the source model embeds their texts, and the stored vectors
+    are the targets.
 
     Example: ea-jax fit pairs.parquet --source minilm-plus --target oai-3-small --out my-registry
 

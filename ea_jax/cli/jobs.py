@@ -75,7 +75,7 @@ def run_stores(
     device: str | None,
     texts: bool = False,
 ) -> None:
-    """Run a job between two stores, print the URL of its output, and say how to undo its publication."""
+    """Run a job between two stores, print the URL of its output, and log the command that undoes its publication."""
     from ea_jax.cli.runtime import start_jax
     from ea_jax.integrations.stores.urls import is_store_url, parse_store_url
     from ea_jax.registry.routes import resolve_route
@@ -103,7 +103,14 @@ def run_stores(
     logger.info(f"{job.report.rows:,} rows written{skipped} in {job.report.seconds:.1f} s")
     if job.published:
         public, current, previous = job.published
-        command = ["ea-jax", "unpublish", str(parse_store_url(out).reader(public)), public, current, previous or ""]
+        command = [
+            "ea-jax",
+            "unpublish",
+            str(parse_store_url(out).published_url(public)),
+            public,
+            current,
+            previous or "",
+        ]
         logger.info(f"published as {public}; to undo: {' '.join(filter(None, command))}")
     print(parse_store_url(out))
 

@@ -62,17 +62,20 @@ def check(
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Test pairs to measure the named adapters on.")] = None,
     assume_source: AssumeSource = False,
-    source: Annotated[str | None, typer.Option(help="Of a store: local model whose adapter compares texts.")] = None,
-    target: Annotated[str | None, typer.Option(help="Of a store: model that made the vectors.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Of a store: exit code 1 after a warning.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Of a store: print one JSON object.")] = False,
+    source: Annotated[str | None, typer.Option(help="For a store: local model that embeds its texts.")] = None,
+    target: Annotated[str | None, typer.Option(help="For a store: model that made its vectors.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="For a store: exit code 1 after a warning or an error.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For a store: print one JSON object.")] = False,
 ) -> None:
     """Check every hash, shape and value of adapters. The exit code is 1 if one of them is damaged.
 
     With --pairs, the metrics are measured again, and must equal those recorded for a test set.
 
-    Of a vector store: count its rows, and find zero, non-finite and unscaled vectors, missing texts, duplicates, mixed
-    models, and the model that made the vectors. With --source and --target, also vectors that do not fit their texts.
+    For the URL of a vector store, count its rows, report zero, non-finite and unscaled vectors, missing texts,
+    duplicates and mixed models, and identify the model of the vectors. With --source and --target, also report vectors
+    that do not fit their texts.
 
     Example: ea-jax check minilm--oai-3-small--small
 

@@ -6,12 +6,12 @@ import typer
 
 
 def unpublish(
-    store: Annotated[str, typer.Argument(help="URL by which readers get the published store.")],
-    public: Annotated[str, typer.Argument(help="Name under which it was published.")],
-    current: Annotated[str, typer.Argument(help="Its own name.")],
-    previous: Annotated[str | None, typer.Argument(help="Name of what readers got before, if anything.")] = None,
+    store: Annotated[str, typer.Argument(help="URL of the published store.")],
+    public: Annotated[str, typer.Argument(help="Public name, as given to --publish.")],
+    current: Annotated[str, typer.Argument(help="Own name of the published collection, table, column or file.")],
+    previous: Annotated[str | None, typer.Argument(help="Name of the previous store, if there was one.")] = None,
 ) -> None:
-    """Give readers what they got before `ea-jax map --publish`, which prints this command. Nothing is deleted.
+    """Undo `ea-jax map --publish`, which prints this command. Readers get the previous vectors; nothing is deleted.
 
     Example: ea-jax unpublish qdrant:./db#live live mapped docs
     """

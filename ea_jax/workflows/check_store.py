@@ -1,4 +1,4 @@
-"""The doctor of a store: what is in it, and what will spoil a search or a fit."""
+"""Check a store: its contents, and defects that harm a search or a fit."""
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -15,19 +15,21 @@ Level = Literal["ok", "note", "warning", "error"]
 Scorer = Callable[[list[str], Any], Any]
 Identifier = Callable[[Any, list[str]], str | None]
 
-SAMPLE = 1500  # rows for the comparison of populations, whose cost is cubic
+SAMPLE = 1500  # rows to search for two models; the cost is cubic
 EXAMPLES = 3
-UNIT = 1e-2  # a norm this near to 1 is that of a unit vector, also after float16
-OUTLYING = 6.0  # robust standard deviations below the median score: none of 10**8 rows by chance
+UNIT_TOLERANCE = 1e-2  # deviation of a unit vector's norm from 1, also after float16
+OUTLIER_DEVIATIONS = 6.0  # robust standard deviations below the median; by chance, none in 10**8 rows
 
 
 class Finding(NamedTuple):
-    """One check and its result.
+    """The result of one check.
 
     Attributes:
-        rows: How many rows it concerns.
-        message: What was seen, and what to do if it is not fine.
-        examples: Ids of a few such rows.
+        check: Name of the check.
+        level: Severity of the result.
+        rows: Number of affected rows.
+        message: Result, and what to do about a defect.
+        examples: Ids of a few affected rows.
     """
 
     check: str
@@ -38,11 +40,13 @@ class Finding(NamedTuple):
 
 
 class StoreReport(NamedTuple):
-    """What was found in a store.
+    """Results of all checks of a store.
 
     Attributes:
-        norms: Smallest, median and largest length of the finite vectors; None without vectors.
-        model: The model that made the vectors, if one was recognized.
+        store: Description of the store.
+        findings: Result of each check.
+        norms: Smallest, median and largest norm of the usable vectors; None if there are none.
+        model: Model that made the vectors, if it was identified.
     """
 
     store: Description
@@ -52,18 +56,18 @@ class StoreReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether there is neither a warning nor an error."""
+        """Whether no check ended with a warning or an error."""
         return all(finding.level in ("ok", "note") for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Convert the report to JSON values."""
         store = self.store._asdict()
         store["fields"] = self.store.fields._asdict()
         findings = [finding._asdict() for finding in self.findings]
         return {"ok": self.ok, "store": store, "model": self.model, "norms": self.norms, "findings": findings}
 
     def __str__(self) -> str:
-        """The report as a table for a terminal."""
+        """Format the report as a table for a terminal."""
         width = max(len(finding.check) for finding in self.findings)
         lines = [f"{self.store.url}: {self.store.rows:,} rows"]
         for check, level, _, message, examples in self.findings:
@@ -81,28 +85,36 @@ def check_store(
     seed: int = 0,
     advance: Callable[[int], None] = lambda n: None,
 ) -> StoreReport:
-    """Read a store once, and report what would spoil a search or a fit.
+    """Read a store once, and report defects that harm a search or a fit.
 
     Args:
-        score: From n texts and their vectors [n, d] to how well each vector fits its text; larger is better.
-        identify: From a sample of vectors and their texts to the model that made them, or None.
-        batch_rows: Rows that are read at a time.
-        seed: Of the sample for the comparison of populations.
+        store: Store to check.
+        score: Maps n texts and their vectors [n, d] to n scores of how well each vector fits its text; larger is
+            better.
+        identify: Maps a sample of vectors and their texts to the model that made them, or None.
+        batch_rows: Number of rows that are read at a time.
+        seed: Random seed of the sample.
         advance: Called with the number of rows of each batch.
 
     Raises:
-        BadInput: The store keeps no exact vectors.
+        BadInput: The store has no exact vectors.
     """
-    described = store.describe()
-    if not described.rows:
-        return StoreReport(described, (Finding("rows", "error", 0, "The store is empty."),), None, None)
-    if described.other_widths:
-        return StoreReport(described, (_rows_finding(described, described.rows), _widths(described)), None, None)
+    description = store.describe()
+    if not description.rows:
+        return StoreReport(description, (Finding("rows", "error", 0, "The store is empty."),), None, None)
+    if description.other_widths:
+        return StoreReport(
+            description, (_rows_finding(description, description.rows), _widths(description)), None, None
+        )
     scan = _Scan(seed)
     for rows, _ in store.read(("id", "text", "vector"), batch_rows):
         scan.add(rows, score)
         advance(len(rows))
-    findings = [_rows_finding(described, scan.rows), _widths(described), *scan.findings(described, score is not None)]
+    findings = [
+        _rows_finding(description, scan.rows),
+        _widths(description),
+        *scan.findings(description, score is not None),
+    ]
     model = None
     if scan.sample:
         vectors = np.stack([vector for _, _, vector in scan.sample])
@@ -110,27 +122,27 @@ def check_store(
         with_text = [k for k, (_, text, _) in enumerate(scan.sample) if text]
         if identify and with_text:
             model = identify(vectors[with_text], [str(scan.sample[k][1]) for k in with_text])
-            message = f"{model} made these vectors." if model else "No known model made these vectors."
+            message = f"{model} made the vectors." if model else "No known model made the vectors."
             findings.append(Finding("model", "ok" if model else "note", len(with_text), message))
     norms = np.concatenate(scan.norms) if scan.norms else np.zeros(0)
     summary = tuple(float(v) for v in np.quantile(norms, [0, 0.5, 1])) if len(norms) else None
-    return StoreReport(described, tuple(findings), summary, model)  # pyright: ignore[reportArgumentType]
+    return StoreReport(description, tuple(findings), summary, model)  # pyright: ignore[reportArgumentType]
 
 
 class _Group:
-    """Rows of one kind: how many, and the first few."""
+    """Count and first ids of the rows with one property."""
 
     def __init__(self) -> None:
         self.count, self.examples = 0, list[str]()
 
-    def add(self, ids: Sequence[str], chosen: Any) -> None:
-        where = np.flatnonzero(np.asarray(chosen))
-        self.count += len(where)
-        self.examples += [ids[int(k)] for k in where[: EXAMPLES - len(self.examples)]]
+    def add(self, ids: Sequence[str], mask: Any) -> None:
+        positions = np.flatnonzero(np.asarray(mask))
+        self.count += len(positions)
+        self.examples += [ids[int(k)] for k in positions[: EXAMPLES - len(self.examples)]]
 
 
 class _Scan:
-    """What one pass over the rows gathers. Of each row stay its norm, score and two digests of eight bytes."""
+    """Statistics of one pass over the rows. Memory per row: its norm, its score and two short digests."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -154,107 +166,109 @@ class _Scan:
         finite = np.isfinite(vectors).all(axis=1)
         norms = np.linalg.norm(np.where(finite.reshape(-1, 1), vectors, 0).astype(np.float64), axis=1)
         usable = present & finite & (norms > 0)
-        said = np.array([bool(text and text.strip()) for text in texts])
+        has_text = np.array([bool(text and text.strip()) for text in texts])
         self.groups["no vector"].add(ids, ~present)
         self.groups["not finite"].add(ids, present & ~finite)
         self.groups["zero"].add(ids, present & finite & (norms == 0))
-        self.groups["no text"].add(ids, ~said)
+        self.groups["no text"].add(ids, ~has_text)
         self.norms.append(norms[usable])
-        far = np.flatnonzero(usable & (np.abs(norms - 1) > UNIT))[:EXAMPLES]
-        self.unscaled_ids += [(float(norms[k]), ids[k]) for k in far]
-        self._compare(ids, texts, vectors, said & present)
-        self._draw(ids, texts, vectors, usable)
-        if score is not None and (said & usable).any():
-            chosen = np.flatnonzero(said & usable)
-            scores = np.asarray(score([texts[k] for k in chosen], vectors[chosen]), np.float64)
-            self.scores += [(ids[k], float(value)) for k, value in zip(chosen, scores, strict=True)]
+        unscaled = np.flatnonzero(usable & (np.abs(norms - 1) > UNIT_TOLERANCE))[:EXAMPLES]
+        self.unscaled_ids += [(float(norms[k]), ids[k]) for k in unscaled]
+        self._compare_repeated_texts(ids, texts, vectors, has_text & present)
+        self._update_sample(ids, texts, vectors, usable)
+        if score is not None and (has_text & usable).any():
+            scored = np.flatnonzero(has_text & usable)
+            scores = np.asarray(score([texts[k] for k in scored], vectors[scored]), np.float64)
+            self.scores += [(ids[k], float(value)) for k, value in zip(scored, scores, strict=True)]
         self.rows += len(rows)
 
-    def _compare(
-        self,
-        ids: list[str],
-        texts: list[str | None],
-        vectors: Float32[np.ndarray, "n d"],
-        chosen: Bool[np.ndarray, " n"],
-    ) -> None:
-        """Look for texts that were there before, with the same or another vector."""
-        again, differ = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
-        for k in np.flatnonzero(chosen):
-            text = blake2b(str(texts[k]).strip().encode(), digest_size=8).digest()
-            direction = vectors[k] / max(float(np.linalg.norm(vectors[k])), 1e-30)
-            signs = np.packbits(direction > 0)[:16].tobytes()  # 128 signs: near copies agree in almost all
-            if text in self.texts:
-                again[k] = True
-                differ[k] = _bits_apart(signs, self.texts[text][1]) > len(signs)  # an eighth of them
-            else:
-                self.texts[text] = (ids[k], signs)
-        self.repeated.add(ids, again)
-        self.conflicting.add(ids, differ)
-
-    def _draw(
+    def _compare_repeated_texts(
         self,
         ids: list[str],
         texts: list[str | None],
         vectors: Float32[np.ndarray, "n d"],
         usable: Bool[np.ndarray, " n"],
     ) -> None:
-        """Keep a uniform sample of all rows so far (reservoir sampling)."""
+        """Count rows that repeat an earlier text, with a similar or a different vector."""
+        repeats, differs = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        for k in np.flatnonzero(usable):
+            text = blake2b(str(texts[k]).strip().encode(), digest_size=8).digest()
+            direction = vectors[k] / max(float(np.linalg.norm(vectors[k])), 1e-30)
+            signs = np.packbits(direction > 0)[:16].tobytes()  # near copies agree in almost all of 128 signs
+            if text in self.texts:
+                repeats[k] = True
+                differs[k] = _hamming_distance(signs, self.texts[text][1]) > len(signs)  # one sign in eight
+            else:
+                self.texts[text] = (ids[k], signs)
+        self.repeated.add(ids, repeats)
+        self.conflicting.add(ids, differs)
+
+    def _update_sample(
+        self,
+        ids: list[str],
+        texts: list[str | None],
+        vectors: Float32[np.ndarray, "n d"],
+        usable: Bool[np.ndarray, " n"],
+    ) -> None:
+        """Update a uniform sample of all rows so far (reservoir sampling)."""
         for k in np.flatnonzero(usable):
             self.usable += 1
             row = (ids[k], texts[k], vectors[k].copy())
             if len(self.sample) < SAMPLE:
                 self.sample.append(row)
-            elif (place := int(self.rng.integers(self.usable))) < SAMPLE:
-                self.sample[place] = row
+            elif (slot := int(self.rng.integers(self.usable))) < SAMPLE:
+                self.sample[slot] = row
 
-    def findings(self, described: Description, scored: bool) -> list[Finding]:
-        """The findings of the pass, in the order in which they are worth reading."""
-        made = [
-            self._group("no vector", "warning", "have no vector. They are never found; embed or delete them."),
+    def findings(self, description: Description, scored: bool) -> list[Finding]:
+        """Return the findings, the most important ones first."""
+        findings = [
+            self._group("no vector", "warning", "have no vector, so no search returns them. Embed or delete them."),
             self._group("not finite", "error", "have a vector with NaN or infinity. Embed them again."),
             self._group("zero", "error", "have a vector of zeros. Embed them again."),
-            self._lengths(described),
-            self._texts(described),
-            _counted("duplicates", "note", self.repeated, "repeat the text of another row."),
-            _counted(
+            self._lengths(description),
+            self._texts(description),
+            _group_finding("duplicates", "note", self.repeated, "repeat the text of another row."),
+            _group_finding(
                 "same text, other vector",
                 "warning",
                 self.conflicting,
-                "have the text of another row and a different vector. Two models, or two versions of one, wrote here.",
+                "have the text of another row and a different vector. Two models, or two versions of one, made them.",
             ),
         ]
         if scored:
-            made.append(self._misfits())
-        return made
+            findings.append(self._mismatches())
+        return findings
 
     def _group(self, name: str, level: Level, message: str) -> Finding:
-        return _counted(name, level, self.groups[name], message)
+        return _group_finding(name, level, self.groups[name], message)
 
-    def _texts(self, described: Description) -> Finding:
+    def _texts(self, description: Description) -> Finding:
         if self.groups["no text"].count == self.rows:
-            field = f"the field {described.fields.text!r}" if described.fields.text else "any field of a usual name"
+            field = f"the field {description.fields.text!r}" if description.fields.text else "a field with a usual name"
             return Finding("no text", "warning", self.rows, f"No row has a text in {field}. Name the field: ?text=")
-        return self._group("no text", "warning", "have no text. They cannot be embedded again or fitted on.")
+        return self._group("no text", "warning", "have no text, so they cannot be embedded again or used in a fit.")
 
-    def _lengths(self, described: Description) -> Finding:
+    def _lengths(self, description: Description) -> Finding:
         norms = np.concatenate(self.norms) if self.norms else np.zeros(0)
-        far = int((np.abs(norms - 1) > UNIT).sum())
-        if not far:
+        unscaled = int((np.abs(norms - 1) > UNIT_TOLERANCE).sum())
+        if not unscaled:
             return Finding("lengths", "ok", 0, "All vectors have unit length.")
         spread = f"from {norms.min():.3g} to {norms.max():.3g}, median {np.median(norms):.3g}"
         examples = tuple(i for _, i in self.unscaled_ids[:EXAMPLES])
-        if far == len(norms):
-            level: Level = "warning" if described.metric == "dot" else "note"
-            return Finding("lengths", level, far, f"No vector has unit length: {spread}. Normalize queries as well.")
+        if unscaled == len(norms):
+            level: Level = "warning" if description.metric == "dot" else "note"
+            return Finding(
+                "lengths", level, unscaled, f"No vector has unit length: {spread}. Normalize the queries as well."
+            )
         return Finding(
             "lengths",
             "warning",
-            far,
-            f"{_rows(far)} not of unit length while the others are: {spread}. Two programs wrote here; normalize all.",
+            unscaled,
+            f"{_count_rows(unscaled)} do not have unit length, but the others do: {spread}. Normalize all of them.",
             examples,
         )
 
-    def _misfits(self) -> Finding:
+    def _mismatches(self) -> Finding:
         if not self.scores:
             return Finding("text and vector", "note", 0, "No row has a text and a vector to compare.")
         values = np.array([value for _, value in self.scores])
@@ -262,63 +276,71 @@ class _Scan:
         group = _Group()
         order = np.argsort(values)
         group.add([self.scores[k][0] for k in order], low[order])
-        message = "have a vector that does not fit their text. Their text was changed, or another model embedded them."
-        return _counted("text and vector", "warning", group, message)
+        message = "have a vector that does not fit their text. The text changed later, or another model embedded it."
+        return _group_finding("text and vector", "warning", group, message)
 
 
 def robust_outliers(scores: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Which scores lie far below the others: `OUTLYING` robust standard deviations (1.4826 MAD) below the median."""
+    """Mark scores more than `OUTLIER_DEVIATIONS` robust standard deviations (1.4826 MAD) below the median."""
     median = np.median(scores)
     spread = 1.4826 * np.median(np.abs(scores - median))
-    return scores < median - OUTLYING * max(float(spread), 1e-6)
+    return scores < median - OUTLIER_DEVIATIONS * max(float(spread), 1e-6)
 
 
-def _bits_apart(a: bytes, b: bytes) -> int:
+def _hamming_distance(a: bytes, b: bytes) -> int:
     return (int.from_bytes(a, "little") ^ int.from_bytes(b, "little")).bit_count()
 
 
-def _rows(n: int) -> str:
-    return f"{n:,} {'row is' if n == 1 else 'rows are'}"
+def _count_rows(n: int) -> str:
+    return f"{n:,} row{'s' * (n != 1)}"
 
 
-def _counted(check: str, level: Level, group: _Group, message: str) -> Finding:
+def _group_finding(check: str, level: Level, group: _Group, message: str) -> Finding:
     if not group.count:
         return Finding(check, "ok", 0, "None.")
-    return Finding(check, level, group.count, f"{group.count:,} rows {message}", tuple(group.examples))
+    return Finding(check, level, group.count, f"{_count_rows(group.count)} {message}", tuple(group.examples))
 
 
-def _rows_finding(described: Description, read: int) -> Finding:
-    if read != described.rows:
+def _rows_finding(description: Description, read: int) -> Finding:
+    if read != description.rows:
         return Finding(
-            "rows", "warning", read, f"{described.rows:,} are counted, but {read:,} were read. Was it being written?"
+            "rows",
+            "warning",
+            read,
+            f"The store counts {description.rows:,} rows, but {read:,} were read. Is another process writing to it?",
         )
-    return Finding("rows", "ok", read, f"{read:,} rows, ids are {described.id_type}.")
+    return Finding("rows", "ok", read, f"{read:,} rows, ids are {description.id_type}.")
 
 
-def _widths(described: Description) -> Finding:
-    if not described.other_widths:
-        return Finding("widths", "ok", described.rows, f"All vectors have width {described.width}.")
-    others = ", ".join(f"{n:,} of width {width}" for width, n in described.other_widths.items())
+def _widths(description: Description) -> Finding:
+    if not description.other_widths:
+        return Finding("widths", "ok", description.rows, f"All vectors have width {description.width}.")
+    others = ", ".join(f"{n:,} of width {width}" for width, n in description.other_widths.items())
     return Finding(
         "widths",
         "error",
-        sum(described.other_widths.values()),
-        f"Most vectors have width {described.width}, {others}. Several models wrote here; nothing else was checked.",
+        sum(description.other_widths.values()),
+        f"Most vectors have width {description.width}, {others}. Several models made them; nothing else was checked.",
     )
 
 
 def _populations(vectors: Float32[np.ndarray, "n d"], ids: list[str]) -> Finding:
-    found = find_populations(vectors)
-    if found is None:
-        return Finding("mixed models", "note", 0, "Too few rows to tell.")
-    if not found.mixed:
-        return Finding("mixed models", "ok", 0, f"One population (alignment {found.alignment:.2f} of its parts).")
-    share = float(found.second.mean())
+    populations = find_populations(vectors)
+    if populations is None:
+        return Finding("mixed models", "note", 0, "Too few rows to compare.")
+    if not populations.mixed:
+        return Finding(
+            "mixed models",
+            "ok",
+            0,
+            f"One model, as far as can be seen (alignment of its parts {populations.alignment:.2f}).",
+        )
+    fraction = float(populations.second.mean())
     return Finding(
         "mixed models",
         "error",
-        int(found.second.sum()),
-        f"{share:.0%} of a sample of {len(ids):,} are unrelated to the rest (alignment {found.alignment:.3f}). "
-        "Two models wrote here; embed one part again.",
-        tuple(ids[int(k)] for k in np.flatnonzero(found.second)[:EXAMPLES]),
+        int(populations.second.sum()),
+        f"{fraction:.0%} of a sample of {len(ids):,} rows are unrelated to the others (alignment "
+        f"{populations.alignment:.3f}). Two models made them; embed one part again.",
+        tuple(ids[int(k)] for k in np.flatnonzero(populations.second)[:EXAMPLES]),
     )

@@ -1,9 +1,9 @@
-"""Whether vectors of two models lie in one index, seen from the vectors alone.
+"""Detect vectors of two models in one index, from the vectors alone.
 
-Two models of one width use unrelated axes, so neighbors are always of the same model, and what varies among the rows of
-one has no relation to what varies among those of the other. Two topics of one model differ in the first respect
-only. So the sample is cut where its neighbor graph is thin, and the covariances and means of both sides are compared.
-Models that share a space, such as a model and its fine-tune, are not told apart.
+Two models of one width have unrelated axes: nearest neighbors belong to the same model, and the covariances of the two
+parts are unrelated. Two topics of one model are separated in the neighbor graph as well, but their covariances agree.
+So the sample is split where its neighbor graph is sparse, and the covariances and means of both sides are compared.
+Models that share a space, such as a model and its fine-tune, cannot be distinguished.
 """
 
 from typing import NamedTuple
@@ -13,21 +13,21 @@ from jaxtyping import Bool, Float
 from scipy.linalg import eigh
 
 NEIGHBORS = 10
-LEAST = 25  # rows of the smaller side: fewer say nothing of a covariance
-CUTS = 4  # an index has thin places between its topics, too
-# Real vectors of 13 models. Two models: alignment at most .005, cosine of the means at most .10. Two sources of one
-# model: alignment at least .05, but about 0 for 30 rows of one template, whose mean had a cosine of .8.
-ALIGNED = 0.02
-SAME_MEAN = 0.2
+MIN_ROWS = 25  # of the smaller side, to estimate a covariance
+CUTS = 4  # candidates: some cuts separate topics, not models
+# Measured on vectors of 13 models. Two models: alignment at most .005, cosine of the means at most .10. Two datasets of
+# one model: alignment at least .05, except 30 texts of one template: alignment 0, cosine of the means .8.
+MIN_ALIGNMENT = 0.02
+MIN_MEAN_COSINE = 0.2
 
 
 class Populations(NamedTuple):
-    """A sample cut in two.
+    """A sample, split into two sides.
 
     Attributes:
-        second: Which rows lie on the smaller side.
-        alignment: How much the covariances of the sides agree: 1 as of one cloud, 0 as of unrelated models.
-        mean_cosine: Cosine of the means of the sides.
+        second: Mask of the smaller side.
+        alignment: Agreement of the two covariances: 1 if proportional, 0 if as unrelated as those of two models.
+        mean_cosine: Cosine between the means of the two sides.
         mixed: Whether both are so low that two models must have made the rows.
     """
 
@@ -38,22 +38,22 @@ class Populations(NamedTuple):
 
 
 def find_populations(vectors: Float[np.ndarray, "n d"]) -> Populations | None:
-    """Cut a sample where its neighbor graph is thin, and compare the sides.
+    """Split a sample where its neighbor graph is sparse, and compare the sides.
 
     Args:
-        vectors: Some 500 to 2,000 rows of an index, drawn at random; finite and not zero.
+        vectors: Random sample of 500 to 2,000 rows of an index, all finite and non-zero.
 
     Returns:
-        The cut whose sides agree least; None if a side has too few rows to be judged.
+        The split whose sides agree least; None if there are too few rows to compare.
     """
     x = np.asarray(vectors, np.float64)
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    if len(x) < 2 * LEAST:
+    if len(x) < 2 * MIN_ROWS:
         return None
-    cuts = [side for side in _thin_cuts(x @ x.T) if side.sum() >= LEAST]
+    cuts = [side for side in _sparse_cuts(x @ x.T) if side.sum() >= MIN_ROWS]
     if not cuts:
         return None
-    return min((_compare(x, side) for side in cuts), key=lambda found: (not found.mixed, found.alignment))
+    return min((_compare(x, side) for side in cuts), key=lambda result: (not result.mixed, result.alignment))
 
 
 def _compare(x: Float[np.ndarray, "n d"], second: Bool[np.ndarray, " n"]) -> Populations:
@@ -61,11 +61,11 @@ def _compare(x: Float[np.ndarray, "n d"], second: Bool[np.ndarray, " n"]) -> Pop
     alignment = covariance_alignment(a, b)
     means = a.mean(0), b.mean(0)
     mean_cosine = float(means[0] @ means[1] / (np.linalg.norm(means[0]) * np.linalg.norm(means[1]) + 1e-12))
-    return Populations(second, alignment, mean_cosine, alignment < ALIGNED and mean_cosine < SAME_MEAN)
+    return Populations(second, alignment, mean_cosine, alignment < MIN_ALIGNMENT and mean_cosine < MIN_MEAN_COSINE)
 
 
-def _thin_cuts(similarities: Float[np.ndarray, "n n"]) -> list[Bool[np.ndarray, " n"]]:
-    """The smaller sides of some normalized cuts of the neighbor graph (Shi and Malik 2000)."""
+def _sparse_cuts(similarities: Float[np.ndarray, "n n"]) -> list[Bool[np.ndarray, " n"]]:
+    """Return the smaller side of each candidate: normalized cuts of the neighbor graph (Shi and Malik 2000)."""
     n = len(similarities)
     np.fill_diagonal(similarities, -np.inf)
     nearest = np.argpartition(-similarities, NEIGHBORS, axis=1)[:, :NEIGHBORS]
@@ -75,31 +75,37 @@ def _thin_cuts(similarities: Float[np.ndarray, "n n"]) -> list[Bool[np.ndarray, 
     scale = 1 / np.sqrt(graph.sum(1))
     _, vectors = eigh(scale[:, None] * graph * scale, subset_by_index=[n - 1 - CUTS, n - 1])
     sides = []
-    for vector in vectors.T[:CUTS]:  # the last one tells nothing apart
+    for vector in vectors.T[:CUTS]:  # the last one is constant
         order = np.argsort(vector * scale)
         side = np.zeros(n, bool)
-        side[order[: _thinnest_place(graph[np.ix_(order, order)])]] = True
+        side[order[: _sparsest_position(graph[np.ix_(order, order)])]] = True
         sides.append(side if side.sum() <= n / 2 else ~side)
     return sides
 
 
-def _thinnest_place(graph: Float[np.ndarray, "n n"]) -> int:
-    """Where to cut ordered rows so that the fewest edges are cut for the edges of the smaller side."""
+def _sparsest_position(graph: Float[np.ndarray, "n n"]) -> int:
+    """Return the position that splits ordered rows with the lowest conductance."""
     degrees = graph.sum(1)
-    within = 2 * np.cumsum(np.tril(graph, -1).sum(1))  # edge ends between the first k rows
+    within = 2 * np.cumsum(np.tril(graph, -1).sum(1))  # edge ends within the first k rows
     volume = np.cumsum(degrees)
     cut = volume - within
     conductance = cut[:-1] / np.minimum(volume[:-1], volume[-1] - volume[:-1])
-    inner = conductance[LEAST - 1 : len(conductance) - LEAST + 1]
-    return int(np.argmin(inner)) + LEAST if len(inner) else 0
+    inner = conductance[MIN_ROWS - 1 : len(conductance) - MIN_ROWS + 1]
+    return int(np.argmin(inner)) + MIN_ROWS if len(inner) else 0
 
 
 def covariance_alignment(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
-    """How much of the agreement of two covariances is left beside that of random axes.
+    """Measure the agreement of two covariances `A` and `B`, relative to that of random axes.
 
     With `t(A, B) = tr(A B)`, `r = t(A, B) / sqrt(t(A, A) t(B, B))` is 1 for proportional covariances, and
-    `r0 = tr(A) tr(B) / d / sqrt(t(A, A) t(B, B))` is what randomly rotated ones have; returned is
-    `(r - r0) / (1 - r0)`. The squared norms are corrected for the samples' sizes.
+    `r0 = tr(A) tr(B) / d / sqrt(t(A, A) t(B, B))` is its expectation under random rotations.
+
+    Args:
+        a: Vectors of the first side.
+        b: Vectors of the second side.
+
+    Returns:
+        `(r - r0) / (1 - r0)`, with `t(A, A)` and `t(B, B)` corrected for the sample sizes.
     """
     a, b = a - a.mean(0), b - b.mean(0)
     d = a.shape[1]

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
 from ea_jax.errors import BadInput
 from ea_jax.integrations.stores import Description, open_store
-from ea_jax.integrations.stores.rows import vectors_of
+from ea_jax.integrations.stores.rows import vectors_to_numpy
 
-CORPUS = 16_384  # vectors that held-out queries of a fit search, as in `fit`
+pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
+CORPUS = 16_384  # largest number of vectors that held-out queries search
 BATCH_ROWS = 1000
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def sample_store(
 
     Raises:
         BadInput: The store is empty, has vectors of several widths, or no row with a text and a vector.
-        StoreUnavailable: It cannot be reached.
+        StoreUnavailable: The store cannot be reached.
     """
     rng, size = np.random.default_rng(seed), max(max_pairs, max_corpus)
     with open_store(url) as store:
@@ -63,7 +64,7 @@ def sample_store(
         if description.other_widths:
             widths = ", ".join(map(str, sorted({description.width, *description.other_widths} - {None})))
             raise BadInput(f"{store.url} holds vectors of the widths {widths}. Keep one model's vectors in a field.")
-        kept: Any = None
+        sample: Any = None
         keys, read = np.zeros(0), 0
         for rows, _ in store.read(("id", "text", "vector"), BATCH_ROWS):
             new = rng.random(len(rows))
@@ -72,24 +73,24 @@ def sample_store(
             if len(keys) == size:
                 valid &= new < keys.max()
             table = pa.Table.from_batches([rows.filter(pa.array(valid))])
-            kept = table if kept is None else pa.concat_tables([kept, table])
+            sample = table if sample is None else pa.concat_tables([sample, table])
             keys = np.concatenate([keys, new[valid]])
             if len(keys) > size:
                 order = np.sort(np.argpartition(keys, size)[:size])
-                kept, keys = kept.take(pa.array(order)).combine_chunks(), keys[order]
+                sample, keys = sample.take(pa.array(order)).combine_chunks(), keys[order]
             advance(len(rows))
         where = str(store.url)
-    if not len(keys):
+    if sample is None or not len(sample):
         raise BadInput(f"{where} has {'no rows' if not read else f'{read:,} rows, but none has a vector'}.")
-    kept = kept.take(pa.array(np.argsort(keys)))  # the smallest keys are the sample
-    has_text = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(kept.column("text"), "")), "")
-    pairs = kept.filter(has_text).slice(0, max_pairs)
+    sample = sample.take(pa.array(np.argsort(keys)))  # the smallest keys are the sample
+    has_text = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(sample.column("text"), "")), "")
+    pairs = sample.filter(has_text).slice(0, max_pairs)
     if not len(pairs):
         raise BadInput(f"{where} has {read:,} rows, but none has a text. Name its field with ?text= in the URL.")
-    missing = len(kept) - has_text.to_pylist().count(True)
+    missing = len(sample) - int(pc.sum(has_text).as_py())
     if missing:
-        logger.warning(f"{missing:,} of {len(kept):,} sampled rows have no text and are left out of the pairs")
+        logger.warning(f"{missing:,} of {len(sample):,} sampled rows have no text and are left out of the pairs")
     pq.write_table(pairs.rename_columns(["id", "text", "y"]), file)
-    corpus = kept.slice(0, max_corpus)
-    vectors = [vectors_of(batch) for batch in corpus.combine_chunks().to_batches()]
+    corpus = sample.slice(0, max_corpus)
+    vectors = [vectors_to_numpy(batch) for batch in corpus.combine_chunks().to_batches()]
     return StoreSample(description, len(pairs), np.concatenate(vectors))

@@ -1,4 +1,4 @@
-"""What the commands do with stores: fit on one, map one to another, check one, evaluate on one."""
+"""Operations of the commands on stores: sample pairs for a fit or an evaluation, map, and check."""
 
 import hashlib
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoreJob(NamedTuple):
-    """What a store-to-store job did, and how to undo its publication (None if nothing was published)."""
+    """Report of a store-to-store job, and its publication (None if nothing was published)."""
 
     report: MapReport
     published: Published | None
@@ -47,7 +47,7 @@ def sampled_pairs(url: str, rows: int, seed: int, show_progress: bool) -> Iterat
 
 
 def find_target(name: str, sample: StoreSample, root: Path) -> Space:
-    """Find the space of a store's vectors; an unknown name becomes a space of their width, kept in `root`.
+    """Find the space of a store's vectors. An unknown name is added to the registry `root` as a space of their width.
 
     Raises:
         BadInput: The name is known, but the vectors have another width.
@@ -69,7 +69,7 @@ def find_target(name: str, sample: StoreSample, root: Path) -> Space:
 
 
 def open_target(source: Store, url: str, width: int) -> Store:
-    """Open the store to write to: a sibling where it lies in the same place as the source, else a store of its own."""
+    """Open the target: a sibling of the source if both have the same location, else a separate store."""
     target = parse_store_url(url)
     description = source.describe()
     if (target.engine, target.location) == (source.url.engine, source.url.location):
@@ -136,7 +136,7 @@ def map_between_stores(
                 job,
                 column="text" if texts else "vector",
                 label=f"{entry.name} {purpose}",
-                incomplete="skip" if skip_incomplete else "refuse",
+                incomplete="skip" if skip_incomplete else "stop",
                 advance=advance,
             )
             published = target.publish(publish) if publish else None
@@ -157,7 +157,7 @@ def check_store_at(url: str, entry: Entry | None = None, *, show_progress: bool 
 
     Args:
         url: Store URL.
-        entry: Adapter into the space of the store's vectors. If given, each vector is compared with its text.
+        entry: Adapter into the space of the store's vectors. If set, each vector is compared with its text.
         show_progress: Show a progress bar on stderr.
         seed: Random seed of the sample.
     """

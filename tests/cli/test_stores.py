@@ -1,24 +1,28 @@
-"""Commands on vector stores: fit, map, publish and undo, check and evaluate, on real engines."""
+"""Commands on vector stores, with real engines: fit, map, publish, unpublish, check and evaluate."""
 
 import json
 import os
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from ea_jax.integrations import stores
 from ea_jax.integrations.stores import Layout, open_store
 from ea_jax.loading import load
 from tests.conftest import unit_rows, write_toy_registry
 from tests.integrations.stores.conftest import need
 
+README = Path(stores.__file__).with_name("README.md")
 WORDS = ["tax", "tea", "rain", "music", "river", "engine", "garden", "letter", "bridge", "winter"]
 TEXTS = [f"{a} and {b}, note {i}" for i, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS)]
 
 
 @pytest.fixture(params=["sqlite-vec", "lancedb"])
 def location(request, tmp_path):
-    """A store URL without its collection."""
+    """A store URL without the name of a collection."""
     need(request.param)
     return f"{request.param}:{tmp_path / 'store'}"
 
@@ -48,7 +52,7 @@ def read(url: str) -> dict[str, np.ndarray]:
     return {row["id"]: np.array(row["vector"], np.float32) for batch in batches for row in batch}
 
 
-def test_a_map_between_stores_is_published_and_undone(ea, registry, location):
+def test_a_map_between_stores_is_published_and_unpublished(ea, registry, location):
     x = unit_rows(np.random.default_rng(0), 50, 8)
     fill(f"{location}#docs", x, [f"text {i}" for i in range(50)])
     is_column = location.startswith("lancedb")
@@ -68,7 +72,24 @@ def test_a_map_between_stores_is_published_and_undone(ea, registry, location):
     np.testing.assert_allclose([observed[str(i)] for i in range(50)], x, atol=1e-6)
 
 
-def test_a_check_names_what_is_wrong(ea, registry, location):
+def test_the_readme_commands_run(ea, registry, tmp_path, monkeypatch):
+    need("qdrant")
+    monkeypatch.chdir(tmp_path)
+    fill("qdrant:./qdrant#docs", unit_rows(np.random.default_rng(0), 50, 8), [f"text {i}" for i in range(50)])
+    with open_store("qdrant:./qdrant#docs") as store:
+        store.publish("live")
+    lines = [line for line in README.read_text().splitlines() if line.startswith("ea-jax ")]
+    commands = [shlex.split(line.replace("minilm", "toy-a").replace("oai-3-small", "toy-b")) for line in lines]
+    for _, name, *arguments in commands:
+        if name not in ("fit", "eval"):  # these embed texts: the slow test runs them
+            code, _, err = ea(name, *arguments)
+            assert code == 0, err
+            assert name != "map" or f"to undo: {lines[-1]}\n" in err
+    assert [name for _, name, *_ in commands] == ["check", "fit", "eval", "map", "unpublish"]
+    assert list(read("qdrant:./qdrant#live")) == list(read("qdrant:./qdrant#docs"))
+
+
+def test_check_reports_each_defect_with_its_rows(ea, registry, location):
     vectors = unit_rows(np.random.default_rng(0), 60, 8)
     vectors[7] = 0
     fill(f"{location}#docs", vectors, [None if i == 3 else f"text {i}" for i in range(60)])
@@ -83,7 +104,7 @@ def test_a_check_names_what_is_wrong(ea, registry, location):
 
 
 @pytest.mark.slow
-def test_a_fit_on_a_store_answers_queries_of_an_unknown_model(ea, registry, minilm, tmp_path):
+def test_a_fit_on_a_store_maps_to_an_unknown_model(ea, registry, minilm, tmp_path):
     need("sqlite-vec")
     url, x = f"sqlite-vec:{tmp_path / 'store'}#docs", np.asarray(minilm(TEXTS))
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(384, 384)))[0]

@@ -1,4 +1,4 @@
-"""The doctor: every defect put into a healthy store is found, with its rows, and a healthy store has none."""
+"""Each defect added to a store without defects is reported with its rows, and nothing else is."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 
 from ea_jax.integrations.stores import Description, Layout, Store, open_store
 from ea_jax.integrations.stores.protocol import Chunk, Fields
-from ea_jax.integrations.stores.rows import record_batch
+from ea_jax.integrations.stores.rows import make_record_batch
 from ea_jax.integrations.stores.urls import parse_store_url
 from ea_jax.workflows.check_store import StoreReport, check_store, robust_outliers
 from ea_jax.workflows.mixed_models import covariance_alignment, find_populations
@@ -18,7 +18,7 @@ N, D = 400, 64
 
 
 class Rows(Store):
-    """A store of rows in memory, in which anything may be wrong."""
+    """A store in memory, with arbitrary defects."""
 
     def __init__(self, vectors, texts=None) -> None:
         self.url = parse_store_url("sqlite-vec:memory#docs")
@@ -35,7 +35,9 @@ class Rows(Store):
         for k in range(0, len(self.vectors), 150):
             part = slice(k, k + 150)
             ids = [str(i) for i in range(k, k + len(self.vectors[part]))]
-            yield Chunk(record_batch(("text", "vector"), ids, self.texts[part], self.vectors[part], where="here"), k)
+            yield Chunk(
+                make_record_batch(("text", "vector"), ids, self.texts[part], self.vectors[part], where="here"), k
+            )
 
     def write(self, rows) -> None: ...
     def create_sibling(self, name, width, metric=None) -> Store:
@@ -47,7 +49,7 @@ class Rows(Store):
 
 
 def model(seed: int, n: int = N, topics: int = 4) -> np.ndarray:
-    """Unit vectors as a model makes them: a mean, topics, and a few axes that carry most of the variance."""
+    """Make unit vectors like those of a model: a mean, topics, and a few axes with most of the variance."""
     axes = np.random.default_rng(seed)
     rng = np.random.default_rng([seed, n])
     scales = 1 / np.sqrt(1 + np.arange(D))
@@ -62,14 +64,14 @@ def findings(report: StoreReport) -> dict[str, tuple[str, int]]:
     return {finding.check: (finding.level, finding.rows) for finding in report.findings if finding.level != "ok"}
 
 
-def test_a_healthy_store_has_no_findings():
+def test_a_store_without_defects_has_no_findings():
     report = check_store(Rows(model(0)))
     assert report.ok
     assert findings(report) == {}
     assert report.norms == pytest.approx((1, 1, 1), abs=1e-5)
 
 
-def test_each_defect_is_found_with_its_rows():
+def test_each_defect_is_reported_with_its_rows():
     vectors, texts = list(model(0)), [f"text {i}" for i in range(N)]
     vectors[3] = None
     vectors[5] = np.full(D, np.nan, np.float32)
@@ -107,7 +109,7 @@ def test_vectors_without_unit_length_are_a_warning_for_dot_products():
     assert findings(report) == {"lengths": ("warning", N)}
 
 
-def test_a_text_field_that_is_never_filled_is_named():
+def test_an_empty_text_field_is_named():
     report = check_store(Rows(model(0), [None] * N))
     assert any("Name the field: ?text=" in finding.message for finding in report.findings)
 
@@ -122,13 +124,13 @@ def test_an_empty_store_is_an_error():
     assert findings(check_store(Rows([]))) == {"rows": ("error", 0)}
 
 
-def test_rows_whose_vector_does_not_fit_their_text():
+def test_vectors_that_do_not_fit_their_text_are_reported():
     vectors = model(0)
     vectors[[40, 41]] = vectors[[41, 40]]
     right = {f"text {i}": vector for i, vector in enumerate(model(0))}
 
-    def score(texts, found):
-        return np.array([float(right[text] @ v) for text, v in zip(texts, found, strict=True)]) - 0.01 * np.arange(
+    def score(texts, vectors):
+        return np.array([float(right[text] @ v) for text, v in zip(texts, vectors, strict=True)]) - 0.01 * np.arange(
             len(texts)
         ) / len(texts)
 
@@ -137,7 +139,7 @@ def test_rows_whose_vector_does_not_fit_their_text():
     assert set(report.findings[-2].examples) == {"40", "41"}
 
 
-def test_the_model_is_what_identify_says():
+def test_the_identified_model_is_reported():
     def identify(vectors, texts):
         return "toy" if vectors.shape == (N, D) and len(texts) == N else None
 
@@ -145,29 +147,30 @@ def test_the_model_is_what_identify_says():
     assert check_store(Rows(model(0, 100)), identify=identify).model is None
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_two_models_in_one_index_are_found(share):
-    second = int(N * share)
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_two_models_in_one_index_are_detected(fraction):
+    second = int(N * fraction)
     vectors = np.concatenate([model(0, N - second), model(1, second)])
     order = np.random.default_rng(0).permutation(N)
     report = check_store(Rows(vectors[order]))
     assert findings(report) == {"mixed models": ("error", second)}
-    found = find_populations(vectors)
-    assert found is not None
+    populations = find_populations(vectors)
+    assert populations is not None
     np.testing.assert_array_equal(
-        found.second if share < 0.5 else found.second == found.second[-1], np.arange(N) >= N - second
+        populations.second if fraction < 0.5 else populations.second == populations.second[-1],
+        np.arange(N) >= N - second,
     )
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_two_topics_of_one_model_are_not(seed):
-    found = find_populations(model(seed, 600, topics=2))
-    assert found is not None
-    assert not found.mixed
-    assert found.alignment > 0.1
+def test_two_topics_of_one_model_are_not_two_models(seed):
+    populations = find_populations(model(seed, 600, topics=2))
+    assert populations is not None
+    assert not populations.mixed
+    assert populations.alignment > 0.1
 
 
-def test_alignment_is_one_for_one_cloud_and_zero_for_unrelated_axes():
+def test_alignment_is_one_for_one_model_zero_for_two():
     x, y = model(0, 3000, topics=1), model(1, 3000, topics=1)
     assert covariance_alignment(x[:1500], x[1500:]) == pytest.approx(1, abs=0.02)
     assert covariance_alignment(x, y) == pytest.approx(0, abs=0.05)

@@ -1,4 +1,4 @@
-"""Maps between stores: killed anywhere and run again, they end with the same content."""
+"""Maps between stores resume after any interruption, with the same result."""
 
 import json
 import signal
@@ -62,7 +62,7 @@ def sibling_of(store: Store) -> Store:
     return store.create_sibling("mapped", 8, "euclidean")
 
 
-def test_a_job_that_fails_goes_on_where_it_was(engine, tmp_path):  # noqa: F811
+def test_a_failed_job_resumes_at_its_cursor(engine, tmp_path):  # noqa: F811
     rows, job, calls = make_rows(), tmp_path / "job.json", []
 
     def failing(x):
@@ -87,14 +87,14 @@ def test_a_job_that_fails_goes_on_where_it_was(engine, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["sqlite-vec", "lancedb"])
-def test_a_killed_job_ends_with_the_same_content(name, folder):  # noqa: F811
+def test_a_killed_job_resumes_to_the_same_content(name, folder):  # noqa: F811
     need(name)
-    here = make_engine(name, folder)
-    make_store(here.url("docs"), make_rows()).close()
-    target, job = here.url("mapped"), folder / "job.json"
+    stores = make_engine(name, folder)
+    make_store(stores.url("docs"), make_rows()).close()
+    target, job = stores.url("mapped"), folder / "job.json"
     if name == "lancedb":
-        target = here.url("docs").replace("#", "?vector=mapped#")
-    arguments = [sys.executable, "-c", KILLED_JOB, here.url("docs"), target, str(job)]
+        target = stores.url("docs").replace("#", "?vector=mapped#")
+    arguments = [sys.executable, "-c", KILLED_JOB, stores.url("docs"), target, str(job)]
     with subprocess.Popen(arguments) as process:
         deadline = time.monotonic() + 60
         while not (job.exists() and json.loads(job.read_text())["rows"] >= 60):
@@ -103,7 +103,7 @@ def test_a_killed_job_ends_with_the_same_content(name, folder):  # noqa: F811
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert 60 <= json.loads(job.read_text())["rows"] < ROWS
-    with open_store(here.url("docs")) as store, open_store(target, Layout(8)) as mapped:
+    with open_store(stores.url("docs")) as store, open_store(target, Layout(8)) as mapped:
         map_store(store, mapped, reverse, job, batch_rows=20)
     with open_store(target) as mapped:
         assert mapped.describe().rows == ROWS
@@ -130,7 +130,7 @@ def stores(folder):  # noqa: F811
         yield source, target, folder / "job.json"
 
 
-def test_incomplete_rows_are_refused_or_skipped(stores):
+def test_incomplete_rows_stop_the_job_or_are_skipped(stores):
     source, target, job = stores
     texts = pa.array([None, " ", *["text"] * 28], pa.string())
     source.write(make_rows(30).set_column(1, "text", texts))
@@ -146,7 +146,7 @@ def test_a_job_file_belongs_to_one_job(stores):
     with pytest.raises(BadInput, match="label was small and is large"):
         map_store(source, target, reverse, job, label="large")
     job.write_text("{}")
-    with pytest.raises(BadInput, match="not the file of a job"):
+    with pytest.raises(BadInput, match="not the job file"):
         map_store(source, target, reverse, job, label="small")
 
 
@@ -156,15 +156,15 @@ def test_a_store_is_not_mapped_onto_itself(stores):
         map_store(source, source, reverse, job)
 
 
-def test_functions_have_to_return_a_row_each(stores):
+def test_functions_must_return_one_vector_per_row(stores):
     source, target, job = stores
     with pytest.raises(BadInput, match=r"shape \(29, 8\) for 30 rows"):
         map_store(source, target, lambda x: reverse(x)[1:], job)
-    with pytest.raises(BadInput, match="width 16, but the store's have 8"):
+    with pytest.raises(BadInput, match="width 16, but the store's vectors have width 8"):
         map_store(source, target, lambda x: x, job)
 
 
-def test_an_empty_store_is_refused(stores, folder):  # noqa: F811
+def test_an_empty_store_is_an_error(stores, folder):  # noqa: F811
     _, target, job = stores
     empty = open_store(f"sqlite-vec:{folder}/docs.db#empty", Layout(WIDTH))
     with empty, pytest.raises(BadInput, match="no rows to map"):

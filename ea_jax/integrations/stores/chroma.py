@@ -1,7 +1,7 @@
 """Chroma, a server or a persistent folder. A server's token is read from CHROMA_TOKEN.
 
-Rows are read in the order in which they were first written, since Chroma cannot seek to an id. A sibling is a new
-collection; two renames publish it. Chroma keeps scalars as metadata, so a nested value is written as its JSON.
+Rows are read in insertion order, since Chroma cannot seek to an id. A sibling is a new collection, published by two
+renames. Chroma's metadata are scalars, so nested values are written as JSON.
 """
 
 import json
@@ -36,42 +36,42 @@ from ea_jax.integrations.stores.rows import (
     check_columns,
     check_rows,
     check_width,
-    no_collection,
+    dump_payload,
+    make_record_batch,
     parse_payload,
-    payload_json,
     pick_field,
-    record_batch,
-    slices,
-    vectors_of,
+    split_range,
+    unknown_collection,
+    vectors_to_numpy,
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
-DOCUMENT = "document"  # Chroma's own field of texts, beside the metadata
+DOCUMENT = "document"  # Chroma's text field, which is not part of the metadata
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "ip": "dot", "l2": "euclidean"}
 _SPACES = {metric: space for space, metric in _METRICS.items()}
 
 
 def open_store(url: StoreUrl, create: Layout | None = None) -> "ChromaStore":
-    """Open a collection; `opening.open_store` documents the arguments."""
-    with _plain_errors(url):
+    """Open a collection; see `opening.open_store`."""
+    with _translate_errors(url):
         client = _connect(url, create is not None)
         try:
             store = ChromaStore(url, client, _collection(url, client, create))
             if create:
                 check_width(create.width, store.width, str(url))
         except BaseException:
-            _let_go(url, client)
+            _release(url, client)
             raise
     return store
 
 
 def _collection(url: StoreUrl, client: Any, create: Layout | None) -> Any:
     try:
-        return client.get_collection(url.name, embedding_function=None)  # with its own, Chroma would download a model
+        return client.get_collection(url.name, embedding_function=None)  # the default would download a model
     except NotFoundError as error:
         if create is None:
             known = [collection.name for collection in client.list_collections()]
-            raise no_collection("collection", url.name, known, url.location) from error
+            raise unknown_collection("collection", url.name, known, url.location) from error
     configuration = {"hnsw": {"space": _SPACES[create.metric]}}
     return client.create_collection(url.name, configuration=configuration, embedding_function=None)
 
@@ -93,7 +93,7 @@ class ChromaStore(Store):
         self.metric: Metric | None = _METRICS.get(index.get("space", "l2"))
 
     def describe(self) -> Description:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             count = self.collection.count()
         fields = Fields("id", self.text, "embedding", "metadata")
         return Description(str(self.url), count, self.width, {}, self.metric, "string", fields, ("embedding",))
@@ -109,7 +109,7 @@ class ChromaStore(Store):
         include += ["documents"] if "text" in columns and not in_metadata else []
         include += ["embeddings"] if "vector" in columns else []
         while True:
-            with _plain_errors(self.url):
+            with _translate_errors(self.url):
                 batch = self.collection.get(limit=batch_rows, offset=offset, include=include)
             ids = batch["ids"]
             if not ids:
@@ -118,61 +118,61 @@ class ChromaStore(Store):
             texts = batch["documents"]
             if in_metadata:
                 texts = [payload.pop(self.text, None) for payload in payloads]
-            rows = record_batch(
+            rows = make_record_batch(
                 columns,
                 ids,
                 texts or (),
                 np.asarray(batch["embeddings"], np.float32) if "vector" in columns else (),
-                [payload_json(payload) for payload in payloads],
+                [dump_payload(payload) for payload in payloads],
                 where=str(self.url),
             )
             offset += len(ids)
             yield Chunk(rows, {"offset": offset, "last": ids[-1]})
 
     def _check_cursor(self, after: Cursor) -> None:
-        """Check that the rows before a cursor are still those that were read."""
+        """Check that no row before the cursor was deleted."""
         if after is None:
             return
-        with _plain_errors(self.url):
-            there = self.collection.get(limit=1, offset=int(after["offset"]) - 1, include=[])["ids"]
-        if there != [after["last"]]:
+        with _translate_errors(self.url):
+            last = self.collection.get(limit=1, offset=int(after["offset"]) - 1, include=[])["ids"]
+        if last != [after["last"]]:
             raise BadInput(f"{self.url}: rows were deleted since the cursor was made. Start again without it.")
 
     def write(self, rows: Any) -> None:
         check_rows(rows, self.needs, self.width, str(self.url))
-        ids, vectors = rows.column("id").to_pylist(), vectors_of(rows)
+        ids, vectors = rows.column("id").to_pylist(), vectors_to_numpy(rows)
         texts: list[str | None] = rows.column("text").to_pylist()
         metadatas = [_scalars(parse_payload(payload)) for payload in rows.column("payload").to_pylist()]
         if self.text != DOCUMENT:
             metadatas = [{**m, self.text: t} if t is not None else m for m, t in zip(metadatas, texts, strict=True)]
-        with _plain_errors(self.url):
-            for some in slices(len(ids), self.client.get_max_batch_size()):
+        with _translate_errors(self.url):
+            for batch in split_range(len(ids), self.client.get_max_batch_size()):
                 self.collection.upsert(
-                    ids=ids[some],
-                    embeddings=vectors[some],
-                    documents=texts[some] if self.text == DOCUMENT else None,
-                    metadatas=[metadata or None for metadata in metadatas[some]],
+                    ids=ids[batch],
+                    embeddings=vectors[batch],
+                    documents=texts[batch] if self.text == DOCUMENT else None,
+                    metadatas=[metadata or None for metadata in metadatas[batch]],
                 )
         self.width = vectors.shape[1]
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "ChromaStore":
         text = None if self.text == DOCUMENT else self.text
-        return open_store(self.url.renamed(name=name, text=text), Layout(width, metric or self.metric or "cosine"))
+        return open_store(self.url.copy_with(name=name, text=text), Layout(width, metric or self.metric or "cosine"))
 
     def publish(self, public: str) -> Published:
         old = f"{public}-before-{self.url.name}"
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             names = {collection.name for collection in self.client.list_collections()}
             if public in names and self.url.name in names and public != self.url.name:
                 self._rename(public, old)
                 names.add(old)
-            if self.url.name in names and public != self.url.name:  # also after a kill between the two
+            if self.url.name in names and public != self.url.name:  # also after a kill between the two renames
                 self._rename(self.url.name, public)
         return Published(public, self.url.name, old if old in names else None)
 
     def unpublish(self, published: Published) -> None:
         public, current, previous = published
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             names = {collection.name for collection in self.client.list_collections()}
             if current not in names and public in names:
                 self._rename(public, current)
@@ -184,14 +184,14 @@ class ChromaStore(Store):
         self.client.get_collection(old, embedding_function=None).modify(name=new)
 
     def close(self) -> None:
-        _let_go(self.url, self.client)
+        _release(self.url, self.client)
 
 
 def _connect(url: StoreUrl, create: bool) -> Any:
     if url.is_remote:
         return share_client(("chroma", url.location), lambda: _connect_server(url), _close_server)
     if not create and not (url.path / "chroma.sqlite3").exists():
-        raise BadInput(f"{url.location} is no folder of Chroma. For a server give its address: chroma:http://")
+        raise BadInput(f"{url.location} is not a folder of Chroma. For a server, use its address: chroma:http://")
     return chromadb.PersistentClient(url.path, settings=Settings(anonymized_telemetry=False))
 
 
@@ -210,11 +210,11 @@ def _connect_server(url: StoreUrl) -> Any:
 def _close_server(client: Any) -> None:
     servers = (client._server, client._admin_client._server)
     client.close()
-    for server in servers:  # whose connections the client leaves open
+    for server in servers:  # the client does not close their connections
         server._session.close()
 
 
-def _let_go(url: StoreUrl, client: Any) -> None:
+def _release(url: StoreUrl, client: Any) -> None:
     if url.is_remote:
         release_client(("chroma", url.location))
     else:
@@ -222,7 +222,7 @@ def _let_go(url: StoreUrl, client: Any) -> None:
 
 
 def _scalars(payload: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that Chroma takes: no nulls, and nested values as JSON."""
+    """Convert a payload to Chroma's metadata: drop nulls, and write nested values as JSON."""
     return {
         key: value if isinstance(value, str | int | float | bool) else json.dumps(value, ensure_ascii=False)
         for key, value in payload.items()
@@ -231,15 +231,15 @@ def _scalars(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _plain_errors(url: StoreUrl) -> Iterator[None]:
-    """Say in one sentence what the client says in its own ways."""
+def _translate_errors(url: StoreUrl) -> Iterator[None]:
+    """Translate the client's errors into one sentence each."""
     try:
         yield
     except NotFoundError as error:
-        raise BadInput(f"{url}: the collection is not there any more.") from error
+        raise BadInput(f"{url}: the collection no longer exists.") from error
     except ChromaAuthError as error:
         raise StoreUnavailable(
-            f"{url.location} refuses the token. Set CHROMA_TOKEN to one that may do this."
+            f"{url.location} rejects the token. Set CHROMA_TOKEN to a token with sufficient rights."
         ) from error
     except httpx.TransportError as error:
         raise StoreUnavailable(f"{url.location} does not answer ({error}). Is the Chroma server running?") from error
@@ -249,4 +249,4 @@ def _plain_errors(url: StoreUrl) -> Iterator[None]:
         raise StoreUnavailable(f"{url.location} does not answer. Is the Chroma server running?") from error
     except (ChromaError, sqlite3.Error, PermissionError) as error:
         advice = "Another process may be writing to it, or the folder may be read-only."
-        raise StoreUnavailable(f"{url}: Chroma refused: {error}. {advice}") from error
+        raise StoreUnavailable(f"{url}: Chroma failed: {error}. {advice}") from error

@@ -1,4 +1,4 @@
-"""One client for each place: embedded engines lock their folder, and a job reads and writes in the same one."""
+"""Share one client per location: embedded engines lock their folder, and a job may read and write in one folder."""
 
 import atexit
 import threading
@@ -7,22 +7,22 @@ from typing import Any
 
 _clients: dict[Any, tuple[Any, Callable[[], None]]] = {}
 _users: dict[Any, int] = {}
-_guard = threading.Lock()
+_lock = threading.Lock()
 
 
-def share_client(key: Any, make: Callable[[], Any], close: Callable[[Any], None]) -> Any:
-    """The process's client of a location, made for its first user."""
-    with _guard:
+def share_client(key: Any, create: Callable[[], Any], close: Callable[[Any], None]) -> Any:
+    """Return the client of a location. The first caller creates it."""
+    with _lock:
         if key not in _clients:
-            client = make()
+            client = create()
             _clients[key] = (client, lambda: close(client))
         _users[key] = _users.get(key, 0) + 1
         return _clients[key][0]
 
 
 def release_client(key: Any) -> None:
-    """Close the client of a location when its last user has let go of it."""
-    with _guard:
+    """Release a client. The last caller closes it."""
+    with _lock:
         if key not in _clients:
             return
         _users[key] -= 1

@@ -1,8 +1,8 @@
-"""FAISS index files with the texts beside them: `faiss:docs.faiss?texts=docs.parquet`.
+"""FAISS index files, with their texts in a second file: `faiss:docs.faiss?texts=docs.parquet`.
 
-Rows are read in the order of FAISS's own numbers. An index is one file, so written rows wait in `<index>.parts`, each
-batch a file, until `flush` puts them into the index. A sibling is a new index over the same texts; it is published by
-renaming files. Only exact vectors are read: product and scalar quantization keep less than was put in.
+Rows are read by FAISS's integer ids. An index is one file, so each written batch is staged as a file in
+`<index>.parts` until `flush` adds it to the index. A sibling is a new index over the same texts, published by renaming
+files. Only exact vectors are read: quantized indexes return approximations.
 """
 
 import os
@@ -21,7 +21,6 @@ from jaxtyping import Float32, Int64
 
 from ea_jax.errors import BadInput, StoreUnavailable
 from ea_jax.integrations.stores.faiss_texts import KEY, Texts, find_texts, read_texts
-from ea_jax.integrations.stores.files import replace_file
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
     Chunk,
@@ -35,19 +34,27 @@ from ea_jax.integrations.stores.protocol import (
     Published,
     Store,
 )
-from ea_jax.integrations.stores.rows import check_columns, check_rows, check_width, id_type_of, record_batch, vectors_of
+from ea_jax.integrations.stores.rows import (
+    check_columns,
+    check_rows,
+    check_width,
+    infer_id_type,
+    make_record_batch,
+    vectors_to_numpy,
+)
 from ea_jax.integrations.stores.urls import StoreUrl
+from ea_jax.io.atomic import write_atomically
 
 _OWNER = b"faiss_index"
 
 
 def open_store(url: StoreUrl, create: Layout | None = None) -> "FaissStore":
-    """Open an index file; `opening.open_store` documents the arguments."""
+    """Open an index file; see `opening.open_store`."""
     if url.path.suffix in (".pkl", ".pickle"):
-        raise BadInput(f"{url.location} is a pickle and no index. LangChain's index is the .faiss file beside it.")
+        raise BadInput(f"{url.location} is a pickle, not an index. LangChain's index is the .faiss file next to it.")
     if create is None and not url.path.exists():
-        raise BadInput(f"{url.location} is not there.")
-    with _plain_errors(url):
+        raise BadInput(f"{url.location} does not exist.")
+    with _translate_errors(url):
         store = FaissStore(url, create)
     if create:
         check_width(create.width, store.width, str(url))
@@ -68,16 +75,16 @@ class FaissStore(Store):
         self.texts_file = find_texts(url)
         if self.texts_file is None and create:
             self.texts_file = url.path.with_suffix(".parquet")
-        # The texts of another index stay as they are, and a sibling shares them.
-        self.carries = self.texts_file is not None and _owner(self.texts_file) == (
+        # Texts of another index are shared with it, and never changed.
+        self.owns_texts = self.texts_file is not None and _owner(self.texts_file) == (
             url.path.name if self.texts_file.exists() or create is None else None
         )
         self._texts: Texts | None = None
 
     @property
     def needs(self) -> tuple[Column, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """An index over texts that are there already needs only the vectors."""
-        return COLUMNS if self.carries else ("id", "vector")
+        """An index over existing texts needs only ids and vectors."""
+        return COLUMNS if self.owns_texts else ("id", "vector")
 
     def _load(self) -> None:
         self.index = faiss.read_index(str(self.url.path))
@@ -85,30 +92,30 @@ class FaissStore(Store):
         self.metric = "dot" if self.index.metric_type == faiss.METRIC_INNER_PRODUCT else "euclidean"
 
     def _ids(self) -> Int64[np.ndarray, " n"]:
-        """FAISS's numbers of the rows, in storage order."""
+        """Return FAISS's integer ids, in storage order."""
         index = faiss.downcast_index(self.index)
         if isinstance(index, faiss.IndexIDMap):
             return faiss.vector_to_array(index.id_map)
         if isinstance(index, faiss.IndexIVF):
             lists: Any = index.invlists
-            found = [
+            ids = [
                 faiss.rev_swig_ptr(lists.get_ids(k), lists.list_size(k)).copy()
                 for k in range(index.nlist)
                 if lists.list_size(k)
             ]
-            return np.concatenate(found) if found else np.zeros(0, np.int64)
+            return np.concatenate(ids) if ids else np.zeros(0, np.int64)
         return np.arange(index.ntotal, dtype=np.int64)
 
     def _read_texts(self) -> Texts | None:
         if self._texts is None and self.texts_file is not None and self.texts_file.exists():
-            numbered = self.index is not None and isinstance(faiss.downcast_index(self.index), faiss.IndexIDMap)
-            self._texts = read_texts(self.texts_file, self.url, numbered)
+            has_ids = self.index is not None and isinstance(faiss.downcast_index(self.index), faiss.IndexIDMap)
+            self._texts = read_texts(self.texts_file, self.url, has_ids)
         return self._texts
 
     def describe(self) -> Description:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             texts = self._read_texts()
-        kind: IdType = "integer" if texts is None or texts.ids is None else id_type_of(texts.ids)
+        kind: IdType = "integer" if texts is None or texts.ids is None else infer_id_type(texts.ids)
         fields = Fields(texts.id if texts else None, texts.text if texts else None, "vector", "payload")
         count = self.index.ntotal if self.index is not None else 0
         return Description(str(self.url), count, self.width, {}, self.metric, kind, fields, ("vector",))
@@ -121,26 +128,26 @@ class FaissStore(Store):
             return
         keys = self._ids()
         order = np.argsort(keys, kind="stable")
-        vectors = _Vectors(self.index, str(self.url)) if "vector" in columns else None
+        vectors = _ExactVectors(self.index, str(self.url)) if "vector" in columns else None
         texts = self._read_texts()
-        rows_of = self._rows_of(texts, keys)
+        row_by_key = self._match_rows(texts, keys)
         start = 0 if after is None else int(np.searchsorted(keys[order], after, side="right"))
         for first in range(start, len(order), batch_rows):
-            some = order[first : first + batch_rows]
-            numbers = [int(key) for key in keys[some]]
-            rows = [rows_of.get(key) for key in numbers]
-            batch = record_batch(
+            positions = order[first : first + batch_rows]
+            numbers = [int(key) for key in keys[positions]]
+            rows = [row_by_key.get(key) for key in numbers]
+            batch = make_record_batch(
                 columns,
-                _picked(texts.ids if texts else None, rows, numbers),
-                _picked(texts.texts if texts else None, rows, None),
-                vectors.take(some) if vectors else (),
-                _picked(texts.payloads if texts else None, rows, None),
+                _select(texts.ids if texts else None, rows, numbers),
+                _select(texts.texts if texts else None, rows, None),
+                vectors.take(positions) if vectors else (),
+                _select(texts.payloads if texts else None, rows, None),
                 where=str(self.url),
             )
             yield Chunk(batch, numbers[-1])
 
-    def _rows_of(self, texts: Texts | None, keys: Int64[np.ndarray, " n"]) -> dict[int, int]:
-        """Which row of the texts belongs to each of FAISS's numbers."""
+    def _match_rows(self, texts: Texts | None, keys: Int64[np.ndarray, " n"]) -> dict[int, int]:
+        """Map each of FAISS's integer ids to a row of the texts."""
         if texts is None:
             return {}
         if texts.keys is not None:
@@ -148,20 +155,21 @@ class FaissStore(Store):
         if len(texts.texts) < len(keys):
             raise BadInput(
                 f"{self.texts_file} has {len(texts.texts)} rows, but {self.url.location} has {len(keys)} vectors. "
-                "Give the texts of this index."
+                "Name the texts of this index: ?texts="
             )
         return dict(zip(range(len(texts.texts)), range(len(texts.texts)), strict=True))
 
     def write(self, rows: Any) -> None:
         check_rows(rows, self.needs, self.width, str(self.url))
         ids = rows.column("id").to_pylist()
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             self._check_writable()
             self.parts.mkdir(parents=True, exist_ok=True)
             keys = pa.array(self._keys(ids), pa.int64())
             table = pa.Table.from_batches([rows.select(list(self.needs))]).append_column(KEY, keys)
             number = max((int(path.stem) for path in self.parts.glob("*.parquet")), default=-1) + 1
-            replace_file(self.parts / f"{number:09d}.parquet", lambda path: pq.write_table(table, path))
+            with write_atomically(self.parts / f"{number:09d}.parquet") as stream:
+                pq.write_table(table, stream)
         self.width = rows.column("vector").type.list_size
 
     def _check_writable(self) -> None:
@@ -169,27 +177,27 @@ class FaissStore(Store):
         inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else None
         if index is not None and not isinstance(inner, faiss.IndexFlat):
             raise BadInput(
-                f"{self.url}: rows are replaced only in an IndexIDMap over a flat index, and this is "
+                f"{self.url}: rows can be replaced only in an IndexIDMap over a flat index, not in "
                 f"{type(inner or index).__name__}. Write to a new file."
             )
 
     def _keys(self, ids: Sequence[str]) -> list[int]:
-        """FAISS's numbers for rows of some ids: those of the texts, the integer ids, or else a hash."""
+        """Return FAISS's integer ids: those in the texts, else the id itself if it is an integer, else its hash."""
         texts = self._read_texts()
-        if texts is not None and not self.carries:
+        if texts is not None and not self.owns_texts:
             numbers = range(len(texts.texts)) if texts.keys is None else texts.keys
             names = texts.ids if texts.ids is not None else [str(n) for n in numbers]
             if not hasattr(self, "_known"):
                 self._known = dict(zip(names, map(int, numbers), strict=True))
             unknown = next((i for i in ids if i not in self._known), None)
             if unknown is not None:
-                raise BadInput(f"{self.texts_file} has no row {unknown!r}, which is to be written to {self.url}.")
+                raise BadInput(f"{self.texts_file} has no row {unknown!r}, so it cannot be written to {self.url}.")
             return [self._known[i] for i in ids]
         return [int(i) if i.isdecimal() and len(i) < 19 else _hash(i) for i in ids]
 
     def flush(self) -> None:
-        """Put the rows that wait into the index and the texts; of rows with one id the last."""
-        with _plain_errors(self.url):
+        """Add the staged rows to the index and the texts. Later rows replace earlier ones with the same id."""
+        with _translate_errors(self.url):
             parts = sorted(self.parts.glob("*.parquet"))
             if not parts:
                 return
@@ -201,25 +209,28 @@ class FaissStore(Store):
             texts = []
             for k, path in enumerate(parts):
                 table = pq.read_table(path)
-                keep = [row for key, row in _rows_kept(table, last, k)]
+                keep = [row for key, row in _latest_rows(table, last, k)]
                 table = table.take(pa.array(keep, pa.int64()))
                 if not keep:
                     continue
-                index.add_with_ids(vectors_of(table.combine_chunks().to_batches()[0]), table.column(KEY).to_numpy())
-                if self.carries:
+                index.add_with_ids(
+                    vectors_to_numpy(table.combine_chunks().to_batches()[0]), table.column(KEY).to_numpy()
+                )
+                if self.owns_texts:
                     texts.append(table.drop_columns(["vector"]).rename_columns(["id", "text", "metadata", KEY]))
-            if self.carries:
+            if self.owns_texts:
                 self._write_texts(pa.concat_tables(texts), last)
-            made = _as_plain(index) if self._is_plain() else index
-            replace_file(self.url.path, lambda path: faiss.write_index(made, str(path)))
+            merged = _to_flat(index) if self._is_addressed_by_position() else index
+            with write_atomically(self.url.path) as stream:
+                faiss.write_index(merged, faiss.PyCallbackIOWriter(stream.write))
             shutil.rmtree(self.parts)
             self._load()
             self._texts = None
 
-    def _is_plain(self) -> bool:
-        """Whether the texts say by their order which row is which, so that the index has to keep it, too."""
+    def _is_addressed_by_position(self) -> bool:
+        """Whether the order of the texts identifies the rows, so that the index must keep it."""
         texts = self._read_texts()
-        return not self.carries and texts is not None and texts.keys is None
+        return not self.owns_texts and texts is not None and texts.keys is None
 
     def _index_to_fill(self, last: dict[int, tuple[int, int]]) -> Any:
         if self.index is not None:
@@ -237,18 +248,19 @@ class FaissStore(Store):
             keep = [row for row, key in enumerate(old.column(KEY).to_pylist()) if key not in last]
             new = pa.concat_tables([old.take(pa.array(keep, pa.int64())), new])
         new = new.replace_schema_metadata({_OWNER: self.url.path.name})
-        replace_file(self.texts_file, lambda path: pq.write_table(new, path))
+        with write_atomically(self.texts_file) as stream:
+            pq.write_table(new, stream)
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "FaissStore":
         path = self.url.path.with_name(name)
         path = path if path.suffix else path.with_suffix(self.url.path.suffix)
-        url = self.url.renamed(location=str(path), texts=str(self.texts_file) if self.texts_file else None)
+        url = self.url.copy_with(location=str(path), texts=str(self.texts_file) if self.texts_file else None)
         return open_store(url, Layout(width, metric or self.metric))
 
     def publish(self, public: str) -> Published:
         new, path = self.url.path, self.url.path.with_name(public)
         old = path.with_name(f"{path.stem}-before-{new.stem}{path.suffix}")
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             if new.exists() and new != path:
                 if path.exists():
                     os.replace(path, old)
@@ -258,7 +270,7 @@ class FaissStore(Store):
     def unpublish(self, published: Published) -> None:
         path, new = self.url.path.with_name(published.public), self.url.path.with_name(published.current)
         old = self.url.path.with_name(published.previous) if published.previous else None
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             if not new.exists() and path.exists():
                 os.replace(path, new)
             if old and old.exists() and not path.exists():
@@ -269,17 +281,17 @@ class FaissStore(Store):
 
 
 def _owner(texts: Path) -> str | None:
-    """The name of the index with which a file of texts was written here; None for other files."""
+    """Return the name of the index for which this module wrote a file of texts; None for other files."""
     if texts.suffix != ".parquet" or not texts.exists():
         return None
     return (pq.read_schema(texts).metadata or {}).get(_OWNER, b"").decode() or None
 
 
-class _Vectors:
+class _ExactVectors:
     """The exact vectors of an index, by position.
 
     Raises:
-        BadInput: The index keeps no exact vectors.
+        BadInput: The index stores approximations.
     """
 
     def __init__(self, index: Any, where: str) -> None:
@@ -296,7 +308,7 @@ class _Vectors:
         else:
             raise BadInput(
                 f"{where} is an {type(index).__name__}, which keeps only an approximation of each vector: a fit would "
-                "learn the quantization errors. Use a flat index, or the vectors it was built from."
+                "learn the quantization errors. Use a flat index, or the original vectors."
             )
         self.index = index
 
@@ -310,53 +322,53 @@ class _Vectors:
 
 
 def _ivf_vectors(index: Any) -> Float32[np.ndarray, "n d"]:
-    """The vectors of an IndexIVFFlat, list by list."""
+    """Return the vectors of an IndexIVFFlat, in storage order."""
     lists = index.invlists
-    found = [
+    blocks = [
         faiss.rev_swig_ptr(lists.get_codes(k), lists.list_size(k) * index.code_size).view(np.float32).copy()
         for k in range(index.nlist)
         if lists.list_size(k)
     ]
-    return np.concatenate(found).reshape(-1, index.d) if found else np.zeros((0, index.d), np.float32)
+    return np.concatenate(blocks).reshape(-1, index.d) if blocks else np.zeros((0, index.d), np.float32)
 
 
-def _rows_kept(table: pa.Table, last: dict[int, tuple[int, int]], k: int) -> list[tuple[int, int]]:
-    """The rows of a part that no later part replaces."""
+def _latest_rows(table: pa.Table, last: dict[int, tuple[int, int]], k: int) -> list[tuple[int, int]]:
+    """Return the key and number of each row in part `k` that no later row replaces."""
     keys = table.column(KEY).to_pylist()
     return [(key, row) for row, key in enumerate(keys) if last[key] == (k, row)]
 
 
-def _as_plain(index: Any) -> Any:
-    """A flat index whose rows lie in the order of their numbers, if these are all there; else the index as it is."""
+def _to_flat(index: Any) -> Any:
+    """Return a flat index in the order of the ids if they are 0, 1, ..., n - 1, else the index unchanged."""
     keys = faiss.vector_to_array(index.id_map)
     order = np.argsort(keys)
     if not np.array_equal(keys[order], np.arange(len(keys))):
         return index
     flat = faiss.downcast_index(index.index)
-    plain = type(flat)(index.d)
-    plain.add(flat.reconstruct_n(0, len(keys))[order])
-    return plain
+    ordered = type(flat)(index.d)
+    ordered.add(flat.reconstruct_n(0, len(keys))[order])
+    return ordered
 
 
-def _picked(values: Sequence[Any] | None, rows: Sequence[int | None], otherwise: Sequence[Any] | None) -> list[Any]:
-    """The values of rows; another, or None, where there is no such row."""
-    rest = otherwise if otherwise is not None else [None] * len(rows)
+def _select(values: Sequence[Any] | None, rows: Sequence[int | None], defaults: Sequence[Any] | None) -> list[Any]:
+    """Return the value of each row, or its default (or None) if the row is None."""
+    fallback = defaults if defaults is not None else [None] * len(rows)
     if values is None:
-        return list(rest)
-    return [other if row is None else values[row] for row, other in zip(rows, rest, strict=True)]
+        return list(fallback)
+    return [default if row is None else values[row] for row, default in zip(rows, fallback, strict=True)]
 
 
 def _hash(i: str) -> int:
-    """A number of 63 bits for an id that is no number."""
+    """Return 63 bits for an id that is not an integer."""
     return int.from_bytes(blake2b(i.encode(), digest_size=8).digest(), "little") >> 1
 
 
 @contextmanager
-def _plain_errors(url: StoreUrl) -> Iterator[None]:
-    """Say in one sentence what FAISS says with its own file and line."""
+def _translate_errors(url: StoreUrl) -> Iterator[None]:
+    """Translate FAISS's errors, which contain its source lines, into one sentence each."""
     try:
         yield
     except PermissionError as error:
         raise StoreUnavailable(f"{url.location} cannot be written: {error}. Make its folder writable.") from error
     except RuntimeError as error:
-        raise BadInput(f"{url.location} is no FAISS index, or a damaged one.") from error
+        raise BadInput(f"{url.location} is not a FAISS index, or is damaged.") from error

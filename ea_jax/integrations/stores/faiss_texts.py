@@ -1,4 +1,4 @@
-"""The texts beside a FAISS index: Parquet, JSON lines, CSV, or what LlamaIndex persists. Pickles are never opened."""
+"""Read the texts of a FAISS index: Parquet, JSON lines, CSV, or LlamaIndex's files. Pickles are never opened."""
 
 import json
 from pathlib import Path
@@ -16,23 +16,26 @@ from ea_jax.integrations.stores.rows import (
     ID_FIELDS,
     PAYLOAD_FIELDS,
     TEXT_FIELDS,
+    dump_payload,
     parse_payload,
-    payload_json,
     pick_field,
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
-KEY = "faiss_id"  # the index's own number of a row, where ids are strings
+KEY = "faiss_id"  # column of FAISS's integer ids, for rows whose own ids are strings
 _SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 
 
 class Texts(NamedTuple):
-    """What lies beside an index, row by row.
+    """The texts and payloads of an index, row by row.
 
     Attributes:
-        keys: FAISS's numbers of the rows; None if they are the row numbers.
-        ids: The rows' own ids; None if those are FAISS's numbers.
-        id, text: Names of the columns, if there are such.
+        keys: FAISS's integer ids of the rows; None if they are the row numbers.
+        ids: The rows' own ids; None if they are FAISS's.
+        texts: Text of each row, or None.
+        payloads: JSON object of each row, or None.
+        id: Name of the id column, if the file has one.
+        text: Name of the text column, if the file has one.
     """
 
     keys: Int64[np.ndarray, " n"] | None
@@ -44,22 +47,22 @@ class Texts(NamedTuple):
 
 
 def find_texts(url: StoreUrl) -> Path | None:
-    """The file of texts that is given, or one beside the index of the same name.
+    """Return the file of texts that the URL names, or the file next to the index with the same stem.
 
     Raises:
-        BadInput: It is not there, or is a pickle.
+        BadInput: The file is a pickle.
     """
     if url.texts is None:
-        beside = [url.path.with_suffix(suffix) for suffix in _SUFFIXES]
+        candidates = [url.path.with_suffix(suffix) for suffix in _SUFFIXES]
         if url.path.name == "default__vector_store.json":
-            beside = [url.path.with_name("docstore.json")]
-        return next((path for path in beside if path.exists()), None)
+            candidates = [url.path.with_name("docstore.json")]
+        return next((path for path in candidates if path.exists()), None)
     path = Path(url.texts).expanduser()
     if path.suffix in (".pkl", ".pickle"):
         raise BadInput(
-            f"{path} is a pickle, and opening one can run any code, so it is not opened. Write its texts to JSON "
-            'lines with your own LangChain, one {"id": ..., "text": ...} a line in the order of '
-            "index_to_docstore_id, and give that file: ?texts="
+            f"{path} is a pickle, which can run any code when it is opened. Write its texts to a JSON lines file with "
+            'LangChain, one {"id": ..., "text": ...} per line in the order of index_to_docstore_id, and name that '
+            "file: ?texts="
         )
     return path
 
@@ -68,13 +71,15 @@ def read_texts(path: Path, url: StoreUrl, has_ids: bool) -> Texts:
     """Read a file of texts.
 
     Args:
-        has_ids: Whether the index numbers its rows itself, so that an integer id is such a number.
+        path: File of texts.
+        url: URL of the index, with the names of the fields.
+        has_ids: Whether the index stores ids, so that an integer id column refers to them.
 
     Raises:
-        BadInput: It is not there, of an unknown kind, or a field is missing.
+        BadInput: The file does not exist or has an unknown format, or a field is missing.
     """
     if not path.exists():
-        raise BadInput(f"{path} is not there. It is to hold the texts of {url.location}.")
+        raise BadInput(f"{path}, the texts of {url.location}, does not exist.")
     if path.name == "docstore.json":
         return _llama_index(path)
     readers: dict[str, Any] = {
@@ -84,7 +89,7 @@ def read_texts(path: Path, url: StoreUrl, has_ids: bool) -> Texts:
         ".csv": pyarrow.csv.read_csv,
     }
     if path.suffix not in readers:
-        raise BadInput(f"{path} is of an unknown kind. Texts are read from {', '.join(readers)}.")
+        raise BadInput(f"{path} has an unknown format. Texts can be {', '.join(readers)}.")
     try:
         table: pa.Table = readers[path.suffix](path)
     except pa.ArrowException as error:
@@ -112,11 +117,11 @@ def read_texts(path: Path, url: StoreUrl, has_ids: bool) -> Texts:
 def _payloads(table: pa.Table, payload: str | None, others: list[str]) -> list[str | None]:
     objects = [parse_payload(value) for value in table.column(payload).to_pylist()] if payload else [{}] * len(table)
     rest = table.select(others).to_pylist() if others else [{}] * len(table)
-    return [payload_json({**a, **b}) for a, b in zip(objects, rest, strict=True)]
+    return [dump_payload({**a, **b}) for a, b in zip(objects, rest, strict=True)]
 
 
 def _llama_index(path: Path) -> Texts:
-    """LlamaIndex's store of nodes; `index_store.json` beside it says which row of the index is which node."""
+    """Read LlamaIndex's nodes; `index_store.json` next to them maps rows of the index to nodes."""
     nodes = json.loads(path.read_text())["docstore/data"]
     order: dict[str, str] = {}
     for index in json.loads(path.with_name("index_store.json").read_text())["index_store/data"].values():
@@ -125,5 +130,5 @@ def _llama_index(path: Path) -> Texts:
     ids = list(order.values())
     contents = [nodes[i]["__data__"] for i in ids]
     texts = [content.get("text") for content in contents]
-    payloads = [payload_json(content.get("metadata") or {}) for content in contents]
+    payloads = [dump_payload(content.get("metadata") or {}) for content in contents]
     return Texts(np.array([int(key) for key in order], np.int64), ids, texts, payloads, "id_", "text")

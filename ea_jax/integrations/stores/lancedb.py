@@ -1,8 +1,8 @@
-"""LanceDB, a local folder, object storage or LanceDB Cloud (`lancedb:db://name#table`, key from LANCEDB_API_KEY).
+"""LanceDB: a local folder, object storage or LanceDB Cloud (`lancedb:db://name#table`, key in LANCEDB_API_KEY).
 
-Rows are read in storage order from the version of the table that was the latest at the start, which a cursor
-remembers; cleaning up old versions ends it. A sibling is one more column: its rows wait in a table of their own,
-and `flush` merges them, since every merge rewrites the column. Two renames in one commit publish it.
+Rows are read in storage order, from the latest version of the table at the start. Cursors record the version, and
+expire when it is cleaned up. A sibling is a further column. Its rows are written to a staging table, which `flush`
+merges, since each merge rewrites the column. Two renames in one commit publish it.
 """
 
 import json
@@ -14,7 +14,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from ea_jax.errors import BadInput, EaJaxError, StoreUnavailable
+from ea_jax.errors import BadInput, Conflict, EaJaxError, StoreUnavailable
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
     Chunk,
@@ -35,13 +35,13 @@ from ea_jax.integrations.stores.rows import (
     check_columns,
     check_rows,
     check_width,
-    integer_ids,
-    no_collection,
+    dump_payload,
+    make_record_batch,
+    parse_integer_ids,
     parse_payload,
-    payload_json,
     pick_field,
     pick_vector,
-    record_batch,
+    unknown_collection,
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
@@ -49,15 +49,15 @@ _METRICS: dict[str, Metric] = {"cosine": "cosine", "dot": "dot", "l2": "euclidea
 
 
 def open_store(url: StoreUrl, create: Layout | None = None) -> "LanceDBStore":
-    """Open a table and one of its vector columns; `opening.open_store` documents the arguments."""
+    """Open a table and one of its vector columns; see `opening.open_store`."""
     if create is None and not url.is_remote and not url.path.is_dir():
-        raise BadInput(f"{url.location} is no folder of LanceDB.")
-    with _plain_errors(url):
+        raise BadInput(f"{url.location} is not a folder of LanceDB.")
+    with _translate_errors(url):
         database = lancedb.connect(url.location if url.is_remote else str(url.path))
         known = _tables(database)
         if url.name not in known:
             if create is None:
-                raise no_collection("table", url.name, known, url.location)
+                raise unknown_collection("table", url.name, known, url.location)
             database.create_table(url.name, schema=_schema(url, create), exist_ok=True)
         table = database.open_table(url.name)
         if create and url.vector is not None and url.vector not in table.schema.names:
@@ -104,11 +104,11 @@ class LanceDBStore(Store):
 
     @property
     def needs(self) -> tuple[Column, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Another column of a table with vectors needs no texts: the rows are there."""
+        """A further vector column needs no texts: its rows exist already."""
         return ("id", "vector") if len(self.vectors) > 1 else COLUMNS
 
     def describe(self) -> Description:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             self.table.checkout_latest()
             count = self.table.count_rows()
             if not self.declared:
@@ -130,19 +130,19 @@ class LanceDBStore(Store):
         names += [self.text] if self.text and "text" in columns else []
         names += [self.vector] if "vector" in columns or not names else []
         names += [name for name in (self.payload, *self.others) if name] if "payload" in columns else []
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             table = self.database.open_table(self.url.name)
             version, offset = (table.version, 0) if after is None else (after["version"], after["offset"])
             try:
                 table.checkout(version)
             except Exception as error:
                 raise BadInput(
-                    f"{self.url}: version {version} of the table was cleaned up since the cursor was made. "
-                    "Start again without it."
+                    f"{self.url}: version {version} of the table was cleaned up after the cursor was made. "
+                    "Start again without the cursor."
                 ) from error
             batches = iter(table.search().select(list(dict.fromkeys(names))).offset(offset).to_batches(batch_rows))
         while True:
-            with _plain_errors(self.url):
+            with _translate_errors(self.url):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -161,11 +161,11 @@ class LanceDBStore(Store):
             payload = batch.column(self.payload).to_pylist() if self.payload else [None] * n
             others = {name: batch.column(name).to_pylist() for name in self.others}
             payloads = [
-                payload_json({**parse_payload(payload[k]), **{name: others[name][k] for name in others}})
+                dump_payload({**parse_payload(payload[k]), **{name: others[name][k] for name in others}})
                 for k in range(n)
             ]
         vectors = _numpy(batch.column(self.vector)) if "vector" in columns else ()
-        return record_batch(columns, ids, texts, vectors, payloads, where=str(self.url))
+        return make_record_batch(columns, ids, texts, vectors, payloads, where=str(self.url))
 
     def write(self, rows: Any) -> None:
         where = str(self.url)
@@ -174,59 +174,61 @@ class LanceDBStore(Store):
             raise BadInput(f"{where} has no id column, so rows cannot be replaced. Name one: ?id=")
         schema: pa.Schema = self.table.schema
         ids = rows.column("id").to_pylist()
-        keys = integer_ids(ids, where) if self.integer else ids
+        keys = parse_integer_ids(ids, where) if self.integer else ids
         values = {self.id: pa.array(keys, schema.field(self.id).type), self.vector: self._vectors(rows, schema)}
         if "text" in self.needs:
             struct = self.payload and not _is_string(schema.field(self.payload).type)
             if self.others or struct:
                 names = ", ".join(filter(None, [*self.others, self.payload]))
-                raise BadInput(f"{where} has columns of its own ({names}). Write to a new column: ?vector=")
+                raise BadInput(
+                    f"{where} has further columns ({names}), which would stay empty. Write to a new column: ?vector="
+                )
             for field, column in ((self.text, "text"), (self.payload, "payload")):
                 if field is not None:
                     values[field] = rows.column(column)
                 elif rows.column(column).null_count < len(rows):
-                    raise BadInput(f"{where} has no column for the {column} of the rows. Name one: ?{column}=")
-        made = pa.table(values)
-        with _plain_errors(self.url):
+                    raise BadInput(f"{where} has no column for the rows' {column}. Name one: ?{column}=")
+        data = pa.table(values)
+        with _translate_errors(self.url):
             table = self.table
             if "text" not in self.needs:
-                table = self.database.create_table(self._waiting(), schema=made.schema, exist_ok=True)
+                table = self.database.create_table(self._staging_name(), schema=data.schema, exist_ok=True)
             merge = table.merge_insert(self.id).when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(made)
+            merge.execute(data)
 
     def _vectors(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Array:
-        """The vectors in the column's own type."""
+        """Cast the vectors to the type of the column."""
         return rows.column("vector").cast(schema.field(self.vector).type)
 
-    def _waiting(self) -> str:
-        """The table in which a further column's rows wait for `flush`."""
+    def _staging_name(self) -> str:
+        """Name of the staging table for rows of a further column."""
         return f"{self.url.name}.{self.vector}.waiting"
 
     def flush(self) -> None:
-        """Merge the rows that wait into the column."""
-        with _plain_errors(self.url):
-            if self._waiting() in _tables(self.database):
-                waiting = self.database.open_table(self._waiting())
+        """Merge the staging table into the column."""
+        with _translate_errors(self.url):
+            if self._staging_name() in _tables(self.database):
+                staging = self.database.open_table(self._staging_name())
                 before = self.table.count_rows(f"{self.vector} is not null")
-                batches = waiting.search().to_batches(4096)
+                batches = staging.search().to_batches(4096)
                 self.table.merge_insert(self.id).when_matched_update_all().execute(batches)
                 self.table.checkout_latest()
-                filled, given = self.table.count_rows(f"{self.vector} is not null"), waiting.count_rows()
-                self.database.drop_table(self._waiting())
-                if filled < max(before, given):
-                    raise BadInput(f"{self.url}: {given - filled} written rows have ids that the table lacks.")
+                filled, written = self.table.count_rows(f"{self.vector} is not null"), staging.count_rows()
+                self.database.drop_table(self._staging_name())
+                if filled < max(before, written):
+                    raise BadInput(f"{self.url}: the table lacks the ids of {written - filled} written rows.")
             self.table.optimize()
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "LanceDBStore":
-        url = self.url.renamed(vector=name, id=self.id, text=self.text, payload=self.payload)
+        url = self.url.copy_with(vector=name, id=self.id, text=self.text, payload=self.payload)
         return open_store(url, Layout(width, metric or "cosine"))
 
     def publish(self, public: str) -> Published:
         current, old = self.vector, f"{public}_before_{self.vector}"
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             schema = self._latest()
             if public in schema.names and not _is_vector(schema.field(public).type):
-                raise BadInput(f"{self.url}: the column {public!r} holds no vectors, so it is not replaced.")
+                raise Conflict(f"{self.url}: the column {public!r} does not hold vectors and will not be replaced.")
             if current in schema.names and current != public:
                 steps = [{"path": current, "rename": public}]
                 if public in schema.names:
@@ -237,7 +239,7 @@ class LanceDBStore(Store):
 
     def unpublish(self, published: Published) -> None:
         public, current, previous = published
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             names = self._latest().names
             if current not in names and public in names:
                 steps = [{"path": public, "rename": current}]
@@ -284,7 +286,7 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _numpy(column: pa.Array) -> Any:
-    """An array [n, d] where no vector is missing and all have one declared width, else a list of arrays."""
+    """Return an array [n, d] if the width is declared and no vector is missing, else a list of arrays or None."""
     if pa.types.is_fixed_size_list(column.type) and not column.null_count:
         values = column.flatten().to_numpy(zero_copy_only=False)
         return values.reshape(len(column), column.type.list_size)
@@ -292,12 +294,12 @@ def _numpy(column: pa.Array) -> Any:
 
 
 @contextmanager
-def _plain_errors(url: StoreUrl) -> Iterator[None]:
-    """Say in one sentence what the client says in many lines; it raises plain built-in errors."""
+def _translate_errors(url: StoreUrl) -> Iterator[None]:
+    """Translate the client's errors, which are built-in ones with many lines, into one sentence each."""
     try:
         yield
     except EaJaxError:
         raise
     except (RuntimeError, OSError, ValueError) as error:
         reason = json.dumps(str(error).strip().splitlines()[0])
-        raise StoreUnavailable(f"{url}: LanceDB refused: {reason}. The folder may be damaged or read-only.") from error
+        raise StoreUnavailable(f"{url}: LanceDB failed: {reason}. The folder may be damaged or read-only.") from error

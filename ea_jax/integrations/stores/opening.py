@@ -1,9 +1,9 @@
-"""From a store URL to an open store. The engine's client is imported only here and only then."""
+"""Open a store by its URL. The engine's client is imported on demand."""
 
 from importlib import import_module
 from typing import Any
 
-from ea_jax.errors import BadInput
+from ea_jax.errors import MissingDependency
 from ea_jax.integrations.stores.protocol import Layout, Store
 from ea_jax.integrations.stores.urls import StoreUrl, parse_store_url
 
@@ -22,24 +22,26 @@ def open_store(url: str | StoreUrl, create: Layout | None = None) -> Store:
     """Open a store.
 
     Args:
-        url: Which; `urls.py` says how it is written.
-        create: How to make the collection, table, column or file if it is not there. Without it, it has to be there.
+        url: Store URL; `urls.py` describes the syntax.
+        create: Layout of the collection, table, column or file to create if it does not exist. If None, a missing one
+            is an error.
 
     Raises:
-        UnknownName: No engine, collection or table of that name.
-        BadInput: The URL or one of its fields is wrong, the client is not installed, or what is there has another
-            width than `create` says.
-        StoreUnavailable: The store cannot be reached, is locked or refuses.
+        UnknownName: No engine, collection or table has this name.
+        BadInput: The URL or one of its fields is wrong.
+        Conflict: The store exists, with another width than `create`.
+        MissingDependency: The engine's client is not installed.
+        StoreUnavailable: The store cannot be reached, is locked or denies access.
     """
     url = parse_store_url(url) if isinstance(url, str) else url
     return client_module(url.engine).open_store(url, create)
 
 
 def client_module(engine: str) -> Any:
-    """The module of an engine.
+    """Import the module of an engine.
 
     Raises:
-        BadInput: Its client is not installed.
+        MissingDependency: Its client is not installed.
     """
     module = _MODULES[engine]
     try:
@@ -48,6 +50,6 @@ def client_module(engine: str) -> Any:
         if (error.name or "").startswith("ea_jax"):
             raise
         extra = module.replace("_", "-")
-        raise BadInput(
+        raise MissingDependency(
             f"{engine} stores need the package {error.name}, which is not installed: pip install 'ea_jax[{extra}]'."
         ) from error

@@ -1,8 +1,8 @@
 """PostgreSQL with pgvector: columns of type `vector` and `halfvec`. The table may be written `schema.table`.
 
-Rows are read in the order of their ids, each batch by one indexed query. A sibling is one more column of the same
-table; renames in one transaction publish it, and indexes follow their column. Options that are not ours
-(`?sslmode=require`) and passwords (PGPASSWORD, .pgpass) are the client's.
+Rows are read by id, each batch with one indexed query. A sibling is a further column of the table, published by renames
+in one transaction; indexes follow their column. Other options (`?sslmode=require`) and passwords (PGPASSWORD, .pgpass)
+are the client's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.types.json import Json, Jsonb
 
-from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.errors import BadInput, Conflict, StoreUnavailable
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
     Chunk,
@@ -37,19 +37,19 @@ from ea_jax.integrations.stores.rows import (
     check_columns,
     check_rows,
     check_width,
-    integer_ids,
-    no_collection,
+    make_record_batch,
+    parse_integer_ids,
     pick_field,
     pick_vector,
-    record_batch,
-    vectors_of,
+    unknown_collection,
+    vectors_to_numpy,
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "ip": "dot", "l2": "euclidean"}
 _ID_TYPES: dict[str, IdType] = {"smallint": "integer", "integer": "integer", "bigint": "integer", "uuid": "uuid"}
 _KEYS: dict[IdType, str] = {"integer": "bigint", "uuid": "uuid"}
-_LANGCHAIN = "langchain_pg_embedding"  # one table for all collections; `?collection=` picks one
+_LANGCHAIN = "langchain_pg_embedding"  # one table for all collections; `?collection=` selects one
 
 _COLUMNS_QUERY = """
 select a.attname, t.typname, format_type(a.atttypid, null), a.atttypmod,
@@ -68,7 +68,7 @@ where i.indrelid = to_regclass(%s) and a.attname = %s and o.opcname ~ '^(vector|
 
 
 class TableColumn(NamedTuple):
-    """A column as the catalog describes it."""
+    """A column, from the catalog."""
 
     type: str
     sql_type: str
@@ -78,8 +78,8 @@ class TableColumn(NamedTuple):
 
 
 def open_store(url: StoreUrl, create: Layout | None = None) -> "PgvectorStore":
-    """Open a table and one of its vector columns; `opening.open_store` documents the arguments."""
-    with _plain_errors(url):
+    """Open a table and one of its vector columns; see `opening.open_store`."""
+    with _translate_errors(url):
         connection = psycopg.connect(url.location, autocommit=True, connect_timeout=10)
         try:
             connection.execute("set lock_timeout = '10s'")
@@ -87,13 +87,13 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "PgvectorStore":
                 connection.execute("set client_min_messages = warning")
                 _create(connection, url, create)
             if not connection.execute("select from pg_type where typname = 'vector'").fetchall():
-                raise BadInput(f"{url}: this database has no pgvector. Run there: CREATE EXTENSION vector.")
-            register_vector(connection)  # before the first cursor, or vectors come as strings
+                raise BadInput(f"{url}: the database has no pgvector. Run in it: CREATE EXTENSION vector.")
+            register_vector(connection)  # before the first cursor; otherwise vectors are read as strings
             columns = _columns(connection, url.name)
             if not columns:
                 query = "select tablename from pg_tables where schemaname not in ('pg_catalog', 'information_schema')"
                 known = [name for (name,) in connection.execute(query).fetchall()]
-                raise no_collection("table", url.name, known, str(url.renamed(name="")))
+                raise unknown_collection("table", url.name, known, str(url.copy_with(name="")))
             store = PgvectorStore(url, connection, columns)
             if create:
                 check_width(create.width, store.width, str(url))
@@ -116,7 +116,7 @@ class PgvectorStore(Store):
         keys = [name for name in others if columns[name].primary and columns[name].unique]
         key = pick_field("id", url.id, (*keys, *ID_FIELDS), others, where)
         if key is None or not columns[key].unique:
-            raise BadInput(f"{where}: the column {key or 'id'!r} is not unique. Name a primary key: ?id=")
+            raise BadInput(f"{where}: the column {key or 'id'!r} is not unique. Name a unique column: ?id=")
         self.id: str = key
         self.text = pick_field("text", url.text, TEXT_FIELDS, others, where)
         json_columns = [name for name in others if columns[name].type in ("json", "jsonb")]
@@ -130,14 +130,17 @@ class PgvectorStore(Store):
             self._count_widths()
 
     def _pick_collection(self) -> None:
-        """Choose a collection of LangChain's: the one that is named, or the only one."""
+        """Select the LangChain collection that the URL names, or the only one."""
         query = "select name, uuid from langchain_pg_collection order by name"
-        found = dict(self.connection.execute(query).fetchall())
-        name = self.url.collection or (next(iter(found)) if len(found) == 1 else None)
-        if name not in found:
-            known = f"one of {', '.join(found)}" if found else "one that is there"
-            raise BadInput(f"{self.url} holds several LangChain collections. Name {known}: ?collection=")
-        self.condition = sql.SQL("collection_id = {}").format(sql.Literal(found[name]))
+        collections = dict(self.connection.execute(query).fetchall())
+        name = self.url.collection or (next(iter(collections)) if len(collections) == 1 else None)
+        if name not in collections:
+            if not collections:
+                raise BadInput(f"{self.url} holds no LangChain collections.")
+            raise BadInput(
+                f"{self.url} holds several LangChain collections. Name one of {', '.join(collections)}: ?collection="
+            )
+        self.condition = sql.SQL("collection_id = {}").format(sql.Literal(collections[name]))
 
     def _count_widths(self) -> None:
         query = sql.SQL(
@@ -149,17 +152,17 @@ class PgvectorStore(Store):
 
     @property
     def needs(self) -> tuple[Column, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Another column of a table with vectors needs no texts: the rows are there."""
+        """A further vector column needs no texts: its rows exist already."""
         return ("id", "vector") if len(self.vectors) > 1 else COLUMNS
 
     def describe(self) -> Description:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             query = sql.SQL("select count(*) from {} where {}").format(self.table, self.condition)
             count = self.connection.execute(query).fetchone()[0]
             if self.columns[self.vector].width is None:
                 self._count_widths()
-            found = self.connection.execute(_OPCLASS_QUERY, (self._name(), self.vector)).fetchall()
-        metrics: set[Metric | None] = {_METRICS.get(name.split("_")[1]) for (name,) in found}
+            classes = self.connection.execute(_OPCLASS_QUERY, (self._name(), self.vector)).fetchall()
+        metrics: set[Metric | None] = {_METRICS.get(name.split("_")[1]) for (name,) in classes}
         return Description(
             str(self.url),
             count,
@@ -182,13 +185,13 @@ class PgvectorStore(Store):
     ) -> Iterator[Chunk]:
         check_columns(columns, batch_rows)
         while True:
-            with _plain_errors(self.url), self.connection.cursor(binary=True) as cursor:
-                found = cursor.execute(self._page(columns, batch_rows, after)).fetchall()
-            if not found:
+            with _translate_errors(self.url), self.connection.cursor(binary=True) as cursor:
+                records = cursor.execute(self._page(columns, batch_rows, after)).fetchall()
+            if not records:
                 return
-            ids, texts, payloads, vectors = zip(*found, strict=True)
+            ids, texts, payloads, vectors = zip(*records, strict=True)
             after = ids[-1]
-            rows = record_batch(
+            rows = make_record_batch(
                 columns,
                 ids,
                 texts,
@@ -199,17 +202,15 @@ class PgvectorStore(Store):
             yield Chunk(rows, after)
 
     def _page(self, columns: Sequence[Column], batch_rows: int, after: Cursor) -> sql.Composable:
-        """The query for the rows that follow an id."""
-        key, null = (
-            sql.Identifier("t", self.id),
-            sql.SQL("null"),
-        )  # a bare name would order by the text that is selected
-        later = sql.SQL("true")
+        """Return the query for the rows after an id."""
+        key = sql.Identifier("t", self.id)  # an unqualified name would order by the selected text
+        null = sql.SQL("null")
+        after_key = sql.SQL("true")
         if after is not None:
             kind = _raw(self.columns[self.id].sql_type)
-            later = sql.SQL("{} > {}::{}").format(key, sql.Literal(after), kind)
+            after_key = sql.SQL("{} > {}::{}").format(key, sql.Literal(after), kind)
         return sql.SQL(
-            "select {key}::text, {text}, {payload}, {vector} from {table} t where {condition} and {later} "
+            "select {key}::text, {text}, {payload}, {vector} from {table} t where {condition} and {after_key} "
             "order by {key} limit {limit}"
         ).format(
             key=key,
@@ -218,12 +219,12 @@ class PgvectorStore(Store):
             vector=sql.Identifier(self.vector) if "vector" in columns else null,
             table=self.table,
             condition=self.condition,
-            later=later,
+            after_key=after_key,
             limit=sql.Literal(batch_rows),
         )
 
     def _payload(self) -> sql.Composable:
-        """The JSON column, with all the other columns put into it by their names."""
+        """Return the expression that merges the other columns into the JSON column."""
         parts = []
         if self.payload:
             parts.append(sql.SQL("coalesce({}::jsonb, '{{}}'::jsonb)").format(sql.Identifier(self.payload)))
@@ -239,7 +240,7 @@ class PgvectorStore(Store):
         ids = rows.column("id").to_pylist()
         keys = _keys(ids, self._id_type(), where)
         half = self.columns[self.vector].type == "halfvec"
-        vectors = vectors_of(rows)
+        vectors = vectors_to_numpy(rows)
         values: dict[str, Any] = {
             self.id: keys,
             self.vector: [HalfVector(v) for v in vectors] if half else vectors,
@@ -251,12 +252,12 @@ class PgvectorStore(Store):
                 if field is not None:
                     values[field] = [_typed(v, self.columns[field].type) for v in rows.column(column).to_pylist()]
                 elif rows.column(column).null_count < len(rows):
-                    raise BadInput(f"{where} has no column for the {column} of the rows. Name one: ?{column}=")
-        with _plain_errors(self.url), self.connection.transaction():
+                    raise BadInput(f"{where} has no column for the rows' {column}. Name one: ?{column}=")
+        with _translate_errors(self.url), self.connection.transaction():
             self._upsert(values, len(rows))
 
     def _upsert(self, values: dict[str, Any], n: int) -> None:
-        """Copy the rows to a temporary table, and merge it: many times faster than a statement a row."""
+        """Copy the rows to a temporary table, and merge it: many times faster than one statement per row."""
         names = {name: sql.Identifier(name) for name in values}
         typed = [sql.SQL("{} {}").format(names[name], _raw(self.columns[name].sql_type)) for name in values]
         self.connection.execute(
@@ -273,7 +274,7 @@ class PgvectorStore(Store):
                 query = sql.SQL("update {table} t set {vector} = r.{vector} from ea_jax_rows r where t.{key} = r.{key}")
                 cursor.execute(query.format(table=self.table, vector=names[self.vector], key=names[self.id]))
                 if cursor.rowcount < n:
-                    raise BadInput(f"{self.url}: {n - cursor.rowcount} rows to write have ids that the table lacks.")
+                    raise BadInput(f"{self.url}: the table lacks the ids of {n - cursor.rowcount} rows to write.")
                 return
             changes = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(names[name]) for name in rest)
             query = sql.SQL("insert into {} ({}) select {} from ea_jax_rows on conflict ({}) do update set {}").format(
@@ -283,32 +284,32 @@ class PgvectorStore(Store):
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "PgvectorStore":
         kind = self.columns[self.vector].type
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             if name not in _columns(self.connection, self.url.name):
                 _add_column(self.connection, self.table, name, kind, width)
-        url = self.url.renamed(vector=name, id=self.id, text=self.text, payload=self.payload)
+        url = self.url.copy_with(vector=name, id=self.id, text=self.text, payload=self.payload)
         return open_store(url, Layout(width, metric or "cosine", self._id_type()))
 
     def publish(self, public: str) -> Published:
         current, old = self.vector, f"{public}_before_{self.vector}"
-        with _plain_errors(self.url), self.connection.transaction():
-            there = _columns(self.connection, self.url.name)
-            if public in there and there[public].type not in ("vector", "halfvec"):
-                raise BadInput(f"{self.url}: the column {public!r} holds no vectors, so it is not replaced.")
-            if current in there and current != public:
-                if public in there:
+        with _translate_errors(self.url), self.connection.transaction():
+            columns = _columns(self.connection, self.url.name)
+            if public in columns and columns[public].type not in ("vector", "halfvec"):
+                raise Conflict(f"{self.url}: the column {public!r} does not hold vectors and will not be replaced.")
+            if current in columns and current != public:
+                if public in columns:
                     self._rename(public, old)
                 self._rename(current, public)
-            there = _columns(self.connection, self.url.name)
-        return Published(public, current, old if old in there else None)
+            columns = _columns(self.connection, self.url.name)
+        return Published(public, current, old if old in columns else None)
 
     def unpublish(self, published: Published) -> None:
         public, current, previous = published
-        with _plain_errors(self.url), self.connection.transaction():
-            there = _columns(self.connection, self.url.name)
-            if current not in there and public in there:
+        with _translate_errors(self.url), self.connection.transaction():
+            columns = _columns(self.connection, self.url.name)
+            if current not in columns and public in columns:
                 self._rename(public, current)
-                if previous in there:
+                if previous in columns:
                     self._rename(str(previous), public)
 
     def _rename(self, old: str, new: str) -> None:
@@ -320,7 +321,7 @@ class PgvectorStore(Store):
 
 
 def _create(connection: Any, url: StoreUrl, layout: Layout) -> None:
-    """Make the table, or the vector column of a table that is there, where it is missing."""
+    """Create the table, or the vector column of an existing table, if it is missing."""
     columns = _columns(connection, url.name)
     vector = url.vector or next((n for n, c in columns.items() if c.type in ("vector", "halfvec")), "embedding")
     if columns and vector not in columns:
@@ -345,34 +346,36 @@ def _add_column(connection: Any, table: sql.Composable, name: str, kind: str, wi
 
 
 def _columns(connection: Any, table: str) -> dict[str, TableColumn]:
-    """The columns of a table by name; none if there is no such table."""
+    """Return the columns of a table by name; an empty dict if the table does not exist."""
     name = _identifier(table).as_string(connection)
-    found = connection.execute(_COLUMNS_QUERY, (name,)).fetchall()
+    rows = connection.execute(_COLUMNS_QUERY, (name,)).fetchall()
     vectors = ("vector", "halfvec")
     return {
         name: TableColumn(kind, typed, modifier if kind in vectors and modifier > 0 else None, unique, primary)
-        for name, kind, typed, modifier, unique, primary in found
+        for name, kind, typed, modifier, unique, primary in rows
     }
 
 
 def _keys(ids: Sequence[str], kind: IdType, where: str) -> Sequence[Any]:
-    """Ids as their column takes them."""
+    """Convert ids to the type of their column."""
     if kind == "integer":
-        return integer_ids(ids, where)
+        return parse_integer_ids(ids, where)
     try:
         return [UUID(i) for i in ids] if kind == "uuid" else ids
     except ValueError as error:
-        raise BadInput(f"{where} has UUIDs as ids, and a row's id is none. Write to a store of string ids.") from error
+        raise BadInput(
+            f"{where} has UUIDs as ids, but a row has another id. Write to a store with string ids."
+        ) from error
 
 
 def _typed(value: str | None, kind: str) -> Any:
-    """A value as its column takes it: JSON that is written already is not written again."""
+    """Convert a value to the type of its column. JSON text is not encoded twice."""
     wrap = {"json": Json, "jsonb": Jsonb}.get(kind)
     return wrap(value, dumps=str) if wrap and value is not None else value
 
 
 def _raw(name: str) -> sql.SQL:
-    """The name of a type, from the catalog or from here, as SQL."""
+    """Return a type name as SQL. It comes from the catalog or this module, never from the user."""
     return sql.SQL(cast(LiteralString, name))
 
 
@@ -381,24 +384,22 @@ def _identifier(table: str) -> sql.Identifier:
 
 
 @contextmanager
-def _plain_errors(url: StoreUrl) -> Iterator[None]:
-    """Say in one sentence what the client says in its own ways."""
+def _translate_errors(url: StoreUrl) -> Iterator[None]:
+    """Translate the client's errors into one sentence each."""
     try:
         yield
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
         raise StoreUnavailable(
-            f"{url}: PostgreSQL refused: {_first_line(error)}. Connect as a role that may do this."
+            f"{url}: PostgreSQL denies access: {_first_line(error)}. Connect as a role with sufficient rights."
         ) from error
     except psycopg.errors.LockNotAvailable as error:
-        raise StoreUnavailable(
-            f"{url}: another session holds a lock on the table. Try again when it has ended."
-        ) from error
+        raise StoreUnavailable(f"{url}: another session holds a lock on the table. Try again later.") from error
     except psycopg.OperationalError as error:
         raise StoreUnavailable(f"{url}: no connection to PostgreSQL: {_first_line(error)}.") from error
     except (psycopg.DataError, psycopg.IntegrityError) as error:
-        raise BadInput(f"{url}: PostgreSQL does not take these rows: {_first_line(error)}.") from error
+        raise BadInput(f"{url}: PostgreSQL rejects the rows: {_first_line(error)}.") from error
     except psycopg.Error as error:
-        raise StoreUnavailable(f"{url}: PostgreSQL refused: {_first_line(error)}.") from error
+        raise StoreUnavailable(f"{url}: PostgreSQL failed: {_first_line(error)}.") from error
 
 
 def _first_line(error: Exception) -> str:

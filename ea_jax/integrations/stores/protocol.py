@@ -1,16 +1,16 @@
-"""What every vector store can do here. The engines' modules implement it; commands and workflows know nothing else.
+"""The interface of vector stores. One module per engine implements it; commands and workflows use nothing else.
 
-Rows travel as Arrow record batches with up to four columns:
+Rows are Arrow record batches with up to four columns:
 
-| column  | type                             | null where                                |
+| column  | type                             | null if                                   |
 | ------- | -------------------------------- | ----------------------------------------- |
 | id      | string                           | never                                     |
 | text    | string                           | the row has no text                       |
 | vector  | fixed-size list of float32 [d]   | the row has no vector                     |
-| payload | string: a JSON object            | the row carries nothing else              |
+| payload | string: a JSON object            | the row has no other fields               |
 
-An id is a string whatever the engine calls it: `"7"` is the integer 7 in an engine of integer ids.
-The payload is all that a row carries besides its id, text and vectors.
+Ids are strings, whatever type the engine stores: `"7"` is the integer 7 in an engine with integer ids.
+The payload holds all fields of a row except its id, text and vectors.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +26,11 @@ Column = Literal["id", "text", "vector", "payload"]
 COLUMNS: tuple[Column, ...] = ("id", "text", "vector", "payload")
 Metric = Literal["cosine", "dot", "euclidean"]
 IdType = Literal["string", "integer", "uuid", "integer or uuid"]
-Cursor = Any  # a JSON value that only its own engine can read
+Cursor = Any  # a JSON value, whose meaning only the engine's module knows
 
 
 class Fields(NamedTuple):
-    """The engine's own names of a row's fields; None where there is no such field."""
+    """The engine's names of a row's fields; None for a field that the rows lack."""
 
     id: str | None
     text: str | None
@@ -39,14 +39,14 @@ class Fields(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a store holds.
+    """Size and layout of a store.
 
     Attributes:
-        rows: How many, those without a vector included.
-        width: Width of the vectors; None if there are none and none is declared.
-        other_widths: Rows of each further width; empty unless vectors of several widths lie in one field.
-        metric: What the index ranks by; None where the engine leaves it to the query.
-        vectors: All vector fields of the collection or table, by name.
+        rows: Number of rows, including those without a vector.
+        width: Width of the vectors; None if the store has no vectors and declares no width.
+        other_widths: Number of rows by each further width; empty unless one field holds vectors of several widths.
+        metric: Metric of the index; None if each query chooses it.
+        vectors: Names of all vector fields of the collection or table.
     """
 
     url: str
@@ -60,14 +60,14 @@ class Description(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Rows, and the cursor after them: `read(after=cursor)` goes on with the next row."""
+    """Rows, and the cursor behind them: `read(after=cursor)` continues with the next row."""
 
     rows: pa.RecordBatch
     cursor: Cursor
 
 
 class Layout(NamedTuple):
-    """How a collection, table or column is made where it is missing."""
+    """Layout of a collection, table or column to create."""
 
     width: int
     metric: Metric = "cosine"
@@ -75,12 +75,12 @@ class Layout(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What `unpublish` needs. It is made of strings, so that it can be kept as JSON.
+    """The input of `unpublish`. All values are strings, so that it can be stored as JSON.
 
     Attributes:
-        public: The name that readers ask for: an alias, collection, table, column or file.
-        current: The name of what they get now, before it was published.
-        previous: The name of what they got until then; None if nothing had the public name.
+        public: Name that readers use: an alias, collection, table, column or file.
+        current: Own name of the published store, as it was before it was published.
+        previous: Present name of the store that had the public name before; None if there was none.
     """
 
     public: str
@@ -92,11 +92,11 @@ class Store(ABC):
     """An open collection, table, column or index file. Close it, or use it in a `with` statement.
 
     Attributes:
-        url: Where it is.
-        needs: The columns that `write` takes. A store that is one more column of an existing table
-            needs the ids and vectors only, since its rows have their texts and payloads already.
+        url: Its URL.
+        needs: Columns that `write` requires. A store that is a further column of an existing table requires only
+            ids and vectors, since its rows already have texts and payloads.
 
-    All methods raise `StoreUnavailable` when the engine cannot be reached, is locked or refuses.
+    All methods raise `StoreUnavailable` if the engine cannot be reached, is locked or denies access.
     """
 
     url: StoreUrl
@@ -104,70 +104,73 @@ class Store(ABC):
 
     @abstractmethod
     def describe(self) -> Description:
-        """Count the rows, and say how they are laid out."""
+        """Count the rows and describe their layout."""
 
     @abstractmethod
     def read(
         self, columns: Sequence[Column] = COLUMNS, batch_rows: int = 1000, after: Cursor = None
     ) -> Iterator[Chunk]:
-        """Read all rows in an order that stays the same, usually that of the ids.
+        """Read all rows in a stable order, usually by id.
 
         Args:
-            columns: Which to fetch; ids always are.
-            batch_rows: Rows of a chunk at most.
-            after: A chunk's cursor, of this or an earlier process; None starts with the first row.
+            columns: Columns to read; ids are always included.
+            batch_rows: Largest number of rows in a chunk.
+            after: Cursor of a chunk, from this or an earlier process; None starts with the first row.
 
         Raises:
-            BadInput: A field is missing, vectors have several widths or are stored with loss, or a cursor is not
-                valid any more.
+            BadInput: A field is missing, vectors have several widths or are stored with loss, or the cursor is no
+                longer valid.
         """
 
     @abstractmethod
     def write(self, rows: pa.RecordBatch) -> None:
-        """Insert rows, or replace those of the same ids. Repeating a write changes nothing.
+        """Insert rows, or replace rows with the same ids. Writes are idempotent.
 
         Args:
-            rows: The columns of `needs`; ids unique, vectors finite, of the store's width, and none missing.
+            rows: A batch with the columns of `needs`; ids are unique, and each row has a finite vector of the store's
+                width.
 
         Raises:
             BadInput: The rows do not fit the store.
         """
 
-    def flush(self) -> None:  # noqa: B027 (most engines have nothing to do)
-        """Make all that was written last and be seen by other readers. Call it after the last write."""
+    def flush(self) -> None:  # noqa: B027 (most engines need nothing)
+        """Make all writes durable and visible to other readers. Call it after the last write."""
 
     @abstractmethod
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "Store":
-        """Open a new collection, table or column beside this one, with the same field names and kind of ids.
+        """Create a collection, table or column next to this one, with the same field names and id type, and open it.
 
         Args:
-            name: Its name; one that is there already, and of the same width, is opened as it is.
-            metric: That of this store if None, or cosine.
+            name: Name of the sibling. An existing one of the same width is opened.
+            width: Width of its vectors.
+            metric: Metric of its index. If None, that of this store, or cosine if this store declares none.
 
         Raises:
-            BadInput: The name is taken by something of another width.
+            Conflict: The name exists, with another width.
         """
 
     @abstractmethod
     def publish(self, public: str) -> Published:
-        """Give readers of a name this store instead of what they get now, as atomically as the engine can.
+        """Make the name that readers use refer to this store, as atomically as the engine can.
 
-        Publishing what is published changes nothing. After a rename this object is stale: open the store again.
+        Publishing twice changes nothing. Afterwards this object may be stale: open the store again.
 
         Args:
-            public: An alias, or the name of a collection, table, column or file.
+            public: Name that readers use: an alias, collection, table, column or file.
 
         Raises:
             BadInput: The engine cannot publish under this name.
+            Conflict: The name belongs to something that publishing must not replace.
         """
 
     @abstractmethod
     def unpublish(self, published: Published) -> None:
-        """Undo `publish`: readers get what they got before. Nothing is deleted."""
+        """Undo `publish`: the public name refers to the previous store again. Nothing is deleted."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the engine's connection and locks."""
+        """Close the connection to the engine and release its locks."""
 
     def __enter__(self) -> "Store":
         return self

@@ -1,7 +1,7 @@
 """Qdrant, a server or a local folder. The API key is read from QDRANT_API_KEY.
 
-Ids are unsigned integers and UUIDs, read in this order. A sibling is a new collection; an alias publishes it.
-Qdrant stores vectors of cosine collections at unit length.
+Rows are read by id: unsigned integers first, then UUIDs. A sibling is a new collection, published by an alias.
+Qdrant normalizes the vectors of cosine collections.
 """
 
 import os
@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.errors import BadInput, Conflict, StoreUnavailable
 from ea_jax.integrations.stores.clients import release_client, share_client
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
@@ -36,20 +36,20 @@ from ea_jax.integrations.stores.rows import (
     check_columns,
     check_rows,
     check_width,
+    dump_payload,
     join_text,
-    no_collection,
+    make_record_batch,
     parse_payload,
-    payload_json,
     pick_field,
     pick_vector,
-    record_batch,
-    slices,
+    split_range,
     split_text,
-    vectors_of,
+    unknown_collection,
+    vectors_to_numpy,
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
-WRITE_ROWS = 256  # a server takes 32 MB a request; 256 rows of 3,072 numbers are some 16 MB of JSON
+WRITE_ROWS = 256  # a server accepts 32 MB per request; 256 rows of width 3,072 are about 16 MB of JSON
 _METRICS: dict[str, Metric] = {"Cosine": "cosine", "Dot": "dot", "Euclid": "euclidean"}
 _DISTANCES = {
     "cosine": models.Distance.COSINE,
@@ -59,29 +59,29 @@ _DISTANCES = {
 
 
 def open_store(url: StoreUrl, create: Layout | None = None) -> "QdrantStore":
-    """Open a collection or what an alias stands for; `opening.open_store` documents the arguments."""
-    with _plain_errors(url):
+    """Open a collection by its name or an alias; see `opening.open_store`."""
+    with _translate_errors(url):
         client = _connect(url, create is not None)
     try:
-        with _plain_errors(url):
+        with _translate_errors(url):
             info = _collection(client, url.name)
             if info is None and create:
                 params = models.VectorParams(size=create.width, distance=_DISTANCES[create.metric])
                 client.create_collection(url.name, {url.vector: params} if url.vector else params)
                 info = _collection(client, url.name)
             if info is None:
-                raise no_collection("collection", url.name, _names(client), url.location)
+                raise unknown_collection("collection", url.name, _names(client), url.location)
             store = QdrantStore(url, client, info)
         if create:
             check_width(create.width, store.width, str(url))
         return store
     except BaseException:
-        _let_go(url, client)
+        _release(url, client)
         raise
 
 
 class QdrantStore(Store):
-    """A collection; its vectors are those of one name."""
+    """A collection and one of its named vectors."""
 
     def __init__(self, url: StoreUrl, client: QdrantClient, info: Any) -> None:
         self.url, self.client = url, client
@@ -99,7 +99,7 @@ class QdrantStore(Store):
             self.text = url.text or "text"
 
     def describe(self) -> Description:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             count = self.client.count(self.url.name, exact=True).count
         fields = Fields("id", self.text, self.vector, "payload")
         return Description(str(self.url), count, self.width, {}, self.metric, "integer or uuid", fields, self.vectors)
@@ -109,36 +109,36 @@ class QdrantStore(Store):
     ) -> Iterator[Chunk]:
         check_columns(columns, batch_rows)
         selected: Any = "payload" in columns or ([self.text] if "text" in columns and self.text else False)
-        # A client leaves the vectors out unless it is asked for them.
+        # By default, the client omits vectors.
         vectors: Any = "vector" in columns and ([self.vector] if self.vector else True)
         offset = None if after is None else _point_id(after, str(self.url))
         while True:
-            with _plain_errors(self.url):
-                points, following = self.client.scroll(
+            with _translate_errors(self.url):
+                points, next_offset = self.client.scroll(
                     self.url.name,
                     limit=batch_rows + 1,
                     offset=offset,
                     with_payload=selected,
                     with_vectors=vectors,
                 )
-            if after is not None and points and str(points[0].id) == after:  # an offset is the first id, not the last
+            if after is not None and points and str(points[0].id) == after:  # Qdrant's offset is inclusive
                 points = points[1:]
             points = points[:batch_rows]
             if not points:
                 return
             split = [split_text(point.payload or {}, self.text) for point in points]
-            rows = record_batch(
+            rows = make_record_batch(
                 columns,
                 [point.id for point in points],
                 [text for text, _ in split],
                 [self._vector(point.vector) for point in points] if "vector" in columns else (),
-                [payload_json(payload) for _, payload in split],
+                [dump_payload(payload) for _, payload in split],
                 where=str(self.url),
             )
             after = str(points[-1].id)
             offset = points[-1].id
             yield Chunk(rows, after)
-            if following is None:
+            if next_offset is None:
                 return
 
     def _vector(self, vector: Any) -> Any:
@@ -147,75 +147,75 @@ class QdrantStore(Store):
     def write(self, rows: Any) -> None:
         check_rows(rows, self.needs, self.width, str(self.url))
         ids: Any = [_point_id(i, str(self.url)) for i in rows.column("id").to_pylist()]
-        vectors = vectors_of(rows)
-        texts, payloads = rows.column("text").to_pylist(), rows.column("payload").to_pylist()
+        vectors = vectors_to_numpy(rows)
+        texts, stored = rows.column("text").to_pylist(), rows.column("payload").to_pylist()
         field = self.text or "text"
-        kept = [join_text(parse_payload(p), field, t) for t, p in zip(texts, payloads, strict=True)]
-        for some in slices(len(ids), WRITE_ROWS):
-            values = vectors[some].tolist()
-            batch = models.Batch(
-                ids=ids[some], vectors={self.vector: values} if self.vector else values, payloads=kept[some]
+        payloads = [join_text(parse_payload(p), field, t) for t, p in zip(texts, stored, strict=True)]
+        for batch in split_range(len(ids), WRITE_ROWS):
+            values = vectors[batch].tolist()
+            points = models.Batch(
+                ids=ids[batch], vectors={self.vector: values} if self.vector else values, payloads=payloads[batch]
             )
-            with _plain_errors(self.url):
-                self.client.upsert(self.url.name, batch, wait=True)
+            with _translate_errors(self.url):
+                self.client.upsert(self.url.name, points, wait=True)
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "QdrantStore":
         text = self.text if self.text != NODE else None
-        url = self.url.renamed(name=name, text=text, vector=self.vector or None)
+        url = self.url.copy_with(name=name, text=text, vector=self.vector or None)
         sibling = open_store(url, Layout(width, metric or self.metric or "cosine"))
         sibling.text = self.text
         return sibling
 
     def publish(self, public: str) -> Published:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             aliases = _aliases(self.client)
             current = aliases.get(self.url.name, self.url.name)
             if public not in aliases and self.client.collection_exists(public):
-                raise BadInput(
-                    f"{self.url.location}: {public!r} is a collection, and Qdrant cannot rename one. Publish under "
-                    "an alias, and let your application read that."
+                raise Conflict(
+                    f"{self.url.location}: {public!r} is a collection, and Qdrant cannot rename collections. Publish "
+                    "under an alias, and let your application read the alias."
                 )
             if aliases.get(public) != current:
-                self._point(public, current, public in aliases)
+                self._set_alias(public, current, exists=public in aliases)
         previous = aliases.get(public)
         return Published(public, current, previous if previous != current else None)
 
     def unpublish(self, published: Published) -> None:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             aliases = _aliases(self.client)
             if aliases.get(published.public) == published.current:
-                self._point(published.public, published.previous, True)
+                self._set_alias(published.public, published.previous, exists=True)
 
-    def _point(self, alias: str, collection: str | None, is_there: bool) -> None:
-        """Let an alias stand for a collection, or for nothing, in one step."""
+    def _set_alias(self, alias: str, collection: str | None, exists: bool) -> None:
+        """Make an alias refer to a collection, or delete it if the collection is None, in one atomic step."""
         steps: list[Any] = []
-        if is_there:
+        if exists:
             steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
         if collection is not None:
-            made = models.CreateAlias(collection_name=collection, alias_name=alias)
-            steps.append(models.CreateAliasOperation(create_alias=made))
+            new = models.CreateAlias(collection_name=collection, alias_name=alias)
+            steps.append(models.CreateAliasOperation(create_alias=new))
         self.client.update_collection_aliases(steps)
 
     def close(self) -> None:
-        _let_go(self.url, self.client)
+        _release(self.url, self.client)
 
 
 def _connect(url: StoreUrl, create: bool) -> QdrantClient:
     if url.is_remote:
-        with warnings.catch_warnings():  # of a key over plain HTTP
+        with warnings.catch_warnings():  # an API key over plain HTTP
             warnings.simplefilter("ignore", UserWarning)
             key = os.environ.get("QDRANT_API_KEY")
             return QdrantClient(url=url.location, api_key=key, timeout=60, check_compatibility=False)
     if not create and not (url.path / "meta.json").exists():
-        raise BadInput(f"{url.location} is no folder of a local Qdrant. For a server give its address: qdrant:http://")
-    with warnings.catch_warnings():  # of collections of more than 20,000 points: README.md says so
+        raise BadInput(f"{url.location} is not a folder of local Qdrant. For a server, use its address: qdrant:http://")
+    with warnings.catch_warnings():  # collections above 20,000 points, which the README covers
         warnings.simplefilter("ignore")
         return share_client(
             ("qdrant", str(url.path.resolve())), lambda: QdrantClient(path=str(url.path)), lambda client: client.close()
         )
 
 
-def _let_go(url: StoreUrl, client: QdrantClient) -> None:
+def _release(url: StoreUrl, client: QdrantClient) -> None:
     if url.is_remote:
         client.close()
     else:
@@ -223,10 +223,10 @@ def _let_go(url: StoreUrl, client: QdrantClient) -> None:
 
 
 def _collection(client: QdrantClient, name: str) -> Any:
-    """What a server knows of a collection or an alias; None where there is neither."""
+    """Return the description of a collection or alias; None if neither exists."""
     try:
         return client.get_collection(name)
-    except ValueError as error:  # local
+    except ValueError as error:  # raised by the local mode
         if "not found" in str(error):
             return None
         raise
@@ -251,14 +251,14 @@ def _point_id(i: str, where: str) -> int | str:
         return str(UUID(i))
     except ValueError as error:
         raise BadInput(
-            f"{where}: {i!r} cannot be an id in Qdrant, whose ids are unsigned integers and UUIDs. "
-            "Write to another engine, or give the rows such ids first."
+            f"{where}: {i!r} cannot be an id in Qdrant. Its ids are unsigned integers or UUIDs. "
+            "Change the ids first, or use another engine."
         ) from error
 
 
 @contextmanager
-def _plain_errors(url: StoreUrl) -> Iterator[None]:
-    """Say in one sentence what the client says in its own ways."""
+def _translate_errors(url: StoreUrl) -> Iterator[None]:
+    """Translate the client's errors into one sentence each."""
     try:
         yield
     except (ResponseHandlingException, httpx.TransportError) as error:
@@ -266,14 +266,14 @@ def _plain_errors(url: StoreUrl) -> Iterator[None]:
     except UnexpectedResponse as error:
         if error.status_code in (401, 403):
             raise StoreUnavailable(
-                f"{url.location} refuses the API key. Set QDRANT_API_KEY to one that may do this."
+                f"{url.location} rejects the API key. Set QDRANT_API_KEY to a key with sufficient rights."
             ) from error
-        raise StoreUnavailable(f"{url}: Qdrant refused: {error}") from error
+        raise StoreUnavailable(f"{url}: Qdrant failed: {error}") from error
     except QdrantException as error:
-        raise StoreUnavailable(f"{url}: Qdrant refused: {error}") from error
+        raise StoreUnavailable(f"{url}: Qdrant failed: {error}") from error
     except (RuntimeError, PermissionError) as error:
         if "already accessed" not in str(error):
             raise StoreUnavailable(f"{url.location} cannot be opened: {error}") from error
         raise StoreUnavailable(
-            f"{url.location} is open in another process. A local Qdrant serves one at a time: end that process."
+            f"{url.location} is open in another process. Local Qdrant allows one process at a time: end the other one."
         ) from error

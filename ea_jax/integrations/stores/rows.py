@@ -1,4 +1,4 @@
-"""Rows between an engine and Arrow: field names, payloads, and the checks that every engine makes."""
+"""Conversion between an engine's rows and Arrow: field names, payloads, and the checks that all engines share."""
 
 import json
 import re
@@ -9,59 +9,70 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from ea_jax.errors import BadInput, UnknownName, suggest_names
+from ea_jax.errors import BadInput, Conflict, UnknownName, suggest_names
 from ea_jax.integrations.stores.protocol import Column, IdType
 
-# What clients, LangChain and LlamaIndex write, the most telling names first.
+# Names that clients, LangChain and LlamaIndex write, the most specific first.
 ID_FIELDS = ("id", "langchain_id", "pk", "_id", "node_id", "uuid")
 TEXT_FIELDS = ("text", "page_content", "document", "content", "chunk", "body", "_node_content")
 VECTOR_FIELDS = ("vector", "embedding", "text_embedding", "embeddings", "dense", "")
 PAYLOAD_FIELDS = ("metadata", "payload", "cmetadata", "langchain_metadata", "metadata_")
-NODE = "_node_content"  # LlamaIndex keeps a node as JSON, its text inside
+NODE = "_node_content"  # LlamaIndex stores a node as JSON that includes its text
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 
-def pick_field(kind: str, given: str | None, usual: Iterable[str], available: Sequence[str], where: str) -> str | None:
-    """The field that is given, or the first usual one there is; None if there is none.
+def pick_field(
+    kind: str, requested: str | None, defaults: Iterable[str], available: Sequence[str], where: str
+) -> str | None:
+    """Return the requested field, or the first default that is available, or None.
+
+    Args:
+        kind: Kind of field, for the error message: id, text, vector or payload.
+        requested: Name from the URL; None to try the defaults.
+        defaults: Usual names of such a field, in order of preference.
+        available: Fields of the store.
+        where: The store, for the error message.
 
     Raises:
-        BadInput: The given field is not there.
+        BadInput: The requested field does not exist.
     """
-    if given is None:
-        return next((name for name in usual if name in available), None)
-    if given not in available:
-        raise BadInput(f"{where} has no {kind} field {given!r}. {suggest_names(given, filter(None, available))}")
-    return given
+    if requested is None:
+        return next((name for name in defaults if name in available), None)
+    if requested not in available:
+        raise BadInput(
+            f"{where} has no {kind} field {requested!r}. {suggest_names(requested, filter(None, available))}"
+        )
+    return requested
 
 
-def pick_vector(given: str | None, available: Sequence[str], where: str) -> str:
-    """The vector field that is given, the only one, or the first with a usual name.
+def pick_vector(requested: str | None, available: Sequence[str], where: str) -> str:
+    """Return the requested vector field, the only one, or the first with a usual name.
 
     Raises:
-        BadInput: There is none, or several and none with a usual name.
+        BadInput: The store has no vector field, or several without usual names.
     """
-    if given is None and len(available) == 1:
+    if requested is None and len(available) == 1:
         return available[0]
-    name = pick_field("vector", given, VECTOR_FIELDS, available, where)
+    name = pick_field("vector", requested, VECTOR_FIELDS, available, where)
     if name is None:
-        several = f"several vector fields: {', '.join(available)}. Name one: ?vector=" if available else "no vectors."
-        raise BadInput(f"{where} has {several}")
+        problem = f"several vector fields: {', '.join(available)}. Name one: ?vector=" if available else "no vectors."
+        raise BadInput(f"{where} has {problem}")
     return name
 
 
-def no_collection(kind: str, name: str, known: Iterable[str], where: str) -> UnknownName:
-    """The error for a collection or table that is not there."""
+def unknown_collection(kind: str, name: str, known: Iterable[str], where: str) -> UnknownName:
+    """Return the error for a collection or table that does not exist."""
     return UnknownName(f"{where} has no {kind} {name!r}. {suggest_names(name, known)}")
 
 
-def payload_json(payload: dict[str, Any]) -> str | None:
-    """A payload as JSON; None for an empty one. What JSON has no type for becomes a string."""
+def dump_payload(payload: dict[str, Any]) -> str | None:
+    """Write a payload as JSON; None if it is empty. Values of types that JSON lacks become strings."""
     return json.dumps(payload, ensure_ascii=False, default=str) if payload else None
 
 
 def parse_payload(text: Any) -> dict[str, Any]:
-    """The inverse of `payload_json`; a JSON value that is no object is kept under `payload`."""
+    """Invert `dump_payload`. A JSON value that is not an object becomes the value of the key `payload`."""
     if text is None or text == "":
         return {}
     value = json.loads(text) if isinstance(text, str | bytes) else text
@@ -69,7 +80,7 @@ def parse_payload(text: Any) -> dict[str, Any]:
 
 
 def split_text(payload: dict[str, Any], field: str | None) -> tuple[str | None, dict[str, Any]]:
-    """A row's text, and the payload without it. A LlamaIndex node stays in the payload whole."""
+    """Return the text of a row, and the payload without it. A LlamaIndex node stays in the payload unchanged."""
     if field is None or payload.get(field) is None:
         return None, payload
     if field == NODE:
@@ -78,11 +89,11 @@ def split_text(payload: dict[str, Any], field: str | None) -> tuple[str | None, 
 
 
 def join_text(payload: dict[str, Any], field: str, text: str | None) -> dict[str, Any]:
-    """The inverse of `split_text`."""
+    """Invert `split_text`."""
     return payload if field == NODE or text is None else {**payload, field: text}
 
 
-def record_batch(
+def make_record_batch(
     columns: Sequence[Column],
     ids: Sequence[Any],
     texts: Sequence[str | None] = (),
@@ -91,25 +102,28 @@ def record_batch(
     *,
     where: str,
 ) -> pa.RecordBatch:
-    """A record batch of the protocol.
+    """Make a record batch with the columns of `protocol.py`.
 
     Args:
-        columns: Which of the other arguments are meant.
-        vectors: An array [n, d], or n arrays [d] of which some may be None.
-        where: The store, for errors.
+        columns: Columns to include besides the ids; the other arguments are ignored.
+        ids: Id of each row; converted to a string.
+        texts: Text of each row, or None.
+        vectors: An array [n, d], or a sequence of n arrays [d] or None.
+        payloads: JSON object of each row, or None.
+        where: The store, for the error message.
 
     Raises:
-        BadInput: Vectors of several widths.
+        BadInput: The vectors have several widths.
     """
     ids = [str(i) for i in ids]
-    made: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
+    arrays: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
     if "text" in columns:
-        made["text"] = pa.array(texts, pa.string())
+        arrays["text"] = pa.array(texts, pa.string())
     if "vector" in columns:
-        made["vector"] = _vector_array(ids, vectors, where)
+        arrays["vector"] = _vector_array(ids, vectors, where)
     if "payload" in columns:
-        made["payload"] = pa.array(payloads, pa.string())
-    return pa.RecordBatch.from_pydict(made)
+        arrays["payload"] = pa.array(payloads, pa.string())
+    return pa.RecordBatch.from_pydict(arrays)
 
 
 def _vector_array(ids: Sequence[str], vectors: Any, where: str) -> pa.FixedSizeListArray:
@@ -122,7 +136,7 @@ def _vector_array(ids: Sequence[str], vectors: Any, where: str) -> pa.FixedSizeL
         if v is not None and len(v) != width:
             raise BadInput(
                 f"{where}: row {i!r} has a vector of width {len(v)} among vectors of width {width}. "
-                "Several models wrote here; keep one model's vectors in a field."
+                "Several models made them; keep one model's vectors in a field."
             )
     missing = np.array([v is None for v in rows], bool)
     values = np.zeros((len(rows), width), np.float32)
@@ -133,46 +147,48 @@ def _vector_array(ids: Sequence[str], vectors: Any, where: str) -> pa.FixedSizeL
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width, mask=mask)
 
 
-def vectors_of(rows: pa.RecordBatch) -> Float32[np.ndarray, "n d"]:
-    """The vectors of a batch in which none is missing, without a copy where Arrow allows."""
+def vectors_to_numpy(rows: pa.RecordBatch) -> Float32[np.ndarray, "n d"]:
+    """Return the vectors of a batch without nulls, without a copy if Arrow allows."""
     column = rows.column("vector")
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), column.type.list_size)
 
 
 def check_rows(rows: pa.RecordBatch, needs: Sequence[Column], width: int | None, where: str) -> None:
-    """Check what a store is about to write.
+    """Check a batch before it is written.
 
     Raises:
-        BadInput: A column or an id is missing, an id occurs twice, or a vector is missing, not finite or of
-            another width than the store's.
+        BadInput: A column or an id is missing, an id occurs twice, or a vector is missing, not finite or of another
+            width than the store.
     """
-    absent = [name for name in needs if name not in rows.schema.names]
-    if absent:
-        raise BadInput(f"Rows for {where} have no column {absent[0]!r}. They need {', '.join(needs)}.")
+    missing = [name for name in needs if name not in rows.schema.names]
+    if missing:
+        raise BadInput(f"Rows for {where} have no column {missing[0]!r}. Required: {', '.join(needs)}.")
     ids = rows.column("id").to_pylist()
     if None in ids:
         raise BadInput(f"A row for {where} has no id.")
     if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise BadInput(f"Rows for {where} have the id {twice!r} twice. Give each row its own id.")
+        repeated = next(i for i in ids if ids.count(i) > 1)
+        raise BadInput(f"Rows for {where} have the id {repeated!r} twice. Give each row a unique id.")
     column = rows.column("vector")
     if not pa.types.is_fixed_size_list(column.type) or column.type.value_type != pa.float32():
         raise BadInput(f"Vectors for {where} are {column.type}; they must be fixed-size lists of float32.")
     if column.null_count:
-        lone = ids[column.is_null().to_pylist().index(True)]
-        raise BadInput(f"Row {lone!r} for {where} has no vector.")
+        incomplete = ids[column.is_null().to_pylist().index(True)]
+        raise BadInput(f"Row {incomplete!r} for {where} has no vector.")
     if width is not None and column.type.list_size != width:
-        raise BadInput(f"Vectors for {where} have width {column.type.list_size}, but the store's have {width}.")
-    finite = np.isfinite(vectors_of(rows)).all(1)
+        raise BadInput(
+            f"Vectors for {where} have width {column.type.list_size}, but the store's vectors have width {width}."
+        )
+    finite = np.isfinite(vectors_to_numpy(rows)).all(1)
     if not finite.all():
         raise BadInput(f"Row {ids[int(finite.argmin())]!r} for {where} has a vector that is not finite.")
 
 
-def integer_ids(ids: Iterable[str], where: str) -> list[int]:
-    """Ids of an engine that has integers only.
+def parse_integer_ids(ids: Iterable[str], where: str) -> list[int]:
+    """Convert ids for an engine with integer ids.
 
     Raises:
-        BadInput: An id is no integer.
+        BadInput: An id is not an integer.
     """
     try:
         return [int(i) for i in ids]
@@ -180,8 +196,8 @@ def integer_ids(ids: Iterable[str], where: str) -> list[int]:
         raise BadInput(f"{where} has integer ids: {error}. Write to a store whose ids are strings.") from error
 
 
-def id_type_of(ids: Sequence[str]) -> IdType:
-    """The narrowest kind of id that all of some ids are."""
+def infer_id_type(ids: Sequence[str]) -> IdType:
+    """Return the narrowest type that fits all ids."""
     if ids and all(i.isdecimal() for i in ids):
         return "integer"
     if ids and all(_UUID.fullmatch(i) for i in ids):
@@ -190,28 +206,28 @@ def id_type_of(ids: Sequence[str]) -> IdType:
 
 
 def check_columns(columns: Sequence[str], batch_rows: int) -> None:
-    """Check what `read` is asked for.
+    """Check the arguments of `read`.
 
     Raises:
-        BadInput: There is no such column, or there are no rows in a batch.
+        BadInput: A column does not exist, or `batch_rows` is less than 1.
     """
     wrong = [name for name in columns if name not in get_args(Column)]
     if wrong:
-        raise BadInput(f"There is no column {wrong[0]!r}. {suggest_names(wrong[0], get_args(Column))}")
+        raise BadInput(f"{wrong[0]!r} is not a column. {suggest_names(wrong[0], get_args(Column))}")
     if batch_rows < 1:
-        raise BadInput(f"There are {batch_rows} rows a batch; it must be 1 or more.")
+        raise BadInput(f"batch_rows is {batch_rows}; it must be at least 1.")
 
 
-def check_width(given: int, width: int | None, where: str) -> None:
-    """Check a store that is there already against the layout it was to be created with.
+def check_width(requested: int, width: int | None, where: str) -> None:
+    """Check the width of a store that may have existed before.
 
     Raises:
-        BadInput: Its vectors have another width.
+        Conflict: The store holds vectors of another width than the requested one.
     """
-    if width is not None and given != width:
-        raise BadInput(f"{where} is there and holds vectors of width {width}, not {given}. Choose another name.")
+    if width is not None and requested != width:
+        raise Conflict(f"{where} exists and holds vectors of width {width}, not {requested}. Choose another name.")
 
 
-def slices(n: int, most: int) -> Iterator[slice]:
-    """Cut n rows into slices of `most` rows."""
-    return (slice(start, start + most) for start in range(0, n, most))
+def split_range(n: int, size: int) -> Iterator[slice]:
+    """Split n rows into slices of at most `size` rows."""
+    return (slice(start, start + size) for start in range(0, n, size))

@@ -1,9 +1,9 @@
-"""sqlite-vec: a `vec0` table, or an ordinary table whose vectors are float32 blobs, as LangChain keeps them.
+"""sqlite-vec: a `vec0` table, or an ordinary table whose vectors are float32 blobs, as LangChain writes.
 
-Rows are read in the order of their row numbers. A sibling is a new `vec0` table. It is published by a copy in one
-transaction, since a `vec0` table cannot be renamed; of a table with blobs the `vec0` table beside it is not touched.
+Rows are read by row number. A sibling is a new `vec0` table, published by a copy in one transaction, since a `vec0`
+table cannot be renamed. The `vec0` table next to LangChain's table is not changed.
 
-Many builds of Python cannot load SQLite's extensions; then the package pysqlite3 is used instead of sqlite3.
+Many Python builds cannot load SQLite extensions; for those, pysqlite3 replaces sqlite3.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlite_vec
 
-from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.errors import BadInput, Conflict, MissingDependency, StoreUnavailable
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
     Chunk,
@@ -36,14 +36,14 @@ from ea_jax.integrations.stores.rows import (
     check_columns,
     check_rows,
     check_width,
-    integer_ids,
-    no_collection,
+    dump_payload,
+    make_record_batch,
+    parse_integer_ids,
     parse_payload,
-    payload_json,
     pick_field,
     pick_vector,
-    record_batch,
-    vectors_of,
+    unknown_collection,
+    vectors_to_numpy,
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
@@ -53,21 +53,21 @@ _SQL = re.compile(r"using\s+vec0\s*\((.*)\)\s*;?\s*$", re.IGNORECASE | re.DOTALL
 
 
 class Table(NamedTuple):
-    """What the schema says of a table."""
+    """Schema of a table. `vectors` maps each vector column to its width, or None if rows may differ."""
 
     columns: tuple[str, ...]
     vectors: dict[str, int | None]
     key: str
     text_key: bool
     metric: Metric | None
-    definition: str | None  # of a vec0 table: what stands between its brackets
+    definition: str | None  # arguments of vec0(...); None for an ordinary table
 
 
 def open_store(url: StoreUrl, create: Layout | None = None) -> "SqliteVecStore":
-    """Open a table; `opening.open_store` documents the arguments."""
+    """Open a table; see `opening.open_store`."""
     if create is None and not url.path.exists():
-        raise BadInput(f"{url.location} is not there.")
-    with _plain_errors(url):
+        raise BadInput(f"{url.location} does not exist.")
+    with _translate_errors(url):
         connection = _connect(url)
         try:
             table = _table(connection, url.name)
@@ -84,7 +84,7 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "SqliteVecStore":
             if table is None:
                 names = connection.execute("select name from sqlite_master where type = 'table'").fetchall()
                 known = [name for (name,) in names if "vec0" not in name and not _is_shadow(name, names)]
-                raise no_collection("table", url.name, known, url.location)
+                raise unknown_collection("table", url.name, known, url.location)
             store = SqliteVecStore(url, connection, table)
             if create:
                 check_width(create.width, store.width, str(url))
@@ -95,7 +95,7 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "SqliteVecStore":
 
 
 class SqliteVecStore(Store):
-    """A table of one vector column."""
+    """A table and one of its vector columns."""
 
     def __init__(self, url: StoreUrl, connection: Any, table: Table) -> None:
         where = str(url)
@@ -105,7 +105,7 @@ class SqliteVecStore(Store):
         others = [name for name in table.columns if name not in table.vectors]
         self.id = url.id or table.key
         if url.id not in (None, table.key):
-            raise BadInput(f"{where}: the id of a table in SQLite is its primary key, which is {table.key!r}.")
+            raise BadInput(f"{where}: {url.id!r} cannot be the id; in SQLite that is the primary key, {table.key!r}.")
         self.text = pick_field("text", url.text, TEXT_FIELDS, others, where)
         self.payload = pick_field("payload", url.payload, PAYLOAD_FIELDS, others, where)
         self.others = [name for name in others if name not in (self.id, self.text, self.payload)]
@@ -122,7 +122,7 @@ class SqliteVecStore(Store):
             self.width, self.other_widths = counts[0][0], dict(counts[1:])
 
     def describe(self) -> Description:
-        with _plain_errors(self.url):
+        with _translate_errors(self.url):
             table = f"{self.url.name}_rowids" if self.is_vec0 else self.url.name
             count = self.connection.execute(f"select count(*) from {_quoted(table)}").fetchone()[0]
             if self.table.vectors[self.vector] is None:
@@ -146,61 +146,65 @@ class SqliteVecStore(Store):
         text = self.text if "text" in columns else None
         vector = self.vector if "vector" in columns else None
         fields = [self.id, *(name for name in (text, vector, *extra) if name)]
-        chosen = ", ".join(f"v.{_quoted(name)}" for name in fields)
-        query = self._query(chosen)
+        selection = ", ".join(f"v.{_quoted(name)}" for name in fields)
+        query = self._query(selection)
         while True:
-            with _plain_errors(self.url):
-                found = self.connection.execute(query, (-(2**63) if after is None else after, batch_rows)).fetchall()
-            if not found:
+            with _translate_errors(self.url):
+                records = self.connection.execute(query, (-(2**63) if after is None else after, batch_rows)).fetchall()
+            if not records:
                 return
-            after = found[-1][0]
-            got = dict(zip(fields, list(zip(*found, strict=True))[1:], strict=True))
-            rows = record_batch(
+            after = records[-1][0]
+            values = dict(zip(fields, list(zip(*records, strict=True))[1:], strict=True))
+            rows = make_record_batch(
                 columns,
-                got[self.id],
-                got[text] if text else [None] * len(found),
-                [None if blob is None else np.frombuffer(blob, np.float32) for blob in got[vector]] if vector else (),
-                [self._payload(row, got) for row in range(len(found))],
+                values[self.id],
+                values[text] if text else [None] * len(records),
+                [None if blob is None else np.frombuffer(blob, np.float32) for blob in values[vector]]
+                if vector
+                else (),
+                [self._payload(row, values) for row in range(len(records))],
                 where=str(self.url),
             )
             yield Chunk(rows, after)
 
-    def _query(self, chosen: str) -> str:
+    def _query(self, selection: str) -> str:
         name = self.url.name
         if not self.is_vec0:
-            return f"select rowid, {chosen} from {_quoted(name)} v where rowid > ? order by rowid limit ?"
-        # A vec0 table can only be scanned whole or asked for one row; its table of row numbers has an index.
+            return f"select rowid, {selection} from {_quoted(name)} v where rowid > ? order by rowid limit ?"
+        # A vec0 table supports full scans and single-row reads only; its rowids table has an index.
         key = f"r.{'id' if self.table.text_key else 'rowid'} = v.{_quoted(self.id)}"
         source = f"{_quoted(f'{name}_rowids')} r cross join {_quoted(name)} v on {key}"
-        return f"select r.rowid, {chosen} from {source} where r.rowid > ? order by r.rowid limit ?"
+        return f"select r.rowid, {selection} from {source} where r.rowid > ? order by r.rowid limit ?"
 
-    def _payload(self, row: int, got: dict[str, Any]) -> str | None:
-        payload = parse_payload(got[self.payload][row]) if self.payload in got else {}
-        return payload_json({**payload, **{name: got[name][row] for name in self.others if name in got}})
+    def _payload(self, row: int, values: dict[str, Any]) -> str | None:
+        payload = parse_payload(values[self.payload][row]) if self.payload in values else {}
+        return dump_payload({**payload, **{name: values[name][row] for name in self.others if name in values}})
 
     def write(self, rows: Any) -> None:
         where = str(self.url)
         check_rows(rows, self.needs, self.width, where)
         if self.others:
-            raise BadInput(f"{where} has the columns {', '.join(self.others)}, which are not written. Use a new table.")
+            raise BadInput(
+                f"{where} has the columns {', '.join(self.others)}, which would stay empty. Write to a new table."
+            )
         ids = rows.column("id").to_pylist()
-        keys = ids if self.table.text_key else integer_ids(ids, where)
-        columns: dict[str, Sequence[Any]] = {self.id: keys, self.vector: [v.tobytes() for v in vectors_of(rows)]}
+        keys = ids if self.table.text_key else parse_integer_ids(ids, where)
+        columns: dict[str, Sequence[Any]] = {self.id: keys, self.vector: [v.tobytes() for v in vectors_to_numpy(rows)]}
         for field, column in ((self.text, "text"), (self.payload, "payload")):
             if field is not None:
                 columns[field] = rows.column(column).to_pylist()
             elif rows.column(column).null_count < len(rows):
-                raise BadInput(f"{where} has no field for the {column} of the rows. Name one: ?{column}=")
+                raise BadInput(f"{where} has no field for the rows' {column}. Name one: ?{column}=")
         table, names = _quoted(self.url.name), ", ".join(map(_quoted, columns))
         marks = ", ".join("?" * len(columns))
-        with _plain_errors(self.url), _transaction(self.connection):
-            # vec0 has no upsert.
+        with _translate_errors(self.url), _transaction(self.connection):
+            # vec0 has no upsert
             self.connection.executemany(f"delete from {table} where {_quoted(self.id)} = ?", [(key,) for key in keys])
             values = list(zip(*columns.values(), strict=True))
             self.connection.executemany(f"insert into {table} ({names}) values ({marks})", values)
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "SqliteVecStore":
-        url = self.url.renamed(name=name, id=self.id, text=self.text, vector=self.vector, payload=self.payload)
+        url = self.url.copy_with(name=name, id=self.id, text=self.text, vector=self.vector, payload=self.payload)
         kind = "string" if self.table.text_key else "integer"
         return open_store(url, Layout(width, metric or self.table.metric or "cosine", kind))
 
@@ -208,21 +212,22 @@ class SqliteVecStore(Store):
         current = self.url.name
         old = f"{public}_before_{current}"
         if public == current:
-            raise BadInput(f"{self.url}: {public!r} is this table itself.")
-        with _plain_errors(self.url), _transaction(self.connection):
-            there = _table(self.connection, public)
-            if there and there.definition is None:
-                raise BadInput(
-                    f"{self.url.location}: {public!r} is no vec0 table. Let your application read {current!r}."
+            raise BadInput(f"{self.url}: a table cannot be published under its own name.")
+        with _translate_errors(self.url), _transaction(self.connection):
+            existing = _table(self.connection, public)
+            if existing and existing.definition is None:
+                raise Conflict(
+                    f"{self.url.location}: {public!r} is not a vec0 table and will not be replaced. "
+                    f"Let your application read {current!r} instead."
                 )
-            if _table(self.connection, old) is None and there:
+            if _table(self.connection, old) is None and existing:
                 _copy(self.connection, public, old)
             _copy(self.connection, current, public)
             return Published(public, current, old if _table(self.connection, old) else None)
 
     def unpublish(self, published: Published) -> None:
         public, _, previous = published
-        with _plain_errors(self.url), _transaction(self.connection):
+        with _translate_errors(self.url), _transaction(self.connection):
             if previous is None:
                 self.connection.execute(f"drop table if exists {_quoted(public)}")
             elif _table(self.connection, previous):
@@ -234,10 +239,15 @@ class SqliteVecStore(Store):
 
 
 def _connect(url: StoreUrl) -> Any:
-    """A connection with the extension loaded, through pysqlite3 where sqlite3 cannot load one."""
+    """Connect and load the extension, through pysqlite3 if sqlite3 cannot load extensions."""
     module: Any = sqlite3
     if not hasattr(sqlite3.Connection, "enable_load_extension"):
-        module = import_module("pysqlite3")
+        try:
+            module = import_module("pysqlite3")
+        except ModuleNotFoundError as error:
+            raise MissingDependency(
+                "This Python's sqlite3 cannot load extensions: pip install pysqlite3, or use another build of Python."
+            ) from error
     connection = module.connect(str(url.path), isolation_level=None, timeout=10, check_same_thread=False)
     try:
         connection.enable_load_extension(True)
@@ -250,11 +260,11 @@ def _connect(url: StoreUrl) -> Any:
 
 
 def _table(connection: Any, name: str) -> Table | None:
-    found = connection.execute("select sql from sqlite_master where name = ? and type = 'table'", (name,)).fetchone()
-    if found is None:
+    row = connection.execute("select sql from sqlite_master where name = ? and type = 'table'", (name,)).fetchone()
+    if row is None:
         return None
     columns = connection.execute(f"pragma table_xinfo({_quoted(name)})").fetchall()
-    match = _SQL.search(found[0])
+    match = _SQL.search(row[0])
     if match is None:
         names = tuple(column[1] for column in columns)
         blobs = [column[1] for column in columns if column[2].upper() == "BLOB"]
@@ -281,14 +291,14 @@ def _holds_text(columns: Sequence[Any], key: str) -> bool:
 
 
 def _looks_like_vectors(connection: Any, table: str, column: str) -> bool:
-    """Whether a blob's length may be that of a vector. An empty column may hold any."""
+    """Whether the blobs of a column may be float32 vectors, by the length of the first one."""
     query = f"select {_quoted(column)} from {_quoted(table)} where {_quoted(column)} is not null limit 1"
     first = connection.execute(query).fetchone()
     return first is None or (isinstance(first[0], bytes) and len(first[0]) % 4 == 0)
 
 
 def _is_shadow(name: str, names: Sequence[tuple[str]]) -> bool:
-    """Whether a table is one of those that a vec0 table is made of, or SQLite's own."""
+    """Whether a table is a shadow table of a vec0 table, or internal to SQLite."""
     return name.startswith("sqlite_") or any(
         re.fullmatch(rf"{re.escape(other)}_(info|chunks|rowids|auxiliary|vector_chunks\d+|metadata\w+)", name)
         for (other,) in names
@@ -296,7 +306,7 @@ def _is_shadow(name: str, names: Sequence[tuple[str]]) -> bool:
 
 
 def _copy(connection: Any, source: str, target: str) -> None:
-    """Put a copy of a vec0 table in the place of another."""
+    """Replace a table by a copy of a vec0 table."""
     table = _table(connection, source)
     assert table is not None
     assert table.definition is not None
@@ -322,8 +332,8 @@ def _quoted(name: str) -> str:
 
 
 @contextmanager
-def _plain_errors(url: StoreUrl) -> Iterator[None]:
-    """Say in one sentence what SQLite says in a few words; pysqlite3 has error classes of its own."""
+def _translate_errors(url: StoreUrl) -> Iterator[None]:
+    """Translate SQLite's errors into one sentence each. pysqlite3 has error classes of its own."""
     try:
         yield
     except Exception as error:
@@ -331,7 +341,7 @@ def _plain_errors(url: StoreUrl) -> Iterator[None]:
             raise
         advice = ""
         if "locked" in str(error):
-            advice = " Another process is writing to it: wait for it, or end it."
+            advice = " Another process is writing to it. Wait for it, or end it."
         elif "readonly" in str(error):
             advice = " Make the file and its folder writable."
-        raise StoreUnavailable(f"{url}: SQLite refused: {error}.{advice}") from error
+        raise StoreUnavailable(f"{url}: SQLite failed: {error}.{advice}") from error

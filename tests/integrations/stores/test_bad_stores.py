@@ -1,4 +1,4 @@
-"""What is wrong with a store is said in one sentence: what, where, and what to do."""
+"""Each defect of a store raises an error of one sentence: what is wrong, where, and what to do."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ea_jax.errors import BadInput, StoreUnavailable, UnknownName
+from ea_jax.errors import BadInput, MissingDependency, StoreUnavailable, UnknownName
 from ea_jax.integrations.stores import Layout, is_store_url, open_store, opening, parse_store_url
 from tests.integrations.stores.conftest import WIDTH, assert_same_rows, make_rows, make_store, need, read_all, to_lists
 
@@ -30,12 +30,12 @@ from tests.integrations.stores.conftest import WIDTH, assert_same_rows, make_row
         ("docs.parquet", "not a store URL"),
     ],
 )
-def test_wrong_urls_say_what_is_missing(url, message):
+def test_wrong_urls_name_the_missing_part(url, message):
     with pytest.raises((BadInput, UnknownName), match=message):
         parse_store_url(url)
 
 
-def test_files_are_no_store_urls():
+def test_files_are_not_store_urls():
     assert not any(map(is_store_url, ["docs.parquet", "C:/docs.npy", "s3://bucket/docs", "-"]))
     assert all(map(is_store_url, ["qdrant:x#y", "postgres://u@h/db#t", "sqlite-vec:a.db#t"]))
 
@@ -56,12 +56,14 @@ def test_a_missing_client_names_its_extra(monkeypatch):
         raise ModuleNotFoundError(name="sqlite_vec")
 
     monkeypatch.setattr(opening, "import_module", fail)
-    with pytest.raises(BadInput, match=r"sqlite_vec, which is not installed: pip install 'ea_jax\[sqlite-vec\]'"):
+    with pytest.raises(
+        MissingDependency, match=r"sqlite_vec, which is not installed: pip install 'ea_jax\[sqlite-vec\]'"
+    ):
         open_store("sqlite-vec:x.db#docs")
 
 
 @pytest.mark.parametrize("engine", ["qdrant", "chroma", "milvus", "postgresql"])
-def test_a_server_that_is_down(engine):
+def test_a_server_that_is_down_is_unavailable(engine):
     need(engine)
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
@@ -71,10 +73,10 @@ def test_a_server_that_is_down(engine):
         open_store(f"{address}#docs")
 
 
-def test_qdrant_that_refuses_the_key():
+def test_qdrant_rejects_a_wrong_key():
     need("qdrant")
 
-    class Refuse(BaseHTTPRequestHandler):
+    class Reject(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(401)
             self.end_headers()
@@ -82,10 +84,10 @@ def test_qdrant_that_refuses_the_key():
         def log_message(self, *args):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    server = HTTPServer(("127.0.0.1", 0), Reject)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(StoreUnavailable, match=r"refuses the API key\. Set QDRANT_API_KEY"):
+        with pytest.raises(StoreUnavailable, match=r"rejects the API key\. Set QDRANT_API_KEY"):
             open_store(f"qdrant:http://127.0.0.1:{server.server_port}#docs")
     finally:
         server.shutdown()
@@ -94,7 +96,7 @@ def test_qdrant_that_refuses_the_key():
 
 @pytest.fixture
 def role(postgres):
-    """A role that has to give a password, may connect and may do nothing else."""
+    """A role with a password, which may connect and nothing else."""
     import psycopg
 
     name = f"reader_{uuid.uuid4().hex[:8]}"
@@ -109,7 +111,7 @@ def role(postgres):
     return name
 
 
-def test_postgres_with_a_wrong_password_or_a_reader_only(postgres, role):
+def test_postgres_rejects_wrong_passwords_and_missing_rights(postgres, role):
     import psycopg
 
     table = f"docs_{role}"
@@ -121,11 +123,11 @@ def test_postgres_with_a_wrong_password_or_a_reader_only(postgres, role):
         open_store(f"{wrong}#{table}")
     with open_store(f"{wrong.replace('wrong', 'right')}#{table}") as store:
         assert_same_rows(read_all(store), make_rows(5))
-        with pytest.raises(StoreUnavailable, match=r"permission denied.*Connect as a role that may"):
+        with pytest.raises(StoreUnavailable, match=r"permission denied.*Connect as a role with"):
             store.write(make_rows(5, seed=1))
 
 
-def test_postgres_without_pgvector(postgres):
+def test_postgres_without_pgvector_is_an_error(postgres):
     import psycopg
 
     name = f"bare_{uuid.uuid4().hex[:8]}"
@@ -137,7 +139,7 @@ def test_postgres_without_pgvector(postgres):
         open_store(f"{postgres.replace('/postgres?', '/nowhere?')}#docs")
 
 
-def test_postgres_that_is_locked(postgres):
+def test_a_locked_postgres_table_is_unavailable(postgres):
     import psycopg
 
     table = f"docs_{uuid.uuid4().hex[:8]}"
@@ -149,7 +151,7 @@ def test_postgres_that_is_locked(postgres):
         other.rollback()
 
 
-def test_postgres_ids_have_to_be_unique(postgres):
+def test_postgres_ids_must_be_unique(postgres):
     import psycopg
 
     table = f"docs_{uuid.uuid4().hex[:8]}"
@@ -160,7 +162,7 @@ def test_postgres_ids_have_to_be_unique(postgres):
         open_store(f"{postgres}#{table}")
 
 
-def test_sqlite_that_is_locked(folder):
+def test_a_locked_sqlite_file_is_unavailable(folder):
     need("sqlite-vec")
     from ea_jax.integrations.stores.sqlite_vec import _connect
 
@@ -173,8 +175,8 @@ def test_sqlite_that_is_locked(folder):
         other.execute("rollback")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_sqlite_that_is_read_only(folder):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to read-only files")
+def test_a_read_only_sqlite_file_is_unavailable(folder):
     need("sqlite-vec")
     make_store(f"sqlite-vec:{folder}/docs.db#docs", make_rows(5)).close()
     (folder / "docs.db").chmod(0o444)
@@ -182,9 +184,11 @@ def test_sqlite_that_is_read_only(folder):
         store.write(make_rows(5))
 
 
-@pytest.mark.filterwarnings("ignore:.*[.]lock:pytest.PytestUnraisableExceptionWarning")  # left open by Qdrant's client
+@pytest.mark.filterwarnings(
+    "ignore:.*[.]lock:pytest.PytestUnraisableExceptionWarning"
+)  # Qdrant's client leaves its lock file open
 @pytest.mark.parametrize(("engine", "place", "lock"), [("qdrant", "q", ".lock"), ("milvus", "m.db", "LOCK")])
-def test_a_local_store_that_another_process_holds(engine, place, lock, folder):
+def test_a_local_store_in_another_process_is_unavailable(engine, place, lock, folder):
     need(engine)
     url = f"{engine}:{folder}/{place}#docs"
     make_store(url, make_rows(5)).close()
@@ -196,15 +200,15 @@ def test_a_local_store_that_another_process_holds(engine, place, lock, folder):
         assert store.describe().rows == 5
 
 
-def test_a_damaged_faiss_index(folder):
+def test_a_damaged_faiss_index_is_an_error(folder):
     need("faiss")
     (folder / "docs.faiss").write_bytes(b"not an index")
-    with pytest.raises(BadInput, match="no FAISS index"):
+    with pytest.raises(BadInput, match="not a FAISS index"):
         open_store(f"faiss:{folder}/docs.faiss")
 
 
 def mixed_store(engine: str, folder, postgres: str) -> str:
-    """A store whose 20 vectors of one width have 3 of another among them."""
+    """Make a store with 20 vectors of one width and 3 of another."""
     vectors = [*np.ones((20, WIDTH), np.float32), *np.ones((3, 5), np.float32)]
     if engine == "lancedb":
         import lancedb
@@ -233,17 +237,17 @@ def mixed_store(engine: str, folder, postgres: str) -> str:
 
 
 @pytest.mark.parametrize("engine", ["lancedb", "sqlite-vec", "postgresql"])
-def test_mixed_widths_are_counted_and_not_read(engine, folder, request):
+def test_mixed_widths_are_counted_but_not_read(engine, folder, request):
     need(engine)
     url = mixed_store(engine, folder, request.getfixturevalue("postgres") if engine == "postgresql" else "")
     with open_store(url) as store:
-        described = store.describe()
-        assert (described.width, described.other_widths) == (WIDTH, {5: 3})
+        description = store.describe()
+        assert (description.width, description.other_widths) == (WIDTH, {5: 3})
         with pytest.raises(BadInput, match=r"row '2\d' has a vector of width 5 among"):
             list(store.read(("id", "vector")))
 
 
-def test_qdrant_refuses_ids_that_are_no_uuids(folder):
+def test_qdrant_ids_must_be_integers_or_uuids(folder):
     need("qdrant")
     rows = make_rows(2)
     named = rows.set_column(0, "id", pa.array(["doc-1", "doc-2"]))
@@ -251,7 +255,7 @@ def test_qdrant_refuses_ids_that_are_no_uuids(folder):
         store.write(named)
 
 
-def test_cursors_that_no_longer_hold(folder):
+def test_outdated_cursors_are_rejected(folder):
     need("chroma")
     with make_store(f"chroma:{folder}#docs", make_rows(20)) as store:
         chunk = next(store.read(("id",), 5))
@@ -260,7 +264,7 @@ def test_cursors_that_no_longer_hold(folder):
             next(store.read(("id",), 5, after=chunk.cursor))
 
 
-def test_chroma_batches_have_a_cap(folder, monkeypatch):
+def test_chroma_writes_respect_its_batch_limit(folder, monkeypatch):
     need("chroma")
     with open_store(f"chroma:{folder}#docs", create=Layout(WIDTH)) as store:
         monkeypatch.setattr(store.client, "get_max_batch_size", lambda: 7)
@@ -268,16 +272,16 @@ def test_chroma_batches_have_a_cap(folder, monkeypatch):
         assert_same_rows(read_all(store), make_rows(20))
 
 
-def test_chroma_gives_back_float32(folder):
+def test_chroma_vectors_are_read_as_float32(folder):
     need("chroma")
     vectors = np.random.default_rng(0).normal(size=(4, WIDTH)).astype(np.float32)
     rows = make_rows(4).set_column(2, "vector", to_lists(vectors))
-    with open_store(f"chroma:{folder}#docs", create=Layout(WIDTH, "euclidean")) as store:  # its client gives float64
+    with open_store(f"chroma:{folder}#docs", create=Layout(WIDTH, "euclidean")) as store:  # its client returns float64
         store.write(rows)
         np.testing.assert_array_equal(np.stack(read_all(store).column("vector").to_pylist()), vectors)
 
 
-def test_a_chroma_server(folder):
+def test_a_chroma_server_is_read_written_and_published(folder):
     need("chroma")
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))

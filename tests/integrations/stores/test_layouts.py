@@ -1,4 +1,4 @@
-"""Rows as LangChain and LlamaIndex lay them out, written with the bare clients, are read without options."""
+"""The layouts of LangChain and LlamaIndex, written with the engines' clients, are read without options."""
 
 import json
 import uuid
@@ -19,25 +19,25 @@ VECTORS = np.stack(make_rows(N).column("vector").to_pylist()).astype(np.float32)
 
 
 def node(i: int) -> dict:
-    """What LlamaIndex keeps beside a vector: flat metadata, and the node as JSON."""
+    """Make the payload that LlamaIndex writes: flat metadata, and the node as JSON."""
     content = {"id_": IDS[i], "metadata": {"page": i}, "text": TEXTS[i], "class_name": "TextNode"}
     return {"page": i, "_node_content": json.dumps(content), "_node_type": "TextNode", "doc_id": "d", "ref_doc_id": "d"}
 
 
 def check(url: str, ids=IDS, **payload) -> None:
-    """Every row has its id, text and vector, and the payload carries the page."""
+    """Check the id, text and vector of each row, and the page in its payload."""
     with open_store(url) as store:
         assert store.describe().rows == N
-        got = by_id(read_all(store))
-    assert [got[i]["text"] for i in ids] == TEXTS
-    np.testing.assert_allclose([got[i]["vector"] for i in ids], VECTORS, atol=2e-7)
+        observed = by_id(read_all(store))
+    assert [observed[i]["text"] for i in ids] == TEXTS
+    np.testing.assert_allclose([observed[i]["vector"] for i in ids], VECTORS, atol=2e-7)
     for i, row in enumerate(ids):
-        metadata = got[row]["payload"]
+        metadata = observed[row]["payload"]
         assert metadata.get("metadata", metadata)["page"] == i
 
 
 @pytest.mark.parametrize("framework", ["langchain", "llama-index", "named vector"])
-def test_qdrant(framework, folder):
+def test_qdrant_layouts(framework, folder):
     need("qdrant")
     from qdrant_client import QdrantClient, models
 
@@ -55,13 +55,13 @@ def test_qdrant(framework, folder):
     with open_store(f"qdrant:{folder}#docs") as store, store.create_sibling("mapped", WIDTH) as sibling:
         for rows, _ in store.read():
             sibling.write(rows)
-        if framework == "llama-index":  # the node stays whole, and no second text is added
+        if framework == "llama-index":  # the node is unchanged, and no second text is added
             assert by_id(read_all(sibling))[IDS[3]]["payload"] == node(3)
     check(f"qdrant:{folder}#mapped")
 
 
 @pytest.mark.parametrize("framework", ["langchain", "llama-index"])
-def test_chroma(framework, folder):
+def test_chroma_layouts(framework, folder):
     need("chroma")
     import chromadb
 
@@ -74,7 +74,7 @@ def test_chroma(framework, folder):
 
 
 @pytest.mark.parametrize("framework", ["langchain", "llama-index"])
-def test_lancedb(framework, folder):
+def test_lancedb_layouts(framework, folder):
     need("lancedb")
     import lancedb
 
@@ -102,7 +102,7 @@ def vector_text(i: int) -> str:
 
 
 @pytest.mark.parametrize("framework", ["langchain", "langchain v2", "llama-index", "halfvec"])
-def test_pgvector(framework, postgres):
+def test_pgvector_layouts(framework, postgres):
     import psycopg
 
     table = f"layout_{uuid.uuid4().hex[:8]}"
@@ -189,11 +189,11 @@ def test_faiss_with_texts_in_row_order(suffix, folder):
         import faiss
 
         kind = type(faiss.downcast_index(faiss.read_index(f"{folder}/mapped.faiss")))
-        assert kind is faiss.IndexFlatIP  # the application goes by the order of the rows
+        assert kind is faiss.IndexFlatIP  # the application identifies rows by their order
     check(f"faiss:{folder}/mapped.faiss?texts={texts}")
 
 
-def test_faiss_of_llama_index(folder):
+def test_faiss_reads_llama_index_files(folder):
     need("faiss")
     write_flat(folder / "default__vector_store.json")
     nodes = {
@@ -214,7 +214,7 @@ def test_faiss_never_opens_a_pickle(pickle, folder):
     (folder / "index.pkl").write_bytes(b"cos\nsystem\n(S'touch opened'\ntR.")
     with pytest.raises(BadInput, match="is a pickle"):
         open_store(f"faiss:{folder}/{pickle}".format(folder))
-    with open_store(f"faiss:{folder}/index.faiss") as store:  # LangChain's layout: a pickle beside it
+    with open_store(f"faiss:{folder}/index.faiss") as store:  # LangChain's layout: a pickle next to the index
         assert read_all(store).column("text").null_count == N
 
 
@@ -238,7 +238,7 @@ def test_faiss_reads_exact_indexes(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["PQ4x4", "IVF2,PQ4x4", "SQ8", "PCA8,Flat"])
-def test_faiss_refuses_approximate_vectors(kind, folder):
+def test_faiss_rejects_approximate_vectors(kind, folder):
     need("faiss")
     import faiss
 
@@ -254,7 +254,7 @@ def test_faiss_refuses_approximate_vectors(kind, folder):
 
 
 @pytest.mark.parametrize("layout", ["langchain", "vec0 by row number"])
-def test_sqlite_vec(layout, folder):
+def test_sqlite_vec_layouts(layout, folder):
     need("sqlite-vec")
     from ea_jax.integrations.stores.sqlite_vec import _connect
     from ea_jax.integrations.stores.urls import parse_store_url
@@ -289,7 +289,7 @@ def test_sqlite_vec(layout, folder):
 
 
 @pytest.mark.parametrize("framework", ["langchain", "llama-index", "quick setup"])
-def test_milvus(framework, folder):
+def test_milvus_layouts(framework, folder):
     need("milvus")
     from milvus_lite.server_manager import server_manager_instance
     from pymilvus import DataType, MilvusClient

@@ -1,4 +1,4 @@
-"""The README's code runs for every engine, with the URLs of its sections."""
+"""The README's code runs on each engine, with the URLs of its section."""
 
 import re
 from pathlib import Path
