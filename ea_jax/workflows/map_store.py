@@ -91,7 +91,7 @@ def map_store(
 
 def _load_state(job: Path, source: Store, target: Store, column: str, label: str) -> dict[str, Any]:
     """Load the state of an earlier run of the job, or make that of a new one."""
-    if str(source.url) == str(target.url):
+    if source.address() == target.address():
         raise BadInput(
             f"{source.url} is both source and target. A resumed job would map rows twice: write to a sibling."
         )

@@ -156,6 +156,16 @@ def test_a_store_is_not_mapped_onto_itself(stores):
         map_store(source, source, reverse, job)
 
 
+@pytest.mark.parametrize("name", ["docs", "live"])
+def test_other_urls_of_the_source_are_not_mapped_onto(folder, name):  # noqa: F811
+    need("qdrant")
+    with make_store(f"qdrant:{folder}/q#docs", make_rows(30)) as source:
+        source.publish("live")
+        with source.create_sibling(name, WIDTH) as target, pytest.raises(BadInput, match="source and target"):
+            map_store(source, target, lambda x: -x, folder / "job.json")
+        assert_same_rows(read_all(source), make_rows(30))
+
+
 def test_functions_must_return_one_vector_per_row(stores):
     source, target, job = stores
     with pytest.raises(BadInput, match=r"shape \(29, 8\) for 30 rows"):

@@ -222,7 +222,7 @@ class FaissStore(Store):
                 self._write_texts(pa.concat_tables(texts), last)
             merged = _to_flat(index) if self._is_addressed_by_position() else index
             with write_atomically(self.url.path) as stream:
-                faiss.write_index(merged, faiss.PyCallbackIOWriter(stream.write))
+                faiss.write_index(merged, faiss.PyCallbackIOWriter(stream.write))  # pyright: ignore[reportAttributeAccessIssue]
             shutil.rmtree(self.parts)
             self._load()
             self._texts = None

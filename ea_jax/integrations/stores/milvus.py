@@ -201,6 +201,9 @@ class MilvusStore(Store):
         sibling.text = self.text
         return sibling
 
+    def _resolve_name(self) -> str:
+        return self.name
+
     def publish(self, public: str) -> Published:
         current, old = self.name, f"{public}_before_{self.name}"
         with _translate_errors(self.url):

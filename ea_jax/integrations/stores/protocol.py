@@ -168,6 +168,18 @@ class Store(ABC):
     def unpublish(self, published: Published) -> None:
         """Undo `publish`: the public name refers to the previous store again. Nothing is deleted."""
 
+    def address(self) -> tuple[str, ...]:
+        """Return what identifies the vectors: engine, location, collection or table, and vector field.
+
+        Two URLs with the same address are the same store, whatever names its other fields have.
+        """
+        location = self.url.location if self.url.is_remote else str(self.url.path.resolve())
+        return (self.url.engine, location, self._resolve_name(), self.describe().fields.vector or "")
+
+    def _resolve_name(self) -> str:
+        """Return the name of the collection or table, or of that to which an alias refers."""
+        return self.url.name
+
     @abstractmethod
     def close(self) -> None:
         """Close the connection to the engine and release its locks."""

@@ -166,6 +166,10 @@ class QdrantStore(Store):
         sibling.text = self.text
         return sibling
 
+    def _resolve_name(self) -> str:
+        with _translate_errors(self.url):
+            return _aliases(self.client).get(self.url.name, self.url.name)
+
     def publish(self, public: str) -> Published:
         with _translate_errors(self.url):
             aliases = _aliases(self.client)
