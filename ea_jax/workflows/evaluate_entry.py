@@ -114,7 +114,9 @@ def evaluate_entry(
             check_vectors(name, vectors, entry.d_in, entry.source, unit_norm)
     adapters = load_adapters(entry)
     store, query, quality = adapters["store"], adapters["query"], load_quality_part(entry, adapters["store"])
-    check_source_sample(quality, evaluation_set.x, "x", assume_source)
+    for name in ("x", "corpus_x"):
+        if (vectors := getattr(evaluation_set, name)) is not None:
+            check_source_sample(quality, vectors, name, assume_source)
     return evaluate(store, evaluation_set, query=query, quality=quality, protocol=protocol, seed=seed, notes=notes)
 
 

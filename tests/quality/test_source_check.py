@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ea_jax import load_quality
+from ea_jax.data.pairs import Pairs, write_pairs
 from ea_jax.errors import FingerprintMismatch
 from ea_jax.quality.source_check import check_source_sample, foreign_fraction
 from tests.support.texts import PHRASES
@@ -81,3 +82,21 @@ def test_map_stops_before_the_first_part(ea, x, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
     assert ea(*line, "--assume-source")[0] == 0
     assert (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "eval", "drift"])
+def test_commands_stop_at_vectors_of_another_model(ea, x, tmp_path, command):
+    """A2"""
+    wrong, y = wrong_vectors(x)["rotated"], unit(np.random.default_rng(1).normal(size=(60, 1536)).astype(np.float32))
+    np.save(tmp_path / "x.npy", wrong)
+    write_pairs(tmp_path / "pairs.parquet", Pairs(x=wrong, y=y))
+    names, pairs = ("--source", "minilm", "--target", "oai-3-small"), str(tmp_path / "pairs.parquet")
+    arguments = {
+        "fit": ("fit", pairs, *names, "--out", str(tmp_path / "registry")),
+        "eval": ("eval", *names, "--pairs", pairs),
+        "drift": ("drift", "minilm--oai-3-small--small", str(tmp_path / "x.npy")),
+    }[command]
+    code, out, err = ea(*arguments)
+    assert (code, out) == (1, "")
+    assert "do not look like vectors of sentence-transformers/all-MiniLM-L6-v2" in err.splitlines()[-1]
+    assert not (tmp_path / "registry").exists()
