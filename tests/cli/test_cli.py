@@ -325,4 +325,4 @@ def test_eval_and_compare_measure_pairs_and_explain_errors(ea, tmp_path, monkeyp
     np.save(tmp_path / "c.npy", y[:20])
     code, out, err = ea("eval", "--source", "toy-a", "--target", "toy-b", *files)
     assert (code, err) == (0, "")
-    assert "Unfiltered, and filtered by confidence" in out
+    assert "All queries, and by minimum confidence" in out

@@ -233,7 +233,8 @@ def test_test_files_need_a_column_query(ea, toy_files):
     [(384, "column x is not what sentence-transformers/all-MiniLM-L6-v2 makes of column text"), (300, "has width 300")],
 )
 def test_vectors_of_another_encoder_are_refused(ea, minilm, tmp_path, width, message):
-    x, y = (np.eye(60, d, dtype=np.float32) for d in (width, 1536))
+    y = np.eye(60, 1536, dtype=np.float32)
+    x = np.asarray(minilm([f"other {i}" for i in range(60)])) if width == 384 else np.eye(60, width, dtype=np.float32)
     write_pairs(tmp_path / "wrong.parquet", Pairs(x=x, y=y, text=[f"text {i}" for i in range(60)]))
     code, out, err = ea(
         "fit", str(tmp_path / "wrong.parquet"), "--source", "minilm", "--target", "oai-3-small", "--out", str(tmp_path)

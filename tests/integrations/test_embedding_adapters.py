@@ -151,8 +151,6 @@ SHOWN = {
     "info emb_adapter_minilm_to_openai_text-embedding-3-large_v1": "TylerF/emb_adapter_minilm_to_openai",
     "paths": "minilm -> oai-3-small",
     "news": "",
-    "docs": "",
-    "donate": "",
     "version": "ea_jax",
 }
 

@@ -184,7 +184,7 @@ SPOILT = {
     "narrow": (recoded(lambda y: y[:-1]), "text 11: the vector has width 11, but openai/toy-embedding has width 12"),
     "not finite": (recoded(lambda y: y * np.nan), "text 11: the vector is zero or not finite"),
     "zero": (recoded(lambda y: y * 0), "text 11: the vector is zero or not finite"),
-    "long": (recoded(lambda y: y * 1.02), "text 11: the vector has length 1.02, but .* have unit length"),
+    "long": (recoded(lambda y: y * 1.03), "text 11: the vector has length 1.03, but .* have unit length"),
     "no numbers": (changed(lambda data: [item | {"embedding": "?"} for item in data]), "is not a list of numbers"),
     "null": (changed(lambda data: [item | {"embedding": None} for item in data]), "is not a list of numbers"),
 }
