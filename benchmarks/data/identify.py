@@ -6,7 +6,7 @@
 The sources of each space are dealt into five folds. Samples of a fold are scored with a signature of the other folds,
 and with a calibration that was fitted without the fold. Where only one source has twenty rows, one half of it is scored
 with the other, which says less. Unknown spaces are each space in turn, its own signature left out, and vectors that
-were rotated, permuted, or drawn at random. With a third argument, signatures of all sources are written there, with a
+were rotated, permuted, or sampled at random. With a third argument, signatures of all sources are written there, with a
 calibration on all samples.
 """
 
