@@ -65,24 +65,24 @@ def sample_store(
             widths = ", ".join(map(str, sorted({description.width, *description.other_widths} - {None})))
             raise BadInput(f"{store.url} holds vectors of the widths {widths}. Keep one model's vectors in a field.")
         sample: Any = None
-        keys, read = np.zeros(0), 0
+        keys, limit, read = np.zeros(0), np.inf, 0  # rows with the smallest random keys are the sample
         for rows, _ in store.read(("id", "text", "vector"), BATCH_ROWS):
             new = rng.random(len(rows))
             read += len(rows)
             valid = pc.is_valid(rows.column("vector")).to_numpy(zero_copy_only=False)
-            if len(keys) == size:
-                valid &= new < keys.max()
+            valid &= new < limit
             table = pa.Table.from_batches([rows.filter(pa.array(valid))])
             sample = table if sample is None else pa.concat_tables([sample, table])
             keys = np.concatenate([keys, new[valid]])
-            if len(keys) > size:
-                order = np.sort(np.argpartition(keys, size)[:size])
+            if len(keys) > 2 * size:  # not at each batch, because it copies the sample
+                order = np.argpartition(keys, size)[:size]
                 sample, keys = sample.take(pa.array(order)).combine_chunks(), keys[order]
+                limit = keys.max()
             advance(len(rows))
         where = str(store.url)
     if sample is None or not len(sample):
         raise BadInput(f"{where} has {'no rows' if not read else f'{read:,} rows, but none has a vector'}.")
-    sample = sample.take(pa.array(np.argsort(keys)))  # the smallest keys are the sample
+    sample = sample.take(pa.array(np.argsort(keys)[:size]))
     has_text = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(sample.column("text"), "")), "")
     pairs = sample.filter(has_text).slice(0, max_pairs)
     if not len(pairs):

@@ -12,8 +12,9 @@ import numpy as np
 
 from ea_jax.adapters.spec import Purpose
 from ea_jax.batch import map_array
+from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.errors import BadInput, UnknownName
-from ea_jax.integrations.stores import Layout, Published, Store, open_store, parse_store_url
+from ea_jax.integrations.stores import Description, Layout, Published, Store, open_store, parse_store_url
 from ea_jax.loading import load_adapter, load_source_encoder
 from ea_jax.progress import progress_bar
 from ea_jax.registry.entry import Entry
@@ -25,7 +26,6 @@ from ea_jax.workflows.check_store import StoreReport, check_store
 from ea_jax.workflows.map_store import MapReport, map_store
 from ea_jax.workflows.sample_store import StoreSample, sample_store
 
-UNIT_TOLERANCE = 0.02
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +57,7 @@ def find_target(name: str, sample: StoreSample, root: Path) -> Space:
         space = find_space(name, root if root.is_dir() else None)
     except UnknownName:
         norms = np.linalg.norm(sample.corpus, axis=1)
-        space = Space(name, width, bool(np.abs(norms - 1).max() <= UNIT_TOLERANCE), local=False)
+        space = Space(name, width, bool(np.abs(norms - 1).max() <= LENGTH_TOLERANCE), local=False)
         add_space(space, root)
         logger.info(f"{name} is a new space of width {width}; it is described in {root / 'spaces.toml'}")
     if width != space.width and not (space.matryoshka and width < space.width):
@@ -68,10 +68,9 @@ def find_target(name: str, sample: StoreSample, root: Path) -> Space:
     return space
 
 
-def open_target(source: Store, url: str, width: int) -> Store:
+def open_target(source: Store, description: Description, url: str, width: int) -> Store:
     """Open the target: a sibling of the source if both have the same location, else a separate store."""
     target = parse_store_url(url)
-    description = source.describe()
     if (target.engine, target.location) == (source.url.engine, source.url.location):
         is_column = target.name == source.url.name and target.vector
         return source.create_sibling(str(target.vector if is_column else target.name), width)
@@ -125,7 +124,7 @@ def map_between_stores(
                 "Embed its texts instead, or choose another adapter."
             )
         with (
-            open_target(source, target_url, entry.d_out) as target,
+            open_target(source, description, target_url, entry.d_out) as target,
             progress_bar("map", description.rows, show_progress, unit="rows") as advance,
         ):
             job = _job_file(str(source.url), str(target.url), entry.name)
