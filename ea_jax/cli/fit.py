@@ -48,7 +48,7 @@ def fit(
     than memory.
 
     From a vector store, a random sample of rows is read: the source model embeds their texts, and the stored vectors
-    are the targets.
+    are the targets. One row in ten is left for `ea-jax eval`.
 
     Example: ea-jax fit pairs.parquet --source minilm-plus --target oai-3-small --out my-registry
 
@@ -88,7 +88,8 @@ def fit(
         with sampled_pairs(stores[0], rows, seed, sys.stderr.isatty()) as (file, sample):
             b = find_target(target, sample, root)
             text = about or f"{sample.pairs:,} rows of {sample.description.url}."
-            print(fit_entry([file], a, b, root, description=text, corpus=sample.corpus, **options))
+            options |= {"corpus": sample.corpus, "store": str(sample.description.url)}
+            print(fit_entry([file], a, b, root, description=text, **options))
         return
     assert b is not None
     columns = Columns(column, text_column, target_column, None, delimiter)

@@ -22,8 +22,9 @@ from ea_jax.quality.source_check import check_source_sample
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.fingerprint import check_source, vector_rule
 from ea_jax.registry.spaces import find_space
+from ea_jax.workflows.embed_texts import embed_texts
 
-ROWS_PER_QUERY, MAX_QUERIES = 5, 2000  # without a column `query`: one row in five is a query, at most 2,000
+ROWS_PER_QUERY, MAX_QUERIES = 5, 2000  # at most one row in five is a query, and at most 2,000
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class EvaluationFiles:
         assume_source: Accept source vectors whose metadata names another encoder, or that look like another model's.
         columns: Names of the columns; those that are None are found.
         normalize: Rescale vectors of any length to unit length.
+        store: URL of the store of which the pairs are a sample, which messages name.
+        notes: Sentences to add to the report, such as how the files were made.
 
     Raises:
         BadInput: Not exactly one of the three is given, or judgments without queries and corpus.
@@ -52,6 +55,8 @@ class EvaluationFiles:
     assume_source: bool = False
     columns: Columns = field(default_factory=Columns)
     normalize: bool = False
+    store: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choices = [bool(self.pairs), bool(self.texts), self.queries is not None and self.corpus is not None]
@@ -88,7 +93,12 @@ def evaluate_files(entry: Entry, files: EvaluationFiles, *, protocol: Protocol, 
     else:
         evaluation_set, notes = read_pair_files(entry, files, seed)
     return evaluate_entry(
-        entry, evaluation_set, protocol=protocol, seed=seed, notes=notes, assume_source=files.assume_source
+        entry,
+        evaluation_set,
+        protocol=protocol,
+        seed=seed,
+        notes=[*files.notes, *notes],
+        assume_source=files.assume_source,
     )
 
 
@@ -124,7 +134,7 @@ def read_pair_files(entry: Entry, files: EvaluationFiles, seed: int) -> Prepared
     """Make an evaluation set of pairs. Without source vectors (x), their texts are embedded."""
     pairs, notes = read_pairs(files.pairs, columns=files.columns, rules=_rules(entry, files)), []
     if pairs.x is None:
-        pairs = replace(pairs, x=_embed(entry.source, pairs.text or [], entry))
+        pairs = replace(pairs, x=_embed(entry.source, pairs.text or [], entry, files.store or str(files.pairs[0])))
         notes.append(f"The source vectors (x) were computed from the column text with {entry.source}.")
     return _split(pairs, seed, notes)
 
@@ -138,7 +148,7 @@ def embed_text_files(entry: Entry, files: EvaluationFiles, seed: int) -> Prepare
         )
     texts = read_texts(files.texts, files.columns.text, files.columns.delimiter)
     notes = [f"{texts.duplicates:,} repeated texts were left out."] if texts.duplicates else []
-    y, x = (_embed(model, texts.text, entry) for model in (entry.target, entry.source))
+    y, x = (_embed(model, texts.text, entry, str(files.texts[0])) for model in (entry.target, entry.source))
     return _split(Pairs(y, x, texts.text, texts.group), seed, notes)
 
 
@@ -227,9 +237,9 @@ def _ids(columns: dict[str, Any]) -> list[str]:
     return columns.get("id") or [str(row) for row in range(len(next(iter(columns.values()))))]
 
 
-def _embed(model: str, texts: Sequence[str], entry: Entry) -> np.ndarray:
+def _embed(model: str, texts: Sequence[str], entry: Entry, where: str) -> np.ndarray:
     encode = load_source_encoder(entry) if model == entry.source else load_encoder(model, root=entry.path.parent)
-    return encode(list(texts))
+    return embed_texts(encode, texts, where)
 
 
 def _add_vectors(path: Path, columns: dict[str, Any], entry: Entry) -> list[str]:
@@ -240,7 +250,7 @@ def _add_vectors(path: Path, columns: dict[str, Any], entry: Entry) -> list[str]
         if name not in columns and "text" in columns and _is_local(model, entry)
     ]
     for name, model in missing:
-        columns[name] = _embed(model, columns["text"], entry)
+        columns[name] = _embed(model, columns["text"], entry, str(path))
     return [f"The column {name} of {path.name} was computed from its column text." for name, _ in missing]
 
 

@@ -36,6 +36,7 @@ from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import write_entry
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_metrics
 from ea_jax.retrieval.neighbors import near_duplicates
+from ea_jax.workflows.embed_texts import embed_texts
 
 AUTO_PRIOR, NO_PRIOR = "auto", "none"
 SPOT_CHECKS = 8
@@ -64,6 +65,7 @@ def fit_entry(
     columns: Columns | None = None,
     normalize: bool = False,
     corpus: Float32[np.ndarray, "m d_out"] | None = None,
+    store: str | None = None,
     show_progress: bool = False,
 ) -> Path:
     """Fit an adapter on the pairs of files and write it as a registry entry.
@@ -89,6 +91,7 @@ def fit_entry(
         columns: Names of the columns; those that are None are found.
         normalize: Rescale vectors of any length to unit length.
         corpus: Native vectors that queries will search, if the index holds more than the pairs.
+        store: URL of the store of which the pairs are a sample: the entry records it, and messages name it.
         show_progress: Show progress bars on stderr.
 
     Returns:
@@ -112,7 +115,7 @@ def fit_entry(
             raise BadInput(f"{source.id} has no local encoder, so it takes no prompt {prompt!r}. Leave it out.")
         encoder = encoder.with_prompt(prompt)
     facts = encoder.spec.facts() if encoder else provider_facts(source)
-    columns = columns or Columns()
+    columns, where = columns or Columns(), store or str(pairs[0])
     files = [*pairs, *tests.values()]
     assumed = check_source_files(files, facts, "this adapter", assume_source, columns.source or "x")
     ignore_prior = family not in (None, "linear") and prior == AUTO_PRIOR
@@ -122,12 +125,12 @@ def fit_entry(
         test_pairs = {name: read_test(path, source, target, encoder) for name, path in tests.items()}
         train = _read_checked(pairs, source, target, encoder, scratch, columns, normalize)
         if start and train.x is not None:
-            check_source_sample(load_quality_part(start, load_adapter(start)), train.x, str(pairs[0]), assume_source)
+            check_source_sample(load_quality_part(start, load_adapter(start)), train.x, where, assume_source)
         test_sets = {
             name: split_test_pairs(_embed(rows, str(tests[name]), source, encoder), str(tests[name]), source.id)
             for name, rows in test_pairs.items()
         }
-        train = _embed(train, str(pairs[0]), source, encoder, scratch)
+        train = _embed(train, where, source, encoder, scratch)
         assert train.x is not None
         logger.info(f"{len(train.y):,} pairs read")
         kept = ~find_test_duplicates(train, test_sets, near_duplicate_cosine)
@@ -156,7 +159,7 @@ def fit_entry(
         "fitted_corpus_rows": overlap,
         "seed": seed,
     }
-    report |= {"prior": start.name if start else "none"} | assumed
+    report |= {"prior": start.name if start else "none"} | assumed | ({"store": store} if store else {})
     metrics = {
         name: held_out_metrics(test, {p: fitted.apply(test.x, p) for p in PURPOSES}, blocks)
         for name, test in test_sets.items()
@@ -277,13 +280,7 @@ def _embed(pairs: Pairs, where: str, source: Space, encoder: Encoder | None, scr
     if encoder is None or pairs.text is None:
         return pairs
     if pairs.x is None:
-        truncated: list[int] = []
-        parts = encoder.stream(pairs.text, show_progress=True, on_truncated=truncated.append)
-        pairs = replace(pairs, x=stacked(parts, scratch))
-        if sum(truncated):
-            limit = f"{encoder.spec.max_length} tokens of {source.id}"
-            logger.warning(f"{where}: {sum(truncated):,} texts are longer than the {limit} and were cut.")
-        return pairs
+        return replace(pairs, x=embed_texts(encoder, pairs.text, where, scratch))
     rows = np.linspace(0, len(pairs.text) - 1, min(SPOT_CHECKS, len(pairs.text))).astype(int)
     cosine = np.min(np.sum(encoder([pairs.text[row] for row in rows]) * unit(pairs.x[rows]), axis=1))
     if cosine < MIN_SPOT_COSINE:

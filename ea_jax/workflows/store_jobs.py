@@ -20,11 +20,11 @@ from ea_jax.progress import progress_bar
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.identification import LEAST_ROWS, LEAST_WIDTH
 from ea_jax.registry.identification import identify as identify_model
-from ea_jax.registry.locations import user_folder
+from ea_jax.registry.locations import BUNDLED, user_folder
 from ea_jax.registry.spaces import Space, add_space, find_space
 from ea_jax.workflows.check_store import StoreReport, check_store
 from ea_jax.workflows.map_store import MapReport, map_store
-from ea_jax.workflows.sample_store import StoreSample, sample_store
+from ea_jax.workflows.sample_store import HELD_OUT, EvaluationSample, StoreSample, sample_queries, sample_store
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,47 @@ class StoreJob(NamedTuple):
 
 @contextmanager
 def sampled_pairs(url: str, rows: int, seed: int, show_progress: bool) -> Iterator[tuple[Path, StoreSample]]:
-    """Write a sample of a store to a temporary file of pairs, and remove it afterwards. Errors: `sample_store`."""
-    with TemporaryDirectory(prefix="ea-jax-") as folder, progress_bar("read", None, show_progress, unit="rows") as bar:
-        file = Path(folder) / "pairs.parquet"
-        sample = sample_store(url, file, rows, seed=seed, advance=bar)
+    """Write a sample for a fit to a temporary file of pairs, and remove it afterwards. Errors: `sample_store`."""
+    with _temporary_pairs(url, show_progress) as (file, advance):
+        sample = sample_store(url, file, rows, seed=seed, advance=advance)
         logger.info(f"{sample.pairs:,} of {sample.description.rows:,} rows of {sample.description.url} sampled")
         yield file, sample
+
+
+@contextmanager
+def sampled_queries(url: str, rows: int, seed: int, show_progress: bool) -> Iterator[tuple[Path, EvaluationSample]]:
+    """Write a sample for an evaluation to a temporary file, and remove it afterwards. Errors: `sample_queries`."""
+    with _temporary_pairs(url, show_progress) as (file, advance):
+        yield file, sample_queries(url, file, rows, seed=seed, advance=advance)
+
+
+@contextmanager
+def _temporary_pairs(url: str, show_progress: bool) -> Iterator[tuple[Path, Callable[[int], None]]]:
+    """Make a path for pairs of a store, and a progress bar. Errors that name the path name the store instead."""
+    with TemporaryDirectory(prefix="ea-jax-") as folder, progress_bar("read", None, show_progress, unit="rows") as bar:
+        file = Path(folder) / "pairs.parquet"
+        try:
+            yield file, bar
+        except BadInput as error:
+            raise type(error)(str(error).replace(str(file), str(parse_store_url(url)))) from error
+
+
+def describe_sample(entry: Entry, sample: EvaluationSample) -> str:
+    """Describe the evaluation set of a store, and say whether its queries are held out of the fit of an entry."""
+    where, total = sample.description.url, sample.description.rows
+    text = (
+        f"The {sample.queries:,} queries are rows of {where} that fits on stores leave out (one in {HELD_OUT}, by a "
+        f"hash of the id); they search {sample.corpus:,} other rows"
+    )
+    text += f" of {total:,}, and would find less among all." if sample.corpus + sample.queries < total else "."
+    fitted_on = entry.training.get("store")
+    if fitted_on == where:
+        return f"{text} The adapter was fitted on other rows of this store."
+    if fitted_on:
+        return f"{text} The adapter was fitted on {fitted_on}."
+    if entry.path.parent == BUNDLED:
+        return text
+    return f"{text} If the adapter was fitted on files with rows of this store, its scores are too high."
 
 
 def find_target(name: str, sample: StoreSample, root: Path) -> Space:

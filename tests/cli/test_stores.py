@@ -109,15 +109,17 @@ def test_a_fit_on_a_store_maps_to_an_unknown_model(ea, registry, minilm, tmp_pat
     url, x = f"sqlite-vec:{tmp_path / 'store'}#docs", np.asarray(minilm(TEXTS))
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(384, 384)))[0]
     fill(url, (x @ rotation).astype(np.float32), list(TEXTS))
-    code, out, err = ea("fit", url, "--source", "minilm", "--target", "our-model", "--rows", "90")
+    code, out, err = ea("fit", url, "--source", "minilm", "--target", "our-model", "--rows", "80")
     assert code == 0, err
-    assert "90 of 100 rows of" in err
+    assert "80 of 100 rows of" in err
     assert "held-out queries find their true neighbor among the first ten" in err
     assert out.strip() == str(tmp_path / "data" / "ea_jax" / "registry" / "minilm--our-model--mine")
     arguments = ("eval", url, "--source", "minilm", "--target", "our-model", "--json")
     code, out, err = ea(*arguments, "--require", "recall@10>=0.5", "--require", "two_stages/recall@10>=0.5")
     assert code == 0, err
-    assert {"adapter", "native", "keep_source", "two_stages"} <= json.loads(out)["conditions"].keys()
+    report = json.loads(out)
+    assert {"adapter", "native", "keep_source", "two_stages"} <= report["conditions"].keys()
+    assert report["notes"][0].endswith("The adapter was fitted on other rows of this store.")
     code, _, err = ea(*arguments, "--require", "recall@10<=0.1")
     assert (code, err.splitlines()[-1]) == (1, "ea-jax: The requirement recall@10<=0.1 is not met.")
 
@@ -128,6 +130,7 @@ BAD = {
     "no such collection": (["check", "{location}#dosc"], "docs"),
     "no texts": (["fit", "{url}"], "60 rows, but none has a text"),
     "another width": (["map", "{url}", "{location}#new", "--source", "minilm"], "holds vectors of width 8"),
+    "a store and pairs": (["eval", "{url}", "--pairs", "pairs.parquet"], "Evaluate on a store, or on files."),
     "a bad requirement": (["eval", "{url}", "--require", "recall"], "is not like"),
 }
 
