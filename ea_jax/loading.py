@@ -55,8 +55,9 @@ def load(
         source: Model that made the embeddings, by id or alias.
         target: Model whose space they are mapped to, by id or alias.
         via: An intermediate space, or several in order. If None, the direct adapter is loaded.
-        flavor: Name of one adapter among those of the pair. If None, `small` where it exists, or the only one. In a
-            chain, pairs without this flavor use their default.
+        flavor: Name of one adapter among those of the pair. If None, the first registry that has any decides, so that
+            your own adapters come before the bundled ones: `small`, or its only one. In a chain, pairs without this
+            flavor use their default.
         purpose: `store` for vectors as close as possible to native ones, `query` for the best recall against an index
             of native vectors. All adapters of a chain but the last are `store` adapters.
         dim: Number of leading outputs to keep, for an index of shortened vectors of a Matryoshka target. If None, all.

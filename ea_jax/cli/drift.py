@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.options import AssumeSource, Column, Delimiter, Normalize, TextColumn
+from ea_jax.cli.options import AssumeSource, Column, Delimiter, Flavor, Normalize, TextColumn
 
 
 def drift(
@@ -16,7 +16,7 @@ def drift(
     new: Annotated[Path, typer.Argument(help="Vectors or texts, in a file of any format; - for lines of stdin.")],
     source: Annotated[str | None, typer.Option(help="Model that made the vectors, if BASELINE is a file.")] = None,
     target: Annotated[str | None, typer.Option(help="Target model of the adapter, if BASELINE is a file.")] = None,
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
+    flavor: Flavor = None,
     column: Column = None,
     text_column: TextColumn = None,
     delimiter: Delimiter = None,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ea_jax.cli.jobs import run_files, run_stores
-from ea_jax.cli.options import Delimiter, DtypeName, OnError, Publish, PurposeName, TextsColumn, WhereNull
+from ea_jax.cli.options import Delimiter, DtypeName, Flavor, OnError, Publish, PurposeName, TextsColumn, WhereNull
 from ea_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ CHUNK = 1024
 def embed(
     source: Annotated[str, typer.Option(help="Model that embeds the texts, by id or alias.")],
     target: Annotated[str, typer.Option(help="Model whose space the embeddings go to.")],
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
+    flavor: Flavor = None,
     purpose: Annotated[PurposeName, typer.Option(help="To store beside native vectors, or to query them.")] = (
         PurposeName.store
     ),

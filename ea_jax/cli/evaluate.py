@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_jax.cli.options import (
-    AssumeSource,
-    Column,
-    Delimiter,
-    IdColumn,
-    Normalize,
-    TargetColumn,
-    TextColumn,
-)
+from ea_jax.cli.options import AssumeSource, Column, Delimiter, Flavor, IdColumn, Normalize, TargetColumn, TextColumn
 from ea_jax.cli.output import print_columns
 from ea_jax.errors import BadInput
 
@@ -69,7 +61,7 @@ def evaluate(
     queries: Queries = None,
     corpus: Corpus = None,
     qrels: Qrels = None,
-    flavor: Annotated[str | None, typer.Option(help="Flavor of the adapter, if there are several.")] = None,
+    flavor: Flavor = None,
     protocol: Protocol = ProtocolName.agreement,
     column: Column = None,
     text_column: TextColumn = None,

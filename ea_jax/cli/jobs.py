@@ -84,6 +84,7 @@ def run_stores(
         raise BadInput("A job between stores takes one store as its input and one as its output.")
     source, target, flavor = names
     (entry,) = resolve_route([source, target], flavor)
+    logger.info(f"mapping with {entry.name}")
     with stdout_to_stderr():
         start_jax(device)
         from ea_jax.workflows.store_jobs import map_between_stores

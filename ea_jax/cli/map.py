@@ -13,6 +13,7 @@ from ea_jax.cli.options import (
     Column,
     Delimiter,
     DtypeName,
+    Flavor,
     Normalize,
     OnError,
     Publish,
@@ -35,7 +36,7 @@ def map_files(
     ] = None,
     source: Annotated[str | None, typer.Option(help="Model that made the vectors, by id or alias.")] = None,
     target: Annotated[str | None, typer.Option(help="Model whose space they go to.")] = None,
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
+    flavor: Flavor = None,
     purpose: Annotated[PurposeName, typer.Option(help="To store beside native vectors, or to query them.")] = (
         PurposeName.store
     ),

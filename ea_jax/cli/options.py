@@ -5,6 +5,10 @@ from typing import Annotated
 
 import typer
 
+Flavor = Annotated[
+    str | None,
+    typer.Option("--flavor", help="Which adapter; by default, yours before a bundled one."),
+]
 AssumeSource = Annotated[
     bool, typer.Option("--assume-source", help="Accept the vectors as the source model's, whatever their file records.")
 ]

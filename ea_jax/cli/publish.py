@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ea_jax.cli.options import AssumeSource
+from ea_jax.cli.options import AssumeSource, Flavor
 from ea_jax.errors import BadEntry, BadInput, Conflict, EaJaxError, Unavailable
 from ea_jax.io.atomic import recover_folders, replace_folder
 from ea_jax.registry.entry import read_entry
@@ -64,6 +64,7 @@ def check(
     assume_source: AssumeSource = False,
     source: Annotated[str | None, typer.Option(help="For a store: local model that embeds its texts.")] = None,
     target: Annotated[str | None, typer.Option(help="For a store: model that made its vectors.")] = None,
+    flavor: Flavor = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="For a store: exit code 1 after a warning or an error.")
     ] = False,
@@ -84,7 +85,7 @@ def check(
     from ea_jax.integrations.stores import is_store_url
 
     if names and any(map(is_store_url, names)):
-        _check_stores(names, source, target, strict, as_json)
+        _check_stores(names, source, target, flavor, strict, as_json)
         return
     if pairs is not None and not names:
         raise typer.BadParameter("--pairs requires the names of the adapters to measure.")
@@ -131,12 +132,16 @@ def publish(
     print(publishing.publish(folder, address))
 
 
-def _check_stores(urls: list[str], source: str | None, target: str | None, strict: bool, as_json: bool) -> None:
+def _check_stores(
+    urls: list[str], source: str | None, target: str | None, flavor: str | None, strict: bool, as_json: bool
+) -> None:
     from ea_jax.registry.routes import resolve_route
 
     if (source is None) != (target is None):
         raise typer.BadParameter("--source and --target go together.")
-    entry = resolve_route([source, target])[0] if source and target else None
+    if flavor is not None and source is None:
+        raise typer.BadParameter("--flavor requires --source and --target.")
+    entry = resolve_route([source, target], flavor)[0] if source and target else None
     _start()
     from ea_jax.workflows.store_jobs import check_store_at
 

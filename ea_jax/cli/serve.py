@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_jax.cli.options import PurposeName
+from ea_jax.cli.options import Flavor, PurposeName
 from ea_jax.errors import BadInput, MissingDependency
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def serve(
     target: Annotated[
         list[str] | None, typer.Option(help="Model whose space the embeddings are in; may be repeated.")
     ] = None,
-    flavor: Annotated[str | None, typer.Option(help="Which adapter, if there are several.")] = None,
+    flavor: Flavor = None,
     adapter: Annotated[
         list[str] | None, typer.Option(help="Another adapter, by its name in `ea-jax list`; may be repeated.")
     ] = None,

@@ -200,7 +200,7 @@ def load_adapted_encoder(
     Args:
         source: Local model, by id or alias.
         target: Model whose space the embeddings are in, by id or alias.
-        flavor: Name of one adapter among those of the pair. If None, `small` where it exists, or the only one.
+        flavor: Name of one adapter among those of the pair. If None, as in `load`.
         registry: Registry folder. If None, the folders of $EA_JAX_REGISTRY, your own registry and the bundled one.
 
     Raises:

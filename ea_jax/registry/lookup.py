@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ea_jax.errors import BadEntry, UnknownName, suggest_names
@@ -51,10 +51,34 @@ def format_entry_name(source: Space, target: Space, flavor: str) -> str:
 def find_entry(
     source: str, target: str, flavor: str | None = None, root: str | os.PathLike[str] | None = None
 ) -> Entry:
-    """Find the adapter between two spaces, given by id or alias. If `flavor` is None, `small` or the only one.
+    """Find the adapter between two spaces, given by id or alias.
+
+    If `flavor` is None, the first registry that has an adapter of the pair decides: `small`, or its only one. So an
+    adapter of your own registry, such as one that you fitted, comes before the bundled ones.
 
     Raises:
         UnknownName: A space, the pair or the flavor is unknown; or `flavor` is None and the choice is not clear.
+        BadEntry: A registry holds two adapters for the same spaces and flavor.
+    """
+    pair = list_flavors(source, target, root)
+    a, b = find_space(source, root), find_space(target, root)
+    if not pair:
+        known = [header for folder in list_entry_folders(root) if (header := read_header(folder))]
+        pairs = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
+        raise UnknownName(
+            f"No adapter goes from {a.alias} to {b.alias}. {suggest_names(f'{a.alias} to {b.alias}', pairs)} "
+            "`ea-jax fit` makes one from pairs."
+        )
+    if flavor is None:
+        pair = of_first_registry(pair)
+    return read_entry(pair[choose_flavor(pair, flavor, f"{a.alias} to {b.alias}")])
+
+
+def list_flavors(source: str, target: str, root: str | os.PathLike[str] | None = None) -> dict[str, Path]:
+    """Find the folders of all adapters between two spaces, by flavor, in the search order of the registries.
+
+    Raises:
+        UnknownName: A space is unknown.
         BadEntry: A registry holds two adapters for the same spaces and flavor.
     """
     a, b = find_space(source, root), find_space(target, root)
@@ -69,14 +93,13 @@ def find_entry(
                     f"{first} and {header.folder} both map {a.alias} to {b.alias} with flavor {header.flavor!r}. "
                     "Remove one of them."
                 )
-    if not pair:
-        known = [header for folder in folders if (header := read_header(folder))]
-        pairs = {f"{find_space(e.source, root).alias} to {find_space(e.target, root).alias}" for e in known}
-        raise UnknownName(
-            f"No adapter goes from {a.alias} to {b.alias}. {suggest_names(f'{a.alias} to {b.alias}', pairs)} "
-            "`ea-jax fit` makes one from pairs."
-        )
-    return read_entry(pair[choose_flavor(pair, flavor, f"{a.alias} to {b.alias}")])
+    return pair
+
+
+def of_first_registry(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Select the adapters that are in the same registry as the first one, by flavor."""
+    registry = next(iter(folders.values())).parent
+    return {flavor: folder for flavor, folder in folders.items() if folder.parent == registry}
 
 
 def choose_flavor(flavors: Collection[str], flavor: str | None, pair: str) -> str:

@@ -11,7 +11,7 @@ from ea_jax.io.toml import parse_record, read_toml
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.index import Listing
 from ea_jax.registry.locations import registry_folders
-from ea_jax.registry.lookup import SMALL, find_entry, list_entries
+from ea_jax.registry.lookup import SMALL, find_entry, list_entries, of_first_registry
 from ea_jax.registry.remotes import fetch_entry, find_listing
 from ea_jax.registry.spaces import find_space, list_spaces
 
@@ -109,7 +109,7 @@ def resolve_route(spaces: Sequence[str], flavor: str | None = None, root: Root =
 
     Args:
         spaces: Two or more spaces, by id or alias.
-        flavor: Flavor of the adapters. Pairs that lack it use their default, if another pair has it.
+        flavor: Flavor of the adapters. Pairs that lack it use their default (`find_entry`), if another pair has it.
         root: Registry folder. If None, all registries, including those on the hub.
 
     Raises:
@@ -199,9 +199,13 @@ def _choose_flavor(first: Pair, second: Pair) -> tuple[str | None, list[Entry | 
 
 
 def _choose_adapter(pair: Pair, flavor: str | None) -> Entry | Listing | None:
-    """The adapter with a flavor, or the default of the pair: `small`, or the only one."""
-    only = next(iter(pair.values())) if len(pair) == 1 else None
-    return pair.get(flavor or "") or pair.get(SMALL) or only
+    """The adapter with a flavor, or the default of the pair, as `find_entry` chooses it."""
+    if flavor in pair:
+        return pair[flavor]
+    local = {name: entry.path for name, entry in pair.items() if isinstance(entry, Entry)}
+    default = of_first_registry(local) if local else pair
+    only = next(iter(default)) if len(default) == 1 else ""
+    return pair.get(SMALL if SMALL in default else only)
 
 
 def _sort_key(route: Route) -> tuple[object, ...]:

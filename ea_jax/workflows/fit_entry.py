@@ -28,9 +28,9 @@ from ea_jax.loading import load_adapter, load_encoder, load_quality_part
 from ea_jax.quality.schema import quality_sizes
 from ea_jax.quality.scores import Quality
 from ea_jax.quality.source_check import check_source_sample
-from ea_jax.registry.entry import Entry
+from ea_jax.registry.entry import Entry, read_entry
 from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder, vector_rule
-from ea_jax.registry.lookup import find_entry, find_entry_by_name, format_entry_name
+from ea_jax.registry.lookup import choose_flavor, find_entry_by_name, format_entry_name, list_flavors
 from ea_jax.registry.model_card import format_card, format_front_matter
 from ea_jax.registry.spaces import Space, find_space
 from ea_jax.registry.writer import write_entry
@@ -179,7 +179,7 @@ def fit_entry(
 
 
 def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str, flavor: str) -> Entry | None:
-    """Find the entry that a fit starts from: by name, or for `auto` the registry's default for the two spaces.
+    """Find the entry that a fit starts from: by name, or for `auto` the flavor `small` of the pair, or the only one.
 
     `auto` skips an entry of the same flavor: an earlier fit may have used the same pairs.
 
@@ -192,8 +192,11 @@ def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str
         return None
     if name == AUTO_PRIOR:
         try:
-            entry = find_entry(source.id, target.id)
+            flavors = list_flavors(source.id, target.id)
+            entry = read_entry(flavors[choose_flavor(flavors, None, "")]) if flavors else None
         except UnknownName:
+            return None
+        if entry is None:
             return None
         is_usable = entry.family == "linear" and entry.flavor != flavor and is_same_encoder(entry.encoder, facts)
         return entry if is_usable else None

@@ -73,12 +73,12 @@ def describe_sample(entry: Entry, sample: EvaluationSample) -> str:
     text += f" of {total:,}, and would find less among all." if sample.corpus + sample.queries < total else "."
     fitted_on = entry.training.get("store")
     if fitted_on == where:
-        return f"{text} The adapter was fitted on other rows of this store."
+        return f"{text} {entry.name} was fitted on other rows of this store."
     if fitted_on:
-        return f"{text} The adapter was fitted on {fitted_on}."
+        return f"{text} {entry.name} was fitted on {fitted_on}."
     if entry.path.parent == BUNDLED:
-        return text
-    return f"{text} If the adapter was fitted on files with rows of this store, its scores are too high."
+        return f"{text} {entry.name} is a bundled adapter, not fitted on this store."
+    return f"{text} If {entry.name} was fitted on files with rows of this store, its scores are too high."
 
 
 def find_target(name: str, sample: StoreSample, root: Path) -> Space:

@@ -119,7 +119,7 @@ def test_a_fit_on_a_store_maps_to_an_unknown_model(ea, registry, minilm, tmp_pat
     assert code == 0, err
     report = json.loads(out)
     assert {"adapter", "native", "keep_source", "two_stages"} <= report["conditions"].keys()
-    assert report["notes"][0].endswith("The adapter was fitted on other rows of this store.")
+    assert report["notes"][0].endswith("minilm--our-model--mine was fitted on other rows of this store.")
     code, _, err = ea(*arguments, "--require", "recall@10<=0.1")
     assert (code, err.splitlines()[-1]) == (1, "ea-jax: The requirement recall@10<=0.1 is not met.")
 

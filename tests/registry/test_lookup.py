@@ -5,8 +5,11 @@ import pytest
 
 from ea_jax.errors import BadEntry, BadInput, UnknownName
 from ea_jax.loading import load, load_quality
+from ea_jax.registry import locations
 from ea_jax.registry.lookup import find_entry
+from ea_jax.registry.routes import resolve_route
 from ea_jax.registry.spaces import find_space, list_spaces
+from ea_jax.workflows.fit_entry import find_prior
 from tests.conftest import TOY_SPACES, write_toy_registry
 
 
@@ -47,6 +50,21 @@ def test_the_flavor_is_optional_if_it_is_the_only_one(two_flavors, toy_root):
     assert find_entry("toy-a", "toy-b", "large", two_flavors).name == "toy-a--toy-b--large"
     assert find_entry("toy-a", "toy-b", None, two_flavors).name == "toy-a--toy-b--small"
     assert find_entry("toy-a", "toy-b", None, toy_root).flavor == "small"
+
+
+def test_your_own_registry_decides_before_the_bundled_one(two_flavors, tmp_path, monkeypatch):
+    own = write_toy_registry(tmp_path / "data" / "ea_jax" / "registry", ("mine",))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(locations, "BUNDLED", two_flavors)
+    assert find_entry("toy-a", "toy-b").path.parent == own
+    assert find_entry("toy-a", "toy-b", "small").path.parent == two_flavors
+    assert [entry.flavor for entry in resolve_route(["toy-a", "toy-b"])] == ["mine"]
+    spaces = (find_space("toy-a"), find_space("toy-b"))
+    facts = find_entry("toy-a", "toy-b").encoder
+    assert find_prior(*spaces, facts, "auto", "another").flavor == "small"  # a fit does not start from an earlier fit
+    write_toy_registry(own, ("other",))
+    with pytest.raises(UnknownName, match=r"several flavors: name one of mine, other\.$"):
+        find_entry("toy-a", "toy-b")
 
 
 def test_an_unknown_purpose_is_rejected(toy_root):
