@@ -5,6 +5,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -227,32 +229,35 @@ def test_a_refused_output_leaves_no_job_folder(ea, tmp_path, monkeypatch, toy_ro
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.fixture
-def full_disk():
-    """Files cannot grow beyond 100 bytes, as on a disk that is almost full."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files cannot grow beyond 100 bytes, as on a disk that is almost full; not even pytest's own output."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(ea, tmp_path, monkeypatch, toy_root, full_disk):
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(ea, tmp_path, monkeypatch, toy_root):
     """Case F17: `add`."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    full_disk()
-    code, out, err = ea("add", str(toy_root / "toy-a--toy-b--small"))
+    with full_disk():
+        code, out, err = ea("add", str(toy_root / "toy-a--toy-b--small"))
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert str(tmp_path) in err
     assert len(err) < 500
     assert not list((tmp_path / "ea_jax" / "registry").iterdir())
 
 
-def test_a_checkpoint_on_a_full_disk_leaves_nothing(tmp_path, full_disk):
+def test_a_checkpoint_on_a_full_disk_leaves_nothing(tmp_path):
     """Case F17: `fit`."""
-    full_disk()
-    with pytest.raises(Unavailable, match=r"params cannot be written: .{5,200}$"):
-        save_params(tmp_path / "params", {"out": {"kernel": np.random.default_rng(0).normal(size=(100, 100))}})
+    params = {"out": {"kernel": np.random.default_rng(0).normal(size=(100, 100))}}
+    with full_disk(), pytest.raises(Unavailable, match=r"params cannot be written: .{5,200}$"):
+        save_params(tmp_path / "params", params)
     assert not list(tmp_path.iterdir())
 
 
