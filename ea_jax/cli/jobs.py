@@ -74,6 +74,7 @@ def run_stores(
     publish: str | None,
     device: str | None,
     texts: bool = False,
+    assume_source: bool = False,
 ) -> None:
     """Run a job between two stores, print the URL of its output, and log the command that undoes its publication."""
     from ea_jax.cli.runtime import start_jax
@@ -97,6 +98,7 @@ def run_stores(
             texts=texts,
             skip_incomplete=skip,
             normalize=normalize,
+            assume_source=assume_source,
             publish=publish,
             show_progress=sys.stderr.isatty(),
         )

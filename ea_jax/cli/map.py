@@ -90,7 +90,15 @@ def map_files(
 
     if any(map(is_store_url, paths)):
         run_stores(
-            inputs, out, (source, target, flavor), purpose.value, on_error is OnError.skip, normalize, publish, device
+            inputs,
+            out,
+            (source, target, flavor),
+            purpose.value,
+            on_error is OnError.skip,
+            normalize,
+            publish,
+            device,
+            assume_source=assume_source,
         )
         return
     options = {

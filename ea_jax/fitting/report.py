@@ -14,25 +14,26 @@ from ea_jax.typing import ArrayIn
 
 
 def verdict(report: dict[str, Any], source: str) -> str:
-    """Summarize a report: recall of the adapter, recall of keeping the source model, and which of them ranks better.
+    """Summarize a report in a sentence: what local queries find of what native ones find, beside a re-embedded corpus.
 
     Args:
         report: The report of `fit`.
         source: Name of the source model.
     """
-    ours, keep, n = report["query"], report["keep_source"], report["held_out_queries"]
+    ours, keep = report["query"], report["keep_source"]
     source = source if report["kept"] == "source" else report["kept"]
-    recall = f"{ours['recall@10']:.1%} of {n:,} held-out queries find their true neighbor among the first ten"
-    comparison = (
-        f"({ours['recall@1']:.1%} first); with {source} on both sides, {keep['recall@10']:.1%} ({keep['recall@1']:.1%})"
+    text = (
+        f"Of {report['held_out_queries']:,} held-out queries, {ours['recall@10']:.1%} return the first result of the "
+        f"native query among their first ten ({ours['recall@1']:.1%} as the first), against {keep['recall@10']:.1%} "
+        f"({keep['recall@1']:.1%}) after embedding the corpus again with {source}"
     )
     error = np.hypot(ours["standard_error"], keep["standard_error"])
     difference = ours["reciprocal_rank"] - keep["reciprocal_rank"]
     if difference > error:
-        return f"{recall} {comparison}. The adapter is better."
+        return f"{text}: the adapter ranks better."
     if difference < -error:
-        return f"{recall} {comparison}. Embedding the corpus again with {source} would rank better."
-    return f"{recall} {comparison}. They differ by less than the sampling error."
+        return f"{text}: embedding it again ranks better."
+    return f"{text}: they differ by less than the sampling error."
 
 
 def measure_held_out(

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Float32
 
+from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.integrations.stores.protocol import Description, Store
 from ea_jax.workflows.mixed_models import find_populations
 
@@ -17,7 +18,6 @@ Identifier = Callable[[Any, list[str]], str | None]
 
 SAMPLE = 1500  # rows to search for two models; the cost is cubic
 EXAMPLES = 3
-UNIT_TOLERANCE = 1e-2  # deviation of a unit vector's norm from 1, also after float16
 OUTLIER_DEVIATIONS = 6.0  # robust standard deviations below the median; by chance, none in 10**8 rows
 
 
@@ -172,7 +172,7 @@ class _Scan:
         self.groups["zero"].add(ids, present & finite & (norms == 0))
         self.groups["no text"].add(ids, ~has_text)
         self.norms.append(norms[usable])
-        unscaled = np.flatnonzero(usable & (np.abs(norms - 1) > UNIT_TOLERANCE))[:EXAMPLES]
+        unscaled = np.flatnonzero(usable & (np.abs(norms - 1) > LENGTH_TOLERANCE))[:EXAMPLES]
         self.unscaled_ids += [(float(norms[k]), ids[k]) for k in unscaled]
         self._compare_repeated_texts(ids, texts, vectors, has_text & present)
         self._update_sample(ids, texts, vectors, usable)
@@ -250,7 +250,7 @@ class _Scan:
 
     def _lengths(self, description: Description) -> Finding:
         norms = np.concatenate(self.norms) if self.norms else np.zeros(0)
-        unscaled = int((np.abs(norms - 1) > UNIT_TOLERANCE).sum())
+        unscaled = int((np.abs(norms - 1) > LENGTH_TOLERANCE).sum())
         if not unscaled:
             return Finding("lengths", "ok", 0, "All vectors have unit length.")
         spread = f"from {norms.min():.3g} to {norms.max():.3g}, median {np.median(norms):.3g}"

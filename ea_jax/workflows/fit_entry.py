@@ -32,7 +32,7 @@ from ea_jax.registry.entry import Entry, read_entry
 from ea_jax.registry.fingerprint import check_source, check_source_files, is_same_encoder, vector_rule
 from ea_jax.registry.lookup import choose_flavor, find_entry_by_name, format_entry_name, list_flavors
 from ea_jax.registry.model_card import format_card, format_front_matter
-from ea_jax.registry.spaces import Space, find_space
+from ea_jax.registry.spaces import Space, add_space, find_space
 from ea_jax.registry.writer import write_entry
 from ea_jax.retrieval.held_out import KS, HeldOut, held_out_metrics
 from ea_jax.retrieval.neighbors import near_duplicates
@@ -75,7 +75,8 @@ def fit_entry(
     Args:
         pairs: Files of pairs or one folder, as `read_pairs` takes them. Pairs larger than memory are kept on disk.
         source: Space of x, or of the encoder that embeds the texts.
-        target: Space of y. If it is a Matryoshka model, y may be shortened to its leading dimensions.
+        target: Space of y, which is added to `out` if no registry has it. If it is a Matryoshka model, y may be
+            shortened to its leading dimensions.
         out: Registry folder.
         flavor: Name of the adapter among those of the two spaces.
         family: Adapter family, as `fit` takes it. If None, `auto` for vectors without texts and without a prior, and
@@ -164,6 +165,7 @@ def fit_entry(
         name: held_out_metrics(test, {p: fitted.apply(test.x, p) for p in PURPOSES}, blocks)
         for name, test in test_sets.items()
     }
+    _add_target(target, out)
     entry = save_entry(
         out,
         replace(fitted, report=report),
@@ -176,6 +178,15 @@ def fit_entry(
     )
     logger.info(verdict(report, source.alias))
     return entry
+
+
+def _add_target(target: Space, out: Path) -> None:
+    """Describe a target that no registry knows in the registry `out`."""
+    try:
+        find_space(target.id, out if out.is_dir() else None)
+    except UnknownName:
+        add_space(target, out)
+        logger.info(f"{target.id} is a new space of width {target.width}; {out / 'spaces.toml'} describes it")
 
 
 def find_prior(source: Space, target: Space, facts: Mapping[str, Any], name: str, flavor: str) -> Entry | None:

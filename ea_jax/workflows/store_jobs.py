@@ -9,19 +9,22 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from ea_jax.adapters.spec import Purpose
 from ea_jax.batch import map_array
 from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.integrations.stores import Description, Layout, Published, Store, open_store, parse_store_url
-from ea_jax.loading import load_adapter, load_source_encoder
+from ea_jax.integrations.stores.rows import vectors_to_numpy
+from ea_jax.loading import load_adapter, load_quality_part, load_source_encoder
 from ea_jax.progress import progress_bar
+from ea_jax.quality.source_check import SAMPLE_ROWS, check_source_sample
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.identification import LEAST_ROWS, LEAST_WIDTH
 from ea_jax.registry.identification import identify as identify_model
 from ea_jax.registry.locations import BUNDLED, user_folder
-from ea_jax.registry.spaces import Space, add_space, find_space
+from ea_jax.registry.spaces import Space, find_space
 from ea_jax.workflows.check_store import StoreReport, check_store
 from ea_jax.workflows.map_store import MapReport, map_store
 from ea_jax.workflows.sample_store import HELD_OUT, EvaluationSample, StoreSample, sample_queries, sample_store
@@ -82,7 +85,7 @@ def describe_sample(entry: Entry, sample: EvaluationSample) -> str:
 
 
 def find_target(name: str, sample: StoreSample, root: Path) -> Space:
-    """Find the space of a store's vectors. An unknown name is added to the registry `root` as a space of their width.
+    """Find the space of a store's vectors in all registries and in `root`. An unknown name is a space of their width.
 
     Raises:
         BadInput: The name is known, but the vectors have another width.
@@ -92,9 +95,7 @@ def find_target(name: str, sample: StoreSample, root: Path) -> Space:
         space = find_space(name, root if root.is_dir() else None)
     except UnknownName:
         norms = np.linalg.norm(sample.corpus, axis=1)
-        space = Space(name, width, bool(np.abs(norms - 1).max() <= LENGTH_TOLERANCE), local=False)
-        add_space(space, root)
-        logger.info(f"{name} is a new space of width {width}; it is described in {root / 'spaces.toml'}")
+        return Space(name, width, bool(np.abs(norms - 1).max() <= LENGTH_TOLERANCE), local=False)
     if width != space.width and not (space.matryoshka and width < space.width):
         raise BadInput(
             f"{sample.description.url} holds vectors of width {width}, but {space.id} has width {space.width}. "
@@ -103,14 +104,40 @@ def find_target(name: str, sample: StoreSample, root: Path) -> Space:
     return space
 
 
-def open_target(source: Store, description: Description, url: str, width: int) -> Store:
-    """Open the target: a sibling of the source if both have the same location, else a separate store."""
+def open_target(source: Store, description: Description, url: str, width: int, publish: str | None = None) -> Store:
+    """Open the target: a sibling of the source if both have the same location, else a separate store.
+
+    Raises:
+        BadInput, Conflict: The target cannot be published under the name `publish`.
+    """
     target = parse_store_url(url)
     if (target.engine, target.location) == (source.url.engine, source.url.location):
         is_column = target.name == source.url.name and target.vector
-        return source.create_sibling(str(target.vector if is_column else target.name), width)
+        name = str(target.vector if is_column else target.name)
+        if publish:
+            source.check_public(publish, name)
+        return source.create_sibling(name, width)
     id_type = description.id_type if target.engine != "qdrant" else "integer or uuid"
-    return open_store(target, create=Layout(width, description.metric or "cosine", id_type))
+    store = open_store(target, create=Layout(width, description.metric or "cosine", id_type))
+    try:
+        if publish:
+            store.check_public(publish, target.name)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _first_vectors(store: Store, n: int) -> Float32[np.ndarray, "m d"]:
+    """Read the vectors of the first n rows that have one."""
+    parts, missing = [], n
+    for rows, _ in store.read(("id", "vector"), n):
+        present = rows.filter(rows.column("vector").is_valid()).slice(0, missing)
+        parts += [vectors_to_numpy(present)] if len(present) else []
+        missing -= len(present)
+        if not missing:
+            break
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
 def map_between_stores(
@@ -122,6 +149,7 @@ def map_between_stores(
     texts: bool = False,
     skip_incomplete: bool = False,
     normalize: bool = False,
+    assume_source: bool = False,
     publish: str | None = None,
     show_progress: bool = False,
 ) -> StoreJob:
@@ -137,11 +165,13 @@ def map_between_stores(
         texts: Whether to embed the texts instead of mapping the vectors.
         skip_incomplete: Skip rows without a text or vector instead of stopping.
         normalize: Rescale source vectors of any length to unit length.
+        assume_source: Map vectors that look like another model's.
         publish: Name under which readers get the new vectors when the job is done.
         show_progress: Show a progress bar on stderr.
 
     Raises:
-        BadInput: A store, a row or the width of the vectors is wrong.
+        BadInput: A store, a row, the width of the vectors or the name to publish is wrong.
+        FingerprintMismatch: The vectors look like another model's, and `assume_source` is not set.
         StoreUnavailable: A store cannot be reached.
     """
     adapt = load_adapter(entry, purpose)
@@ -158,8 +188,11 @@ def map_between_stores(
                 f"{source.url} holds vectors of width {description.width}, but {entry.name} maps width {entry.d_in}. "
                 "Embed its texts instead, or choose another adapter."
             )
+        if not texts:
+            quality = load_quality_part(entry, adapt if purpose == "store" else load_adapter(entry))
+            check_source_sample(quality, _first_vectors(source, SAMPLE_ROWS), str(source.url), assume_source)
         with (
-            open_target(source, description, target_url, entry.d_out) as target,
+            open_target(source, description, target_url, entry.d_out, publish) as target,
             progress_bar("map", description.rows, show_progress, unit="rows") as advance,
         ):
             job = _job_file(str(source.url), str(target.url), entry.name)

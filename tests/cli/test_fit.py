@@ -57,8 +57,8 @@ def test_the_last_message_compares_with_keeping_the_source(ea, toy_files):  # CA
     assert code == 0, err
     last = err.strip().splitlines()[-1]
     assert last.startswith("ea-jax: ")
-    assert "of 300 held-out queries find their true neighbor among the first ten" in last
-    assert "with toy-a on both sides" in last
+    assert "Of 300 held-out queries, " in last
+    assert "after embedding the corpus again with toy-a" in last
 
 
 def test_an_entry_is_overwritten_only_when_asked(ea, toy_files):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ea_jax.errors import UnknownName
 from ea_jax.integrations import stores
 from ea_jax.integrations.stores import Layout, open_store
 from ea_jax.loading import load
@@ -72,6 +73,45 @@ def test_a_map_between_stores_is_published_and_unpublished(ea, registry, locatio
     np.testing.assert_allclose([observed[str(i)] for i in range(50)], x, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["qdrant", "sqlite-vec"])
+def test_a_name_that_cannot_be_published_stops_before_any_work(ea, registry, tmp_path, engine):
+    need(engine)
+    location = f"{engine}:{tmp_path}/store"
+    fill(f"{location}#docs", unit_rows(np.random.default_rng(0), 50, 8), [f"text {i}" for i in range(50)])
+    public = {"qdrant": "docs", "sqlite-vec": "mapped"}[engine]
+    names = ("--source", "toy-a", "--target", "toy-b", "--publish", public)
+    code, out, err = ea("map", f"{location}#docs", f"{location}#mapped", *names)
+    assert (code, out) == (1, "")
+    assert "is a collection, and Qdrant cannot rename" in err or "cannot be published under its own name" in err
+    with pytest.raises(UnknownName, match="mapped"):
+        open_store(f"{location}#mapped")
+
+
+def test_vectors_of_another_model_are_not_mapped(ea, registry, tmp_path):
+    need("sqlite-vec")
+    url, out = f"sqlite-vec:{tmp_path}/a.db#docs", f"sqlite-vec:{tmp_path}/b.db#mapped"
+    vectors = np.repeat(unit_rows(np.random.default_rng(0), 20, 384), 2, axis=0)
+    fill(url, vectors, [f"text {i}" for i in range(40)])
+    names = ("--source", "minilm", "--target", "oai-3-small")
+    code, _, err = ea("map", url, out, *names)
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"ea-jax: {url}: 100% of 40 sampled vectors do not look like vectors of")
+    assert err.splitlines()[-1].endswith("Use them anyway with --assume-source.")
+    assert not (tmp_path / "b.db").exists()
+    assert ea("map", url, out, *names, "--assume-source")[0] == 0
+    assert len(read(out)) == 40
+
+
+def test_a_failed_fit_leaves_no_new_space(ea, registry, tmp_path):
+    need("sqlite-vec")
+    url = f"sqlite-vec:{tmp_path}/a.db#docs"
+    fill(url, unit_rows(np.random.default_rng(0), 60, 8), [f"text {i}" for i in range(60)])
+    code, _, err = ea("fit", url, "--source", "toy-a", "--target", "our-model")
+    assert code == 1
+    assert f"{url} has no column x, and toy/source does not run here" in err
+    assert not list((tmp_path / "data").rglob("*"))
+
+
 def test_the_readme_commands_run(ea, registry, tmp_path, monkeypatch):
     need("qdrant")
     monkeypatch.chdir(tmp_path)
@@ -112,7 +152,7 @@ def test_a_fit_on_a_store_maps_to_an_unknown_model(ea, registry, minilm, tmp_pat
     code, out, err = ea("fit", url, "--source", "minilm", "--target", "our-model", "--rows", "80")
     assert code == 0, err
     assert "80 of 100 rows of" in err
-    assert "held-out queries find their true neighbor among the first ten" in err
+    assert "return the first result of the native query among their first ten" in err
     assert out.strip() == str(tmp_path / "data" / "ea_jax" / "registry" / "minilm--our-model--mine")
     arguments = ("eval", url, "--source", "minilm", "--target", "our-model", "--json")
     code, out, err = ea(*arguments, "--require", "recall@10>=0.5", "--require", "two_stages/recall@10>=0.5")

@@ -285,18 +285,21 @@ REPORT = {
 @pytest.mark.parametrize(
     ("rank", "end"),
     [
-        (0.4, "The adapter is better."),
-        (0.6, "Embedding the corpus again with minilm would rank better."),
-        (0.49, "They differ by less than the sampling error."),
+        (0.4, ": the adapter ranks better."),
+        (0.6, ": embedding it again ranks better."),
+        (0.49, ": they differ by less than the sampling error."),
     ],
 )
 def test_the_verdict_names_the_better_alternative(rank, end):
     report = REPORT | {"keep_source": REPORT["keep_source"] | {"reciprocal_rank": rank}}
     sentence = verdict(report, "minilm")
     assert sentence.endswith(end)
-    assert sentence.startswith("80.0% of 2,000 held-out queries find their true neighbor among the first ten (40.0%")
-    assert "with minilm on both sides, 70.0% (30.0%)" in sentence
-    assert "with wordllama on both sides" in verdict(report | {"kept": "wordllama"}, "minilm")
+    expected = (
+        "Of 2,000 held-out queries, 80.0% return the first result of the native query among their first ten (40.0%"
+    )
+    assert sentence.startswith(expected)
+    assert "against 70.0% (30.0%) after embedding the corpus again with minilm" in sentence
+    assert "again with wordllama" in verdict(report | {"kept": "wordllama"}, "minilm")
 
 
 @pytest.mark.parametrize(

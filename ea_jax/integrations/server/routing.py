@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.errors import MissingDependency
 from ea_jax.integrations.server.engine import Row
 from ea_jax.integrations.server.models import ServedModel
@@ -22,7 +23,6 @@ UNAVAILABLE, SPENT = (
     "local-spend-limit",
 )  # local vectors in place of the provider's, and why
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds without requests after a failure, doubled each time
-UNIT_TOLERANCE = 0.01  # largest difference of a length from one; providers round their vectors
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def vectors_of_answer(data: Any, count: int, width: int, unit_norm: bool) -> Flo
         raise ProviderError("malformed", "a vector is zero or not finite")
     if not unit_norm:
         return y
-    if np.any(np.abs(lengths - 1) > UNIT_TOLERANCE):
+    if np.any(np.abs(lengths - 1) > LENGTH_TOLERANCE):
         raise ProviderError("malformed", "a vector does not have length one")
     return (y / lengths[:, None]).astype(np.float32)
 

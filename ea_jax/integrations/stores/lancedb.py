@@ -223,12 +223,17 @@ class LanceDBStore(Store):
         url = self.url.copy_with(vector=name, id=self.id, text=self.text, payload=self.payload)
         return open_store(url, Layout(width, metric or "cosine"))
 
-    def publish(self, public: str) -> Published:
-        current, old = self.vector, f"{public}_before_{self.vector}"
+    def check_public(self, public: str, current: str) -> None:
         with _translate_errors(self.url):
             schema = self._latest()
-            if public in schema.names and not _is_vector(schema.field(public).type):
-                raise Conflict(f"{self.url}: the column {public!r} does not hold vectors and will not be replaced.")
+        if public in schema.names and not _is_vector(schema.field(public).type):
+            raise Conflict(f"{self.url}: the column {public!r} does not hold vectors and will not be replaced.")
+
+    def publish(self, public: str) -> Published:
+        current, old = self.vector, f"{public}_before_{self.vector}"
+        self.check_public(public, current)
+        with _translate_errors(self.url):
+            schema = self._latest()
             if current in schema.names and current != public:
                 steps = [{"path": current, "rename": public}]
                 if public in schema.names:

@@ -290,12 +290,17 @@ class PgvectorStore(Store):
         url = self.url.copy_with(vector=name, id=self.id, text=self.text, payload=self.payload)
         return open_store(url, Layout(width, metric or "cosine", self._id_type()))
 
+    def check_public(self, public: str, current: str) -> None:
+        with _translate_errors(self.url):
+            columns = _columns(self.connection, self.url.name)
+        if public in columns and columns[public].type not in ("vector", "halfvec"):
+            raise Conflict(f"{self.url}: the column {public!r} does not hold vectors and will not be replaced.")
+
     def publish(self, public: str) -> Published:
         current, old = self.vector, f"{public}_before_{self.vector}"
+        self.check_public(public, current)
         with _translate_errors(self.url), self.connection.transaction():
             columns = _columns(self.connection, self.url.name)
-            if public in columns and columns[public].type not in ("vector", "halfvec"):
-                raise Conflict(f"{self.url}: the column {public!r} does not hold vectors and will not be replaced.")
             if current in columns and current != public:
                 if public in columns:
                     self._rename(public, old)

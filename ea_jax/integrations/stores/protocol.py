@@ -150,6 +150,17 @@ class Store(ABC):
             Conflict: The name exists, with another width.
         """
 
+    def check_public(self, public: str, current: str) -> None:  # noqa: B027 (some engines accept any name)
+        """Check a name before any work.
+
+        Args:
+            public: Name that readers will use.
+            current: Name of the store to publish: this one, or a sibling that need not exist yet.
+
+        Raises:
+            BadInput, Conflict: `publish` of that store would refuse the name.
+        """
+
     @abstractmethod
     def publish(self, public: str) -> Published:
         """Make the name that readers use refer to this store, as atomically as the engine can.

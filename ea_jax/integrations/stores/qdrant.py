@@ -170,15 +170,21 @@ class QdrantStore(Store):
         with _translate_errors(self.url):
             return _aliases(self.client).get(self.url.name, self.url.name)
 
+    def check_public(self, public: str, current: str) -> None:
+        with _translate_errors(self.url):
+            aliases = _aliases(self.client)
+            exists = public == current or self.client.collection_exists(public)
+        if public not in aliases and exists:
+            raise Conflict(
+                f"{self.url.location}: {public!r} is a collection, and Qdrant cannot rename collections. Publish "
+                "under an alias, and let your application read the alias."
+            )
+
     def publish(self, public: str) -> Published:
+        self.check_public(public, self.url.name)
         with _translate_errors(self.url):
             aliases = _aliases(self.client)
             current = aliases.get(self.url.name, self.url.name)
-            if public not in aliases and self.client.collection_exists(public):
-                raise Conflict(
-                    f"{self.url.location}: {public!r} is a collection, and Qdrant cannot rename collections. Publish "
-                    "under an alias, and let your application read the alias."
-                )
             if aliases.get(public) != current:
                 self._set_alias(public, current, exists=public in aliases)
         previous = aliases.get(public)

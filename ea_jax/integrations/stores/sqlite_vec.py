@@ -208,18 +208,23 @@ class SqliteVecStore(Store):
         kind = "string" if self.table.text_key else "integer"
         return open_store(url, Layout(width, metric or self.table.metric or "cosine", kind))
 
+    def check_public(self, public: str, current: str) -> None:
+        if public == current:
+            raise BadInput(f"{self.url}: a table cannot be published under its own name.")
+        with _translate_errors(self.url):
+            existing = _table(self.connection, public)
+        if existing and existing.definition is None:
+            raise Conflict(
+                f"{self.url.location}: {public!r} is not a vec0 table and will not be replaced. "
+                f"Let your application read {current!r} instead."
+            )
+
     def publish(self, public: str) -> Published:
         current = self.url.name
         old = f"{public}_before_{current}"
-        if public == current:
-            raise BadInput(f"{self.url}: a table cannot be published under its own name.")
+        self.check_public(public, current)
         with _translate_errors(self.url), _transaction(self.connection):
             existing = _table(self.connection, public)
-            if existing and existing.definition is None:
-                raise Conflict(
-                    f"{self.url.location}: {public!r} is not a vec0 table and will not be replaced. "
-                    f"Let your application read {current!r} instead."
-                )
             if _table(self.connection, old) is None and existing:
                 _copy(self.connection, public, old)
             _copy(self.connection, current, public)
