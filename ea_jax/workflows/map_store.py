@@ -2,7 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,11 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from ea_jax.errors import BadInput, Conflict, describe_differences
-from ea_jax.integrations.stores.protocol import Column, Store
+from ea_jax.integrations.stores.protocol import Column, Cursor, Store
 from ea_jax.integrations.stores.rows import vectors_to_numpy
 from ea_jax.io.atomic import write_atomically
 
 MapFunction = Callable[[Any], Any]
+SHARE_OF_SAVING = 0.1  # of a job's time, at most
+
+
+class Mapped(NamedTuple):
+    """A batch to write, the number of rows that were read for it, and the cursor behind them."""
+
+    rows: pa.RecordBatch
+    read: int
+    cursor: Cursor
 
 
 class MapReport(NamedTuple):
@@ -47,8 +58,8 @@ def map_store(
 ) -> MapReport:
     """Write each row of a store to another with a new vector.
 
-    The cursor is saved after each batch. If the process ends between the two, a rerun writes that batch again, which
-    changes nothing.
+    A thread reads and maps a batch while the batch before it is written. The cursor is saved every few batches. If the
+    process is killed, a rerun writes the batches since the last save again, which changes nothing.
 
     Args:
         source: Store to read. Its rows must not change during the job.
@@ -71,22 +82,61 @@ def map_store(
     advance(resumed_at)
     columns: list[Column] = list(dict.fromkeys(["id", column, *(name for name in target.needs if name != "vector")]))
     if not state["done"]:
-        for rows, cursor in source.read(columns, batch_rows, state["cursor"]):
-            complete = _select_complete(rows, column, str(source.url), incomplete)
-            if len(complete):
-                target.write(_map_rows(complete, function, column, target.needs))
-            state |= {
-                "cursor": cursor,
-                "rows": state["rows"] + len(complete),
-                "skipped": state["skipped"] + len(rows) - len(complete),
-            }
-            _save_state(job, state)
-            advance(len(rows))
+        saving = _Saving(job, target)
+
+        def map_batches() -> Iterator[Mapped]:
+            for rows, cursor in source.read(columns, batch_rows, state["cursor"]):
+                complete = _select_complete(rows, column, str(source.url), incomplete)
+                yield Mapped(_map_rows(complete, function, column, target.needs), len(rows), cursor)
+
+        try:
+            with closing(_one_ahead(map_batches())) as batches:
+                for rows, read, cursor in batches:
+                    if len(rows):
+                        target.write(rows)
+                    done = {"rows": state["rows"] + len(rows), "skipped": state["skipped"] + read - len(rows)}
+                    state |= {"cursor": cursor, **done}
+                    saving.save_if_due(state)
+                    advance(read)
+        except BaseException:
+            if state["cursor"] is not None:
+                saving.save(state)
+            raise
         if not state["rows"]:
             raise BadInput(f"{source.url} has no rows to map.")
         target.flush()
         _save_state(job, state | {"done": True})
     return MapReport(state["rows"], state["skipped"], resumed_at, time.perf_counter() - start)
+
+
+def _one_ahead(batches: Iterator[Mapped]) -> Iterator[Mapped]:
+    """Yield batches; a thread makes the next one in the meantime."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, batches, None)
+        while (batch := ahead.result()) is not None:
+            ahead = pool.submit(next, batches, None)
+            yield batch
+
+
+class _Saving:
+    """Saves the state of a job when that takes a small share of the time since it was last saved."""
+
+    def __init__(self, job: Path, target: Store) -> None:
+        self.job, self.target = job, target
+        self.seconds, self.last = 0.0, time.perf_counter()
+
+    def save_if_due(self, state: dict[str, Any]) -> None:
+        if time.perf_counter() - self.last > self.seconds / SHARE_OF_SAVING:
+            self.save(state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Save the state, after the rows that it counts are durable."""
+        start = time.perf_counter()
+        if not self.target.writes_are_durable:
+            self.target.flush()
+        _save_state(self.job, state)
+        self.last = time.perf_counter()
+        self.seconds = self.last - start
 
 
 def _load_state(job: Path, source: Store, target: Store, column: str, label: str) -> dict[str, Any]:
@@ -130,6 +180,8 @@ def _select_complete(rows: pa.RecordBatch, column: str, where: str, incomplete: 
 
 
 def _map_rows(rows: pa.RecordBatch, function: MapFunction, column: str, needs: tuple[Column, ...]) -> pa.RecordBatch:
+    if not len(rows):
+        return rows
     inputs = rows.column("text").to_pylist() if column == "text" else vectors_to_numpy(rows)
     vectors = np.asarray(function(inputs), np.float32)
     if vectors.ndim != 2 or len(vectors) != len(rows):

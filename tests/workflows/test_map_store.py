@@ -86,7 +86,7 @@ def test_a_failed_job_resumes_at_its_cursor(engine, tmp_path):  # noqa: F811
         assert_same_rows(read_all(target), reversed_rows(rows))
 
 
-@pytest.mark.parametrize("name", ["sqlite-vec", "lancedb"])
+@pytest.mark.parametrize("name", ["sqlite-vec", "lancedb", "faiss"])
 def test_a_killed_job_resumes_to_the_same_content(name, folder):  # noqa: F811
     need(name)
     stores = make_engine(name, folder)

@@ -1,12 +1,11 @@
 """FAISS index files, with their texts in a second file: `faiss:docs.faiss?texts=docs.parquet`.
 
-Rows are read by FAISS's integer ids. An index is one file, so each written batch is staged as a file in
-`<index>.parts` until `flush` adds it to the index. A sibling is a new index over the same texts, published by renaming
-files. Only exact vectors are read: quantized indexes return approximations.
+Rows are read by FAISS's integer ids. An index is one file, which FAISS holds in memory: rows are written to memory, and
+`flush` writes the files. A sibling is a new index over the same texts, published by renaming files. Only exact vectors
+are read: quantized indexes return approximations.
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -64,9 +63,10 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "FaissStore":
 class FaissStore(Store):
     """An index file and its file of texts."""
 
+    writes_are_durable = False
+
     def __init__(self, url: StoreUrl, create: Layout | None) -> None:
         self.url = url
-        self.parts = url.path.with_name(f"{url.path.name}.parts")
         self.metric: Metric = create.metric if create else "dot"
         self.index: Any = None
         self.width: int | None = create.width if create else None
@@ -80,6 +80,10 @@ class FaissStore(Store):
             url.path.name if self.texts_file.exists() or create is None else None
         )
         self._texts: Texts | None = None
+        self._known: dict[str, int] = {}
+        self._index_to_fill: Any = None
+        self._has_unsaved_rows = False
+        self._new_texts: list[pa.Table] = []
 
     @property
     def needs(self) -> tuple[Column, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -161,95 +165,86 @@ class FaissStore(Store):
 
     def write(self, rows: Any) -> None:
         check_rows(rows, self.needs, self.width, str(self.url))
-        ids = rows.column("id").to_pylist()
-        with _translate_errors(self.url):
-            self._check_writable()
-            self.parts.mkdir(parents=True, exist_ok=True)
-            keys = pa.array(self._keys(ids), pa.int64())
-            table = pa.Table.from_batches([rows.select(list(self.needs))]).append_column(KEY, keys)
-            number = max((int(path.stem) for path in self.parts.glob("*.parquet")), default=-1) + 1
-            with write_atomically(self.parts / f"{number:09d}.parquet") as stream:
-                pq.write_table(table, stream)
+        keys = np.array(self._keys(rows.column("id").to_pylist()), np.int64)
+        if self._index_to_fill is None:
+            self._index_to_fill = self._open_for_writing()
+        self._has_unsaved_rows = True
+        self._index_to_fill.remove_ids(keys)
+        self._index_to_fill.add_with_ids(vectors_to_numpy(rows), keys)
+        if self.owns_texts:
+            names = ["id", "text", "metadata", KEY]
+            columns = [rows.column("id"), rows.column("text"), rows.column("payload"), pa.array(keys)]
+            self._new_texts.append(pa.table(columns, names))
         self.width = rows.column("vector").type.list_size
 
-    def _check_writable(self) -> None:
-        index = None if self.index is None else faiss.downcast_index(self.index)
+    def _open_for_writing(self) -> Any:
+        """Return an index with ids that can be filled.
+
+        Raises:
+            BadInput: Rows of the index cannot be replaced.
+        """
+        if self.index is None:
+            assert self.width is not None
+            flat = faiss.IndexFlatL2 if self.metric == "euclidean" else faiss.IndexFlatIP
+            return faiss.IndexIDMap(flat(self.width))
+        index = faiss.downcast_index(self.index)
+        if isinstance(index, faiss.IndexFlat) and self._is_addressed_by_position():
+            with_ids = faiss.IndexIDMap(type(index)(index.d))
+            with_ids.add_with_ids(index.reconstruct_n(0, index.ntotal), np.arange(index.ntotal))
+            return with_ids
         inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else None
-        if index is not None and not isinstance(inner, faiss.IndexFlat):
+        if not isinstance(inner, faiss.IndexFlat):
             raise BadInput(
                 f"{self.url}: rows can be replaced only in an IndexIDMap over a flat index, not in "
                 f"{type(inner or index).__name__}. Write to a new file."
             )
+        return self.index
 
     def _keys(self, ids: Sequence[str]) -> list[int]:
         """Return FAISS's integer ids: those in the texts, else the id itself if it is an integer, else its hash."""
-        texts = self._read_texts()
-        if texts is not None and not self.owns_texts:
+        texts = None if self.owns_texts else self._read_texts()
+        if texts is None:
+            return [int(i) if i.isdecimal() and len(i) < 19 else _hash(i) for i in ids]
+        if not self._known:
             numbers = range(len(texts.texts)) if texts.keys is None else texts.keys
             names = texts.ids if texts.ids is not None else [str(n) for n in numbers]
-            if not hasattr(self, "_known"):
-                self._known = dict(zip(names, map(int, numbers), strict=True))
-            unknown = next((i for i in ids if i not in self._known), None)
-            if unknown is not None:
-                raise BadInput(f"{self.texts_file} has no row {unknown!r}, so it cannot be written to {self.url}.")
-            return [self._known[i] for i in ids]
-        return [int(i) if i.isdecimal() and len(i) < 19 else _hash(i) for i in ids]
+            self._known = dict(zip(names, map(int, numbers), strict=True))
+        unknown = next((i for i in ids if i not in self._known), None)
+        if unknown is not None:
+            raise BadInput(f"{self.texts_file} has no row {unknown!r}, so it cannot be written to {self.url}.")
+        return [self._known[i] for i in ids]
 
     def flush(self) -> None:
-        """Add the staged rows to the index and the texts. Later rows replace earlier ones with the same id."""
+        """Write the index and its texts. The texts are first: an index without texts for its ids would be damaged."""
+        if not self._has_unsaved_rows:
+            return
         with _translate_errors(self.url):
-            parts = sorted(self.parts.glob("*.parquet"))
-            if not parts:
-                return
-            last: dict[int, tuple[int, int]] = {}
-            for k, path in enumerate(parts):
-                keys = pq.read_table(path, columns=[KEY]).column(0).to_numpy()
-                last |= {int(key): (k, row) for row, key in enumerate(keys)}
-            index = self._index_to_fill(last)
-            texts = []
-            for k, path in enumerate(parts):
-                table = pq.read_table(path)
-                keep = [row for key, row in _latest_rows(table, last, k)]
-                table = table.take(pa.array(keep, pa.int64()))
-                if not keep:
-                    continue
-                index.add_with_ids(
-                    vectors_to_numpy(table.combine_chunks().to_batches()[0]), table.column(KEY).to_numpy()
-                )
-                if self.owns_texts:
-                    texts.append(table.drop_columns(["vector"]).rename_columns(["id", "text", "metadata", KEY]))
-            if self.owns_texts:
-                self._write_texts(pa.concat_tables(texts), last)
-            merged = _to_flat(index) if self._is_addressed_by_position() else index
+            self.url.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._new_texts:
+                self._write_texts()
+            index = self._index_to_fill
             with write_atomically(self.url.path) as stream:
-                faiss.write_index(merged, faiss.PyCallbackIOWriter(stream.write))  # pyright: ignore[reportAttributeAccessIssue]
-            shutil.rmtree(self.parts)
-            self._load()
-            self._texts = None
+                written = _to_flat(index) if self._is_addressed_by_position() else index
+                faiss.write_index(written, faiss.PyCallbackIOWriter(stream.write))  # pyright: ignore[reportAttributeAccessIssue]
+            self.index, self._texts, self._has_unsaved_rows = written, None, False
 
     def _is_addressed_by_position(self) -> bool:
         """Whether the order of the texts identifies the rows, so that the index must keep it."""
-        texts = self._read_texts()
-        return not self.owns_texts and texts is not None and texts.keys is None
+        texts = None if self.owns_texts else self._read_texts()
+        return texts is not None and texts.keys is None
 
-    def _index_to_fill(self, last: dict[int, tuple[int, int]]) -> Any:
-        if self.index is not None:
-            index: Any = faiss.read_index(str(self.url.path))
-            index.remove_ids(np.fromiter(last, np.int64))
-            return index
-        assert self.width is not None
-        flat = faiss.IndexFlatL2 if self.metric == "euclidean" else faiss.IndexFlatIP
-        return faiss.IndexIDMap(flat(self.width))
-
-    def _write_texts(self, new: pa.Table, last: dict[int, tuple[int, int]]) -> None:
+    def _write_texts(self) -> None:
+        """Add the new texts to the file. Of several rows with one key, the last one counts."""
         assert self.texts_file is not None
-        if self.texts_file.exists():
-            old = pq.read_table(self.texts_file)
-            keep = [row for row, key in enumerate(old.column(KEY).to_pylist()) if key not in last]
-            new = pa.concat_tables([old.take(pa.array(keep, pa.int64())), new])
-        new = new.replace_schema_metadata({_OWNER: self.url.path.name})
+        old = [pq.read_table(self.texts_file)] if self.texts_file.exists() else []
+        table = pa.concat_tables([*old, *self._new_texts])
+        keys = table.column(KEY).to_numpy()
+        _, from_end = np.unique(keys[::-1], return_index=True)
+        if len(from_end) < len(keys):
+            table = table.take(pa.array(np.sort(len(keys) - 1 - from_end)))
         with write_atomically(self.texts_file) as stream:
-            pq.write_table(new, stream)
+            pq.write_table(table.replace_schema_metadata({_OWNER: self.url.path.name}), stream)
+        self._new_texts = []
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "FaissStore":
         path = self.url.path.with_name(name)
@@ -277,7 +272,7 @@ class FaissStore(Store):
                 os.replace(old, path)
 
     def close(self) -> None:
-        self.index = self._texts = None
+        self.index = self._index_to_fill = self._texts = None
 
 
 def _owner(texts: Path) -> str | None:
@@ -330,12 +325,6 @@ def _ivf_vectors(index: Any) -> Float32[np.ndarray, "n d"]:
         if lists.list_size(k)
     ]
     return np.concatenate(blocks).reshape(-1, index.d) if blocks else np.zeros((0, index.d), np.float32)
-
-
-def _latest_rows(table: pa.Table, last: dict[int, tuple[int, int]], k: int) -> list[tuple[int, int]]:
-    """Return the key and number of each row in part `k` that no later row replaces."""
-    keys = table.column(KEY).to_pylist()
-    return [(key, row) for row, key in enumerate(keys) if last[key] == (k, row)]
 
 
 def _to_flat(index: Any) -> Any:

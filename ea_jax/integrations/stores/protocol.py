@@ -95,12 +95,14 @@ class Store(ABC):
         url: Its URL.
         needs: Columns that `write` requires. A store that is a further column of an existing table requires only
             ids and vectors, since its rows already have texts and payloads.
+        writes_are_durable: Whether rows survive a kill of the process after `write`. If not, they do after `flush`.
 
     All methods raise `StoreUnavailable` if the engine cannot be reached, is locked or denies access.
     """
 
     url: StoreUrl
     needs: tuple[Column, ...] = COLUMNS
+    writes_are_durable: bool = True
 
     @abstractmethod
     def describe(self) -> Description:
