@@ -17,6 +17,7 @@ from ea_jax.integrations.stores.rows import (
     PAYLOAD_FIELDS,
     TEXT_FIELDS,
     dump_payload,
+    normalize_payload,
     parse_payload,
     pick_field,
 )
@@ -115,6 +116,8 @@ def read_texts(path: Path, url: StoreUrl, has_ids: bool) -> Texts:
 
 
 def _payloads(table: pa.Table, payload: str | None, others: list[str]) -> list[str | None]:
+    if payload and not others and pa.types.is_string(table.schema.field(payload).type):
+        return [normalize_payload(value) for value in table.column(payload).to_pylist()]
     objects = [parse_payload(value) for value in table.column(payload).to_pylist()] if payload else [{}] * len(table)
     rest = table.select(others).to_pylist() if others else [{}] * len(table)
     return [dump_payload({**a, **b}) for a, b in zip(objects, rest, strict=True)]

@@ -37,6 +37,7 @@ from ea_jax.integrations.stores.rows import (
     check_width,
     dump_payload,
     make_record_batch,
+    normalize_payload,
     parse_integer_ids,
     parse_payload,
     pick_field,
@@ -156,16 +157,16 @@ class LanceDBStore(Store):
         n = len(batch)
         ids = batch.column(self.id).to_pylist() if self.id else range(offset, offset + n)
         texts = batch.column(self.text).to_pylist() if self.text and "text" in columns else [None] * n
-        payloads: list[str | None] = []
-        if "payload" in columns:
-            payload = batch.column(self.payload).to_pylist() if self.payload else [None] * n
-            others = {name: batch.column(name).to_pylist() for name in self.others}
-            payloads = [
-                dump_payload({**parse_payload(payload[k]), **{name: others[name][k] for name in others}})
-                for k in range(n)
-            ]
+        payloads = self._payloads(batch) if "payload" in columns else ()
         vectors = _numpy(batch.column(self.vector)) if "vector" in columns else ()
         return make_record_batch(columns, ids, texts, vectors, payloads, where=str(self.url))
+
+    def _payloads(self, batch: pa.RecordBatch) -> list[str | None]:
+        payload = batch.column(self.payload).to_pylist() if self.payload else [None] * len(batch)
+        if not self.others and (not self.payload or _is_string(batch.schema.field(self.payload).type)):
+            return [normalize_payload(text) for text in payload]
+        others = batch.select(self.others).to_pylist() if self.others else [{}] * len(batch)
+        return [dump_payload({**parse_payload(a), **b}) for a, b in zip(payload, others, strict=True)]
 
     def write(self, rows: Any) -> None:
         where = str(self.url)
@@ -193,8 +194,11 @@ class LanceDBStore(Store):
             table = self.table
             if "text" not in self.needs:
                 table = self.database.create_table(self._staging_name(), schema=data.schema, exist_ok=True)
-            merge = table.merge_insert(self.id).when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(data)
+            if table.count_rows(f"{self.id} in ({', '.join(map(_literal, keys))})"):
+                merge = table.merge_insert(self.id).when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(data)
+            else:
+                table.add(data)  # twice as fast
 
     def _vectors(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Array:
         """Cast the vectors to the type of the column."""
@@ -280,6 +284,11 @@ def _schema(url: StoreUrl, layout: Layout) -> pa.Schema:
             url.vector or "vector": pa.list_(pa.float32(), layout.width),
         }
     )
+
+
+def _literal(key: int | str) -> str:
+    """Write an id as SQL."""
+    return str(key) if isinstance(key, int) else "'" + key.replace("'", "''") + "'"
 
 
 def _is_vector(kind: pa.DataType) -> bool:

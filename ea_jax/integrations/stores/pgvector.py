@@ -253,34 +253,53 @@ class PgvectorStore(Store):
                     values[field] = [_typed(v, self.columns[field].type) for v in rows.column(column).to_pylist()]
                 elif rows.column(column).null_count < len(rows):
                     raise BadInput(f"{where} has no column for the rows' {column}. Name one: ?{column}=")
-        with _translate_errors(self.url), self.connection.transaction():
-            self._upsert(values, len(rows))
+        with _translate_errors(self.url):
+            try:
+                if "text" not in self.needs:
+                    self._update(values, len(rows))
+                else:
+                    self._copy(self.table, values)
+            except psycopg.errors.UniqueViolation:  # some rows exist
+                self._upsert(values)
 
-    def _upsert(self, values: dict[str, Any], n: int) -> None:
-        """Copy the rows to a temporary table, and merge it: many times faster than one statement per row."""
+    def _copy(self, table: sql.Composable, values: dict[str, Any]) -> None:
+        """Copy rows to a table: many times faster than one statement per row."""
+        names = sql.SQL(", ").join(map(sql.Identifier, values))
+        query = sql.SQL("copy {} ({}) from stdin (format binary)").format(table, names)
+        with self.connection.cursor() as cursor, cursor.copy(query) as copy:
+            copy.set_types([self.columns[name].type for name in values])
+            for row in zip(*values.values(), strict=True):
+                copy.write_row(row)
+
+    @contextmanager
+    def _copied(self, values: dict[str, Any]) -> Iterator[sql.Composable]:
+        """Copy rows to a temporary table, in a transaction."""
+        typed = [sql.SQL("{} {}").format(sql.Identifier(n), _raw(self.columns[n].sql_type)) for n in values]
+        table = sql.Identifier("pg_temp", "ea_jax_rows")
+        with self.connection.transaction():
+            query = sql.SQL("create temporary table ea_jax_rows ({}) on commit drop")
+            self.connection.execute(query.format(sql.SQL(", ").join(typed)))
+            self._copy(table, values)
+            yield table
+
+    def _upsert(self, values: dict[str, Any]) -> None:
         names = {name: sql.Identifier(name) for name in values}
-        typed = [sql.SQL("{} {}").format(names[name], _raw(self.columns[name].sql_type)) for name in values]
-        self.connection.execute(
-            sql.SQL("create temporary table ea_jax_rows ({}) on commit drop").format(sql.SQL(", ").join(typed))
-        )
-        listed = sql.SQL(", ").join(names.values())
-        with self.connection.cursor() as cursor:
-            with cursor.copy(sql.SQL("copy ea_jax_rows ({}) from stdin (format binary)").format(listed)) as copy:
-                copy.set_types([self.columns[name].type for name in values])
-                for row in zip(*values.values(), strict=True):
-                    copy.write_row(row)
-            rest = [name for name in values if name != self.id]
-            if "text" not in self.needs:
-                query = sql.SQL("update {table} t set {vector} = r.{vector} from ea_jax_rows r where t.{key} = r.{key}")
-                cursor.execute(query.format(table=self.table, vector=names[self.vector], key=names[self.id]))
-                if cursor.rowcount < n:
-                    raise BadInput(f"{self.url}: the table lacks the ids of {n - cursor.rowcount} rows to write.")
-                return
-            changes = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(names[name]) for name in rest)
-            query = sql.SQL("insert into {} ({}) select {} from ea_jax_rows on conflict ({}) do update set {}").format(
-                self.table, listed, listed, names[self.id], changes
+        changes = [sql.SQL("{0} = excluded.{0}").format(names[name]) for name in values if name != self.id]
+        with self._copied(values) as rows:
+            query = sql.SQL("insert into {} ({}) select {} from {} on conflict ({}) do update set {}")
+            listed = sql.SQL(", ").join(names.values())
+            self.connection.execute(
+                query.format(self.table, listed, listed, rows, names[self.id], sql.SQL(", ").join(changes))
             )
-            cursor.execute(query)
+
+    def _update(self, values: dict[str, Any], n: int) -> None:
+        """Fill a further column of existing rows."""
+        with self._copied(values) as rows:
+            query = sql.SQL("update {table} t set {vector} = r.{vector} from {rows} r where t.{key} = r.{key}")
+            names = {"vector": sql.Identifier(self.vector), "key": sql.Identifier(self.id)}
+            updated = self.connection.execute(query.format(table=self.table, rows=rows, **names)).rowcount
+            if updated < n:
+                raise BadInput(f"{self.url}: the table lacks the ids of {n - updated} rows to write.")
 
     def create_sibling(self, name: str, width: int, metric: Metric | None = None) -> "PgvectorStore":
         kind = self.columns[self.vector].type

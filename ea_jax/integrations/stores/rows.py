@@ -79,6 +79,13 @@ def parse_payload(text: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"payload": value}
 
 
+def normalize_payload(text: str | None) -> str | None:
+    """Return `dump_payload(parse_payload(text))`, without parsing what already is a JSON object."""
+    if text is not None and text.startswith("{"):
+        return text if text != "{}" else None
+    return dump_payload(parse_payload(text))
+
+
 def split_text(payload: dict[str, Any], field: str | None) -> tuple[str | None, dict[str, Any]]:
     """Return the text of a row, and the payload without it. A LlamaIndex node stays in the payload unchanged."""
     if field is None or payload.get(field) is None:

@@ -38,6 +38,7 @@ from ea_jax.integrations.stores.rows import (
     check_width,
     dump_payload,
     make_record_batch,
+    normalize_payload,
     parse_integer_ids,
     parse_payload,
     pick_field,
@@ -177,6 +178,8 @@ class SqliteVecStore(Store):
         return f"select r.rowid, {selection} from {source} where r.rowid > ? order by r.rowid limit ?"
 
     def _payload(self, row: int, values: dict[str, Any]) -> str | None:
+        if not self.others:
+            return normalize_payload(values[self.payload][row]) if self.payload in values else None
         payload = parse_payload(values[self.payload][row]) if self.payload in values else {}
         return dump_payload({**payload, **{name: values[name][row] for name in self.others if name in values}})
 
