@@ -17,6 +17,7 @@ from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.integrations.stores import Description, Layout, Published, Store, open_store, parse_store_url
 from ea_jax.integrations.stores.rows import vectors_to_numpy
+from ea_jax.integrations.stores.urls import COLUMN_ENGINES
 from ea_jax.loading import load_adapter, load_quality_part, load_source_encoder
 from ea_jax.progress import progress_bar
 from ea_jax.quality.source_check import SAMPLE_ROWS, check_source_sample
@@ -105,18 +106,22 @@ def find_target(name: str, sample: StoreSample, root: Path) -> Space:
 
 
 def open_target(source: Store, description: Description, url: str, width: int, publish: str | None = None) -> Store:
-    """Open the target: a sibling of the source if both have the same location, else a separate store.
+    """Open the target, and create it if it does not exist.
+
+    In the same location, it is a sibling of the source. Where siblings are columns, that is a column of the same table,
+    and another table is a separate store.
 
     Raises:
-        BadInput, Conflict: The target cannot be published under the name `publish`.
+        BadInput, Conflict: `publish` is a name under which the target cannot be published, before it is created.
     """
     target = parse_store_url(url)
     if (target.engine, target.location) == (source.url.engine, source.url.location):
         is_column = target.name == source.url.name and target.vector
-        name = str(target.vector if is_column else target.name)
-        if publish:
-            source.check_public(publish, name)
-        return source.create_sibling(name, width)
+        if is_column or target.engine not in COLUMN_ENGINES:
+            name = str(target.vector if is_column else target.name)
+            if publish:
+                source.check_public(publish, name)
+            return source.create_sibling(name, width)
     id_type = description.id_type if target.engine != "qdrant" else "integer or uuid"
     store = open_store(target, create=Layout(width, description.metric or "cosine", id_type))
     try:

@@ -112,6 +112,18 @@ def test_a_failed_fit_leaves_no_new_space(ea, registry, tmp_path):
     assert not list((tmp_path / "data").rglob("*"))
 
 
+def test_another_table_of_the_same_folder_is_a_separate_store(ea, registry, tmp_path):
+    need("lancedb")
+    location, x = f"lancedb:{tmp_path / 'store'}", unit_rows(np.random.default_rng(0), 50, 8)
+    fill(f"{location}#docs", x, [f"text {i}" for i in range(50)])
+    code, out, err = ea("map", f"{location}#docs", f"{location}#mapped", "--source", "toy-a", "--target", "toy-b")
+    assert (code, out) == (0, f"{location}#mapped\n"), err
+    with open_store(f"{location}#docs") as docs, open_store(f"{location}#mapped") as mapped:
+        assert (docs.describe().vectors, mapped.describe().rows) == (("vector",), 50)
+        texts = [text for rows, _ in mapped.read(("text",)) for text in rows.column("text").to_pylist()]
+    assert texts == [f"text {i}" for i in range(50)]
+
+
 def test_the_readme_commands_run(ea, registry, tmp_path, monkeypatch):
     need("qdrant")
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,7 @@ _OPTIONS = {
     "postgresql": (*_FIELDS, "collection"),
     "faiss": ("text", "id", "texts"),
 }
+COLUMN_ENGINES = ("lancedb", "postgresql")  # in which siblings are columns of one table
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_.-]+):(.+)", re.DOTALL)
 
 
@@ -68,7 +69,7 @@ class StoreUrl:
 
     def published_url(self, public: str) -> "StoreUrl":
         """Return the URL of what `publish` put under a public name."""
-        if self.engine in ("lancedb", "postgresql"):  # a column of the same table
+        if self.engine in COLUMN_ENGINES:
             return self.copy_with(vector=None)
         if self.engine == "faiss":
             return self.copy_with(location=str(Path(self.location).with_name(public)))
