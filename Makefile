@@ -51,6 +51,7 @@ bench: .venv/bench  ## Run every benchmark; takes hours.
 	$(BIN)/python -m benchmarks.robustness.fuzz
 	$(BIN)/python -m benchmarks.speed.search
 	$(BIN)/python -m benchmarks.batch
+	$(BIN)/python -m benchmarks.stores $(DATA) build
 	$(BIN)/python -m benchmarks.serve
 
 # Fit the bundled adapters that are not in registry/.

@@ -162,6 +162,12 @@ def identify(measured: Measured) -> str:
     )
 
 
+def stores(measured: Measured) -> str:
+    from benchmarks.stores.tables import tables
+
+    return tables(measured["figures"], measured["clients"])
+
+
 TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JSON file, and the table
     "own index": ("fit", own_index),
     "fit": ("fit", fit_learning_curves),
@@ -176,6 +182,7 @@ TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JS
     "search": ("search", search),
     "accelerator": ("accelerator", accelerator),
     "batch": ("batch", batch),
+    "stores": ("stores", stores),
     "fuzz": ("fuzz", fuzz),
     "identify": ("identify", identify),
 }

@@ -1,0 +1,1 @@
+"""Do vector stores keep every row through writes, maps, fits and kills, in constant memory and at full speed?"""

@@ -1,0 +1,365 @@
+"""Do vector stores keep every row through writes, maps, fits and kills, in constant memory and at full speed?
+
+    python -m benchmarks.stores ../shared/data build                          # everything; the parts update one JSON:
+    python -m benchmarks.stores ../shared/data build rows map --engines faiss milvus
+    python -m benchmarks.stores ../shared/data build kills --times 10
+    python -m benchmarks.stores ../shared/data build speed --engines lancedb
+    python -m benchmarks.stores ../shared/data build memory --engines lancedb
+
+Rows are real: texts with the vectors that OpenAI's text-embedding-3-small returned for them, and MiniLM vectors. Each
+part makes new stores in a temporary folder (see TMPDIR); PostgreSQL is a server from a wheel, the others are embedded.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import readme
+from benchmarks.machine import results_file, write_json
+from benchmarks.stores.data import BATCH_ROWS, SOURCE, TARGET, Rows, as_lists, fill, real_rows
+from benchmarks.stores.engines import CHROMA_SERVER, ENGINES, Engine, location
+from ea_jax.integrations.stores import Layout, Store, open_store
+from ea_jax.io.atomic import hold_lock
+
+ROWS, QUERIES, K = 5_000, 1_000, 10
+SPEED_ROWS = 20_000
+MEMORY_ROWS, MEMORY_TARGET = (10_000, 200_000), "wordllama"
+PARQUET = "parquet"
+Figures = dict[str, Any]
+
+
+def read_rows(store: Store, batch_rows: int = BATCH_ROWS, after: Any = None) -> pa.Table:
+    """Read all columns."""
+    return pa.Table.from_batches([chunk.rows for chunk in store.read(batch_rows=batch_rows, after=after)])
+
+
+def numbers(table: pa.Table) -> np.ndarray:
+    """The vectors of a table, [n, d]."""
+    return np.concatenate([c.flatten().to_numpy() for c in table.column("vector").chunks]).reshape(len(table), -1)
+
+
+def differences(observed: pa.Table, ids: list[int], columns: dict[str, list], vectors: np.ndarray) -> Figures:
+    """Compare rows with what was written: lost and doubled rows, rows with another text or payload, and the largest
+    difference of a vector."""
+    keys = observed.column("id").to_pylist()
+    expected = {str(i): k for k, i in enumerate(ids)}
+    order = [expected[key] for key in keys if key in expected]
+    texts, payloads = observed.column("text").to_pylist(), observed.column("payload").to_pylist()
+    return {
+        "rows": len(keys),
+        "lost": len(set(expected) - set(keys)),
+        "doubled or foreign": len(keys) - len(set(keys) & set(expected)),
+        "other text": sum(text != columns["text"][k] for text, k in zip(texts, order, strict=True)),
+        "other payload": sum(
+            json.loads(payload) != columns["payload"][k] for payload, k in zip(payloads, order, strict=True)
+        ),
+        "largest difference": float(np.abs(numbers(observed) - vectors[order]).max()),
+    }
+
+
+def contract(engine: Engine, rows: Rows, where: str) -> Figures:
+    """Write rows of width 1,536, some of them twice, and read them back in another connection."""
+    batches = rows.arrow(TARGET)
+    url = engine.source.replace("{}", where)
+    start = time.perf_counter()
+    with fill(url, batches):
+        pass
+    seconds = time.perf_counter() - start
+    with open_store(url) as store:
+        for batch in batches[1:3]:
+            store.write(batch)
+        store.flush()
+    with open_store(url) as store:
+        start = time.perf_counter()
+        observed = read_rows(store)
+        reading = time.perf_counter() - start
+        chunks = list(store.read(("id",), 257))
+        order = [i for chunk in chunks for i in chunk.rows.column("id").to_pylist()]
+        counted = store.describe().rows
+    with open_store(url) as store:
+        rest = read_rows(store, 500, json.loads(json.dumps(chunks[6].cursor))).column("id").to_pylist()
+    return {
+        **differences(observed, rows.ids, {"text": rows.texts, "payload": rows.payloads}, rows.vectors[TARGET]),
+        "counted": counted,
+        "same order": order == observed.column("id").to_pylist(),
+        "cursor resumes": rest == order[7 * 257 :],
+        "write s": round(seconds, 2),
+        "read s": round(reading, 2),
+    }
+
+
+def recall(found: Iterable[Iterable[int]], truth: np.ndarray) -> float:
+    """How often the true neighbor is among the rows found."""
+    return round(float(np.mean([int(row) in hits for row, hits in zip(truth, map(set, found), strict=True)])), 4)
+
+
+def nearest(queries: np.ndarray, corpus: np.ndarray, k: int) -> np.ndarray:
+    """Exact search by cosine."""
+    scores = queries @ (corpus / np.linalg.norm(corpus, axis=1, keepdims=True)).T
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def mapped_parquet(rows: Rows, folder: Path) -> np.ndarray:
+    """Map the rows by `ea-jax map`, parquet to parquet."""
+    table = pa.table({"id": rows.ids, "embedding": as_lists(rows.vectors[SOURCE])})
+    pq.write_table(table, folder / "in.parquet")
+    command(["map", str(folder / "in.parquet"), str(folder / "out.parquet"), "--source", SOURCE, "--target", TARGET])
+    out = pq.read_table(folder / "out.parquet")
+    assert out.column("id").to_pylist() == rows.ids
+    return numbers(pa.table({"vector": out.column("embedding")}))
+
+
+def command(arguments: list[str]) -> str:
+    """Run `ea-jax` and return its stdout."""
+    result = subprocess.run([sys.executable, "-m", "ea_jax.cli", *arguments], capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"ea-jax {' '.join(arguments)}: {result.stderr[-2000:]}")
+    return result.stdout.strip()
+
+
+def map_part(engine: Engine | None, rows: Rows, queries: Rows, where: str, expected: np.ndarray) -> Figures:
+    """Map MiniLM vectors to OpenAI's space from store to store, and search the result with native queries."""
+    truth = nearest(queries.vectors[TARGET], rows.vectors[TARGET], 1)[:, 0]
+    if engine is None:
+        return {"exact": recall(nearest(queries.vectors[TARGET], expected, K), truth)}
+    source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
+    fill(source, rows.arrow(SOURCE)).close()
+    command(["map", source, target, "--source", SOURCE, "--target", TARGET])
+    place = {str(i): k for k, i in enumerate(rows.ids)}
+    with open_store(target) as store:
+        table = read_rows(store)
+        found = engine.search(store, queries.vectors[TARGET], K)
+    order = [place[i] for i in table.column("id").to_pylist()]
+    vectors = np.empty_like(expected)
+    vectors[order] = numbers(table)
+    columns = {"text": rows.texts, "payload": rows.payloads}
+    return {
+        "exact": recall(nearest(queries.vectors[TARGET], vectors, K), truth),
+        "engine's search": recall([[place[i] for i in ids] for ids in found], truth),
+        **differences(table, rows.ids, columns, expected),
+    }
+
+
+def fit_part(engine: Engine | None, rows: Rows, where: str) -> Figures:
+    """Fit on the store, and return the figures of its held-out queries."""
+    arguments = ["--source", "minilm-plus", "--target", TARGET, "--out", f"{where}/registry", "--flavor", "mine"]
+    if engine is None:
+        # `fit` samples a store in random order; the same order gives the same held-out queries.
+        order = np.argsort(np.random.default_rng(0).random(len(rows.ids)))
+        table = pa.table({"text": rows.texts, "y": as_lists(rows.vectors[TARGET])}).take(pa.array(order))
+        pq.write_table(table, Path(where) / "pairs.parquet")
+        url = f"{where}/pairs.parquet"
+    else:
+        url = engine.source.replace("{}", where)
+        fill(url, rows.arrow(TARGET)).close()
+    with TemporaryDirectory() as registry:
+        arguments[arguments.index("--out") + 1] = registry
+        entry = Path(command(["fit", url, *arguments]))
+        training = tomllib.loads((entry / "entry.toml").read_text())["training"]
+    return {
+        "pairs": training["pairs"],
+        "held_out_queries": training["held_out_queries"],
+        "recall@1": training["query"]["recall@1"],
+        "recall@10": training["query"]["recall@10"],
+        "keep_source recall@10": training["keep_source"]["recall@10"],
+    }
+
+
+class Job:
+    """A map from store to store in its own process, after everything is loaded."""
+
+    def __init__(self, source: str, target: str, model: str = TARGET) -> None:
+        run = [sys.executable, "-m", "benchmarks.stores.job", source, target, SOURCE, model]
+        self.process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n", self.process.communicate()[1]
+        self.started = time.perf_counter()
+
+    def finish(self) -> Figures:
+        """Wait for the end, and return the figures, with the peak memory of the process."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        output, errors = self.process.stdout.read(), self.process.stderr.read()
+        _, code, usage = os.wait4(self.process.pid, 0)
+        assert code == 0, errors
+        wall = time.perf_counter() - self.started
+        return {**json.loads(output), "wall": wall, "peak_mib": round(usage.ru_maxrss / 1024)}
+
+
+def kill_part(engine: Engine, rows: Rows, where: str, expected: np.ndarray, times: int) -> Figures:
+    """Kill jobs at random moments, rerun each to its end, and compare every row with an uninterrupted job's."""
+    source = engine.source.replace("{}", where)
+    fill(source, rows.arrow(SOURCE)).close()
+    columns = {"text": rows.texts, "payload": rows.payloads}
+    moments = random.Random(0)
+    total: Figures = {}
+    for kind, pattern in {"separate": engine.target, "sibling": engine.sibling}.items():
+        if pattern is None:
+            continue
+        target = pattern.replace("{}", where)
+        duration = Job(source, numbered(target, 0)).finish()["wall"]
+        figures = {"kills": 0, "resumed": 0, "lost": 0, "doubled or foreign": 0, "wrong": 0}
+        for k in range(1, times + 1):
+            url = numbered(target, k)
+            while True:
+                job = Job(source, url)
+                time.sleep(duration * moments.uniform(0, 1))
+                job.process.send_signal(signal.SIGKILL)
+                job.process.communicate()
+                if job.process.returncode == -signal.SIGKILL:
+                    break
+            figures["kills"] += 1
+            figures["resumed"] += Job(source, url).finish()["resumed_at"] > 0
+            with open_store(url) as store:
+                observed = differences(read_rows(store), rows.ids, columns, expected)
+            figures["lost"] += observed["lost"]
+            figures["doubled or foreign"] += observed["doubled or foreign"]
+            wrong = observed["other text"] + observed["other payload"]
+            figures["wrong"] += wrong + (observed["largest difference"] > 1e-6)
+        total[kind] = {"seconds": round(duration, 2), **figures}
+    return total
+
+
+def numbered(url: str, k: int) -> str:
+    """The URL of the k-th target."""
+    return url.replace("mapped", f"mapped{k}")
+
+
+def speed_part(engine: Engine, rows: Rows, turns: int) -> Figures:
+    """Rows per second of a job, and of the engine's own bulk write of the same target rows, in turns."""
+    written, jobs = [], []
+    with TemporaryDirectory() as folder:
+        target_rows = rows._replace(vectors={TARGET: mapped_parquet(rows, Path(folder))})
+    with location(engine.name) as where:
+        source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
+        fill(source, rows.arrow(SOURCE)).close()
+        for k in range(turns):
+            url = numbered(target, 2 * k)
+            with open_store(url, Layout(1536, "cosine", "integer")) as store:
+                batches = target_rows.batches(TARGET)
+                start = time.perf_counter()
+                engine.bulk(store, batches)
+                written.append(time.perf_counter() - start)
+            jobs.append(Job(source, numbered(target, 2 * k + 1)).finish()["seconds"])
+    bulk, job = statistics.median(written), statistics.median(jobs)
+    n = len(rows.ids)
+    return {
+        "rows": n,
+        "turns": turns,
+        "bulk rows a second": round(n / bulk),
+        "job rows a second": round(n / job),
+        "of bulk": round(bulk / job, 3),
+    }
+
+
+def memory_part(engine: Engine, rows: Rows) -> Figures:
+    """Peak memory of the mapping process by number of rows; texts and vectors repeat, ids do not."""
+    figures: Figures = {}
+    for n in MEMORY_ROWS:
+        with location(engine.name) as where:
+            source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
+            with open_store(source, Layout(rows.vectors[SOURCE].shape[1], "cosine", "integer")) as store:
+                for first in range(0, n, BATCH_ROWS):
+                    at = np.arange(first, first + BATCH_ROWS) % len(rows.ids)
+                    part = Rows(
+                        list(range(first, first + BATCH_ROWS)),
+                        [rows.texts[i] for i in at],
+                        [rows.payloads[i] for i in at],
+                        {SOURCE: rows.vectors[SOURCE][at]},
+                    )
+                    store.write(part.arrow(SOURCE)[0])
+                store.flush()
+            job = Job(source, target, MEMORY_TARGET).finish()
+            figures[str(n)] = {"peak_mib": job["peak_mib"], "seconds": round(job["seconds"], 1)}
+            print(engine.name, n, figures[str(n)], flush=True)
+    low, high = (figures[str(n)]["peak_mib"] for n in MEMORY_ROWS)
+    return {**figures, "growth": round(high / low - 1, 3)}
+
+
+SEVEN = tuple(name for name in ENGINES if name != CHROMA_SERVER)
+DEFAULT = {  # local Qdrant holds all rows in memory, and syncs the disk after each of them
+    "rows": SEVEN,
+    "map": (PARQUET, *SEVEN),
+    "fit": (PARQUET, *SEVEN),
+    "kills": SEVEN,
+    "speed": SEVEN,
+    "memory": tuple(name for name in ENGINES if name != "qdrant"),
+}
+
+
+def main() -> None:
+    """Run parts on engines. Results are merged with those of earlier runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("parts", nargs="*", default=[], help=f"Some of {', '.join(DEFAULT)}; all if none.")
+    parser.add_argument(
+        "--engines", nargs="+", choices=[*ENGINES, PARQUET], help="All that a part is meant for if none."
+    )
+    parser.add_argument("--times", type=int, default=10, help="Kills of each engine.")
+    parser.add_argument("--rows", type=int, help="Rows of each store, to try a part; nothing is recorded.")
+    parser.add_argument("--turns", type=int, default=3, help="Turns of the speed part.")
+    options = parser.parse_args()
+    for part in options.parts or DEFAULT:
+        for name in options.engines or DEFAULT[part]:
+            figures = measure(part, name, options)
+            print(part, name, json.dumps(figures), flush=True)
+            if not options.rows:
+                keep(part, name, figures)
+
+
+def measure(part: str, name: str, options: argparse.Namespace) -> Figures:
+    """Run one part on one engine."""
+    engine = ENGINES.get(name)
+    default = {"speed": SPEED_ROWS}.get(part, ROWS)
+    rows, queries = real_rows(options.data, options.build, options.rows or default, QUERIES)
+    if part == "speed":
+        assert engine is not None
+        return speed_part(engine, rows, options.turns)
+    if part == "memory":
+        assert engine is not None
+        return memory_part(engine, rows)
+    with location(name) as where, TemporaryDirectory() as folder:
+        if part == "rows":
+            assert engine is not None
+            return contract(engine, rows, where)
+        if part == "fit":
+            return fit_part(engine, rows, where)
+        expected = mapped_parquet(rows, Path(folder))
+        if part == "map":
+            return map_part(engine, rows, queries, where, expected)
+        assert engine is not None
+        return kill_part(engine, rows, where, expected, options.times)
+
+
+def keep(part: str, name: str, figures: Figures) -> None:
+    """Merge figures into the JSON of earlier runs, and update the README."""
+    file = results_file(__file__)
+    lock = Path(gettempdir()) / "ea_jax-benchmarks-stores.lock"
+    with hold_lock(lock, str(file), wait=True):  # engines may run at the same time
+        results = json.loads(file.read_text()) if file.exists() else {}
+        results.setdefault("figures", {}).setdefault(part, {})[name] = figures
+        packages = [package for engine in ENGINES.values() for package in engine.packages]
+        results["clients"] = {package: importlib.metadata.version(package) for package in packages}
+        write_json(__file__, {key: value for key, value in results.items() if key != "machine"})
+        readme.update("stores")
+
+
+if __name__ == "__main__":
+    main()
