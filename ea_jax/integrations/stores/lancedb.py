@@ -92,6 +92,7 @@ class LanceDBStore(Store):
         if not self.declared:
             self._count_widths()
         self.integer = self.id is None or pa.types.is_integer(schema.field(self.id).type)
+        self._known: _IdSet | None = None
 
     def _count_widths(self) -> None:
         counts: dict[int, int] = {}
@@ -194,11 +195,15 @@ class LanceDBStore(Store):
             table = self.table
             if "text" not in self.needs:
                 table = self.database.create_table(self._staging_name(), schema=data.schema, exist_ok=True)
-            if table.count_rows(f"{self.id} in ({', '.join(map(_literal, keys))})"):
+            if self._known is None:
+                self._known = _IdSet()
+                for batch in table.search().select([self.id]).to_batches(8192):
+                    self._known.add(batch.column(0).to_pylist())
+            if self._known.add(keys):
                 merge = table.merge_insert(self.id).when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(data)
             else:
-                table.add(data)  # twice as fast
+                table.add(data)  # a merge reads all ids of the table
 
     def _vectors(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Array:
         """Cast the vectors to the type of the column."""
@@ -219,6 +224,7 @@ class LanceDBStore(Store):
                 self.table.checkout_latest()
                 filled, written = self.table.count_rows(f"{self.vector} is not null"), staging.count_rows()
                 self.database.drop_table(self._staging_name())
+                self._known = None
                 if filled < max(before, written):
                     raise BadInput(f"{self.url}: the table lacks the ids of {written - filled} written rows.")
             self.table.optimize()
@@ -264,6 +270,22 @@ class LanceDBStore(Store):
         self.table = self.database = None
 
 
+class _IdSet:
+    """Hashes of the ids in a table, sorted: 8 bytes an id. An id with the hash of another counts as known."""
+
+    def __init__(self) -> None:
+        self.hashes = np.zeros(0, np.int64)
+
+    def add(self, ids: Sequence[Any]) -> bool:
+        """Add ids, and return whether one of them was known."""
+        new = np.sort(np.array([hash(i) for i in ids], np.int64))
+        places = np.searchsorted(self.hashes, new)
+        inside = places < len(self.hashes)
+        is_known = bool((self.hashes[places[inside]] == new[inside]).any())
+        self.hashes = np.insert(self.hashes, places, new)
+        return is_known
+
+
 def _tables(database: Any) -> list[str]:
     names: list[str] = []
     token = None
@@ -284,11 +306,6 @@ def _schema(url: StoreUrl, layout: Layout) -> pa.Schema:
             url.vector or "vector": pa.list_(pa.float32(), layout.width),
         }
     )
-
-
-def _literal(key: int | str) -> str:
-    """Write an id as SQL."""
-    return str(key) if isinstance(key, int) else "'" + key.replace("'", "''") + "'"
 
 
 def _is_vector(kind: pa.DataType) -> bool:
