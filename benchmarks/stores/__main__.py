@@ -12,6 +12,7 @@ part makes new stores in a temporary folder (see TMPDIR); PostgreSQL is a server
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import random
@@ -183,14 +184,13 @@ def fit_part(engine: Engine | None, rows: Rows, where: str) -> Figures:
 
 
 class Job:
-    """A map from store to store in its own process, after everything is loaded."""
+    """A map from store to store in its own process, which has begun."""
 
-    def __init__(self, source: str, target: str, model: str = TARGET) -> None:
-        run = [sys.executable, "-m", "benchmarks.stores.job", source, target, SOURCE, model]
+    def __init__(self, source: str, target: str, file: Path, model: str = TARGET) -> None:
+        run = [sys.executable, "-m", "benchmarks.stores.job", source, target, SOURCE, model, str(file)]
         self.process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n", self.process.communicate()[1]
-        self.started = time.perf_counter()
+        assert self.process.stdout.readline(), self.process.communicate()[1]
 
     def finish(self) -> Figures:
         """Wait for the end, and return the figures, with the peak memory of the process."""
@@ -199,41 +199,49 @@ class Job:
         output, errors = self.process.stdout.read(), self.process.stderr.read()
         _, code, usage = os.wait4(self.process.pid, 0)
         assert code == 0, errors
-        wall = time.perf_counter() - self.started
-        return {**json.loads(output), "wall": wall, "peak_mib": round(usage.ru_maxrss / 1024)}
+        return {**json.loads(output.splitlines()[-1]), "peak_mib": round(usage.ru_maxrss / 1024)}
 
 
-def kill_part(engine: Engine, rows: Rows, where: str, expected: np.ndarray, times: int) -> Figures:
-    """Kill jobs at random moments, rerun each to its end, and compare every row with an uninterrupted job's."""
+def kill_part(
+    engine: Engine, rows: Rows, where: str, folder: str, expected: np.ndarray, times: int, earlier: Figures
+) -> Figures:
+    """Kill jobs at random moments, rerun each to its end, and compare every row with an uninterrupted job's.
+
+    Counts are added to those of earlier runs.
+    """
     source = engine.source.replace("{}", where)
     fill(source, rows.arrow(SOURCE)).close()
     columns = {"text": rows.texts, "payload": rows.payloads}
-    moments = random.Random(0)
     total: Figures = {}
     for kind, pattern in {"separate": engine.target, "sibling": engine.sibling}.items():
         if pattern is None:
             continue
         target = pattern.replace("{}", where)
-        duration = Job(source, numbered(target, 0)).finish()["wall"]
-        figures = {"kills": 0, "resumed": 0, "lost": 0, "doubled or foreign": 0, "wrong": 0}
-        for k in range(1, times + 1):
+        file = Path(folder) / f"{kind}.json"
+        duration = Job(source, numbered(target, 0), file).finish()["seconds"]
+        figures = dict(earlier.get(kind, {"kills": 0, "resumed": 0, "lost": 0, "doubled or foreign": 0, "wrong": 0}))
+        moments = random.Random(figures["kills"])
+        last = figures["kills"] + times
+        for k in itertools.count(1):
+            if figures["kills"] == last:
+                break
             url = numbered(target, k)
-            while True:
-                job = Job(source, url)
-                time.sleep(duration * moments.uniform(0, 1))
-                job.process.send_signal(signal.SIGKILL)
-                job.process.communicate()
-                if job.process.returncode == -signal.SIGKILL:
-                    break
+            file.unlink(missing_ok=True)
+            job = Job(source, url, file)
+            time.sleep(duration * moments.uniform(0, 1))
+            job.process.send_signal(signal.SIGKILL)
+            job.process.communicate()
+            if job.process.returncode != -signal.SIGKILL:
+                continue  # it was faster this time
             figures["kills"] += 1
-            figures["resumed"] += Job(source, url).finish()["resumed_at"] > 0
+            figures["resumed"] += Job(source, url, file).finish()["resumed_at"] > 0
             with open_store(url) as store:
                 observed = differences(read_rows(store), rows.ids, columns, expected)
             figures["lost"] += observed["lost"]
             figures["doubled or foreign"] += observed["doubled or foreign"]
             wrong = observed["other text"] + observed["other payload"]
             figures["wrong"] += wrong + (observed["largest difference"] > 1e-6)
-        total[kind] = {"seconds": round(duration, 2), **figures}
+        total[kind] = {**figures, "seconds": round(duration, 2)}
     return total
 
 
@@ -245,9 +253,8 @@ def numbered(url: str, k: int) -> str:
 def speed_part(engine: Engine, rows: Rows, turns: int) -> Figures:
     """Rows per second of a job, and of the engine's own bulk write of the same target rows, in turns."""
     written, jobs = [], []
-    with TemporaryDirectory() as folder:
+    with location(engine.name) as where, TemporaryDirectory() as folder:
         target_rows = rows._replace(vectors={TARGET: mapped_parquet(rows, Path(folder))})
-    with location(engine.name) as where:
         source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
         fill(source, rows.arrow(SOURCE)).close()
         for k in range(turns):
@@ -257,7 +264,8 @@ def speed_part(engine: Engine, rows: Rows, turns: int) -> Figures:
                 start = time.perf_counter()
                 engine.bulk(store, batches)
                 written.append(time.perf_counter() - start)
-            jobs.append(Job(source, numbered(target, 2 * k + 1)).finish()["seconds"])
+            job = Job(source, numbered(target, 2 * k + 1), Path(folder) / f"{k}.json")
+            jobs.append(job.finish()["seconds"])
     bulk, job = statistics.median(written), statistics.median(jobs)
     n = len(rows.ids)
     return {
@@ -273,7 +281,7 @@ def memory_part(engine: Engine, rows: Rows) -> Figures:
     """Peak memory of the mapping process by number of rows; texts and vectors repeat, ids do not."""
     figures: Figures = {}
     for n in MEMORY_ROWS:
-        with location(engine.name) as where:
+        with location(engine.name) as where, TemporaryDirectory() as folder:
             source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
             with open_store(source, Layout(rows.vectors[SOURCE].shape[1], "cosine", "integer")) as store:
                 for first in range(0, n, BATCH_ROWS):
@@ -286,7 +294,7 @@ def memory_part(engine: Engine, rows: Rows) -> Figures:
                     )
                     store.write(part.arrow(SOURCE)[0])
                 store.flush()
-            job = Job(source, target, MEMORY_TARGET).finish()
+            job = Job(source, target, Path(folder) / "job.json", MEMORY_TARGET).finish()
             figures[str(n)] = {"peak_mib": job["peak_mib"], "seconds": round(job["seconds"], 1)}
             print(engine.name, n, figures[str(n)], flush=True)
     low, high = (figures[str(n)]["peak_mib"] for n in MEMORY_ROWS)
@@ -314,6 +322,7 @@ def main() -> None:
         "--engines", nargs="+", choices=[*ENGINES, PARQUET], help="All that a part is meant for if none."
     )
     parser.add_argument("--times", type=int, default=10, help="Kills of each engine.")
+    parser.add_argument("--add", action="store_true", help="Add these kills to those of earlier runs.")
     parser.add_argument("--rows", type=int, help="Rows of each store, to try a part; nothing is recorded.")
     parser.add_argument("--turns", type=int, default=3, help="Turns of the speed part.")
     options = parser.parse_args()
@@ -346,7 +355,14 @@ def measure(part: str, name: str, options: argparse.Namespace) -> Figures:
         if part == "map":
             return map_part(engine, rows, queries, where, expected)
         assert engine is not None
-        return kill_part(engine, rows, where, expected, options.times)
+        earlier = saved_results().get("figures", {}).get(part, {}).get(name, {}) if options.add else {}
+        return kill_part(engine, rows, where, folder, expected, options.times, earlier)
+
+
+def saved_results() -> Figures:
+    """Load the figures of earlier runs."""
+    file = results_file(__file__)
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def keep(part: str, name: str, figures: Figures) -> None:
@@ -354,7 +370,7 @@ def keep(part: str, name: str, figures: Figures) -> None:
     file = results_file(__file__)
     lock = Path(gettempdir()) / "ea_jax-benchmarks-stores.lock"
     with hold_lock(lock, str(file), wait=True):  # engines may run at the same time
-        results = json.loads(file.read_text()) if file.exists() else {}
+        results = saved_results()
         results.setdefault("figures", {}).setdefault(part, {})[name] = figures
         packages = [package for engine in ENGINES.values() for package in engine.packages]
         results["clients"] = {package: importlib.metadata.version(package) for package in packages}

@@ -1,33 +1,37 @@
-"""Map from store to store in a process that may be killed: `-m benchmarks.stores.job SOURCE TARGET MODEL MODEL`.
+"""Map from store to store in a process that may be killed: `-m benchmarks.stores.job SOURCE TARGET MODEL MODEL FILE`.
 
-It prints "ready" when all is loaded and compiled, and figures at the end.
+It prints a line with the number of rows when it starts and after each batch, and figures at the end. Everything is
+loaded and compiled before. The file keeps the cursor.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
 
-def main(source_url: str, target_url: str, source: str, target: str) -> None:
-    """Load, say so, map, and print figures."""
+def main(source_url: str, target_url: str, source_model: str, target_model: str, file: str) -> None:
+    """Load, map, and print figures."""
     from ea_jax.cli.runtime import start_jax
 
     start_jax()
     from ea_jax.batch import map_array
-    from ea_jax.integrations.stores import parse_store_url
-    from ea_jax.integrations.stores.opening import client_module
-    from ea_jax.loading import load_adapter
-    from ea_jax.registry.lookup import find_entry
-    from ea_jax.workflows.store_jobs import map_between_stores
+    from ea_jax.integrations.stores import open_store
+    from ea_jax.loading import load
+    from ea_jax.workflows.map_store import map_store
+    from ea_jax.workflows.store_jobs import open_target
 
-    entry = find_entry(source, target)
-    unit = np.eye(1000, entry.d_in, dtype=np.float32) + (np.arange(1000) >= entry.d_in)[:, None] / entry.d_in**0.5
-    map_array(load_adapter(entry), np.asarray(unit / np.linalg.norm(unit, axis=1, keepdims=True), np.float32))
-    for url in (source_url, target_url):
-        client_module(parse_store_url(url).engine)
-    print("ready", flush=True)
-    report = map_between_stores(source_url, target_url, entry).report
+    adapt = load(source_model, target_model)
+    unit = np.random.default_rng(0).normal(size=(1000, adapt.spec.d_in))
+    map_array(adapt, np.asarray(unit / np.linalg.norm(unit, axis=1, keepdims=True), np.float32))
+    with (
+        open_store(source_url) as source,
+        open_target(source, source.describe(), target_url, adapt.spec.d_out) as target,
+    ):
+        report = map_store(
+            source, target, lambda x: map_array(adapt, x), Path(file), advance=lambda n: print(n, flush=True)
+        )
     print(json.dumps(report._asdict()), flush=True)
 
 
