@@ -14,7 +14,6 @@ import argparse
 import importlib.metadata
 import itertools
 import json
-import os
 import random
 import signal
 import statistics
@@ -193,13 +192,12 @@ class Job:
         assert self.process.stdout.readline(), self.process.communicate()[1]
 
     def finish(self) -> Figures:
-        """Wait for the end, and return the figures, with the peak memory of the process."""
+        """Wait for the end, and return the figures."""
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         output, errors = self.process.stdout.read(), self.process.stderr.read()
-        _, code, usage = os.wait4(self.process.pid, 0)
-        assert code == 0, errors
-        return {**json.loads(output.splitlines()[-1]), "peak_mib": round(usage.ru_maxrss / 1024)}
+        assert self.process.wait() == 0, errors
+        return json.loads(output.splitlines()[-1])
 
 
 def kill_part(

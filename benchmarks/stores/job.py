@@ -32,7 +32,13 @@ def main(source_url: str, target_url: str, source_model: str, target_model: str,
         report = map_store(
             source, target, lambda x: map_array(adapt, x), Path(file), advance=lambda n: print(n, flush=True)
         )
-    print(json.dumps(report._asdict()), flush=True)
+    print(json.dumps({**report._asdict(), "peak_mib": peak_mib()}), flush=True)
+
+
+def peak_mib() -> int:
+    """Peak memory of this process. `ru_maxrss` would count that of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 if __name__ == "__main__":
