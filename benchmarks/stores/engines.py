@@ -85,7 +85,8 @@ def _chroma_server(folder: Path) -> Iterator[str]:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(folder), "--port", str(port)]
+    run = [sys.executable, "-c", "from chromadb.cli.cli import app; app()", "run", "--path", str(folder)]
+    run += ["--port", str(port)]
     with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             while True:
