@@ -36,6 +36,7 @@ from benchmarks.stores.data import BATCH_ROWS, SOURCE, TARGET, Rows, as_lists, f
 from benchmarks.stores.engines import CHROMA_SERVER, ENGINES, Engine, location
 from ea_jax.integrations.stores import Layout, Store, open_store
 from ea_jax.io.atomic import hold_lock
+from ea_jax.workflows.sample_store import find_held_out
 
 ROWS, QUERIES, K = 5_000, 1_000, 10
 SPEED_ROWS = {"qdrant": 5_000, "chroma": 5_000, "milvus": 5_000}  # of engines that write some 1,000 rows a second
@@ -134,11 +135,19 @@ def command(arguments: list[str]) -> str:
     return result.stdout.strip()
 
 
-def map_part(engine: Engine | None, rows: Rows, queries: Rows, where: str, expected: np.ndarray) -> Figures:
-    """Map MiniLM vectors to OpenAI's space from store to store, and search the result with native queries."""
-    truth = nearest(queries.vectors[TARGET], rows.vectors[TARGET], 1)[:, 0]
-    if engine is None:
-        return {"exact": recall(nearest(queries.vectors[TARGET], expected, K), truth)}
+def true_neighbors(rows: Rows, queries: Rows) -> np.ndarray:
+    """The row that each native query ranks first."""
+    return nearest(queries.vectors[TARGET], rows.vectors[TARGET], 1)[:, 0]
+
+
+def map_parquet(rows: Rows, queries: Rows, folder: Path) -> Figures:
+    """Map MiniLM vectors to OpenAI's space from file to file, and search the result with native queries."""
+    found = nearest(queries.vectors[TARGET], mapped_parquet(rows, folder), K)
+    return {"exact": recall(found, true_neighbors(rows, queries))}
+
+
+def map_store(engine: Engine, rows: Rows, queries: Rows, where: str, folder: Path) -> Figures:
+    """Map from store to store, and search the result as read back, and by the engine's own search."""
     source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
     fill(source, rows.arrow(SOURCE)).close()
     command(["map", source, target, "--source", SOURCE, "--target", TARGET])
@@ -146,33 +155,38 @@ def map_part(engine: Engine | None, rows: Rows, queries: Rows, where: str, expec
     with open_store(target) as store:
         table = read_rows(store)
         found = engine.search(store, queries.vectors[TARGET], K)
-    order = [place[i] for i in table.column("id").to_pylist()]
+    expected = mapped_parquet(rows, folder)
     vectors = np.empty_like(expected)
-    vectors[order] = numbers(table)
-    columns = {"text": rows.texts, "payload": rows.payloads}
+    vectors[[place[i] for i in table.column("id").to_pylist()]] = numbers(table)
+    truth = true_neighbors(rows, queries)
     return {
         "exact": recall(nearest(queries.vectors[TARGET], vectors, K), truth),
         "engine's search": recall([[place[i] for i in ids] for ids in found], truth),
-        **differences(table, rows.ids, columns, expected),
+        **differences(table, rows.ids, {"text": rows.texts, "payload": rows.payloads}, expected),
     }
 
 
-def fit_part(engine: Engine | None, rows: Rows, where: str) -> Figures:
-    """Fit on the store, and return the figures of its held-out queries."""
-    arguments = ["--source", "minilm-plus", "--target", TARGET, "--out", f"{where}/registry", "--flavor", "mine"]
-    if engine is None:
-        # `fit` samples a store in random order; the same order gives the same held-out queries.
-        order = np.argsort(np.random.default_rng(0).random(len(rows.ids)))
-        table = pa.table({"text": rows.texts, "y": as_lists(rows.vectors[TARGET])}).take(pa.array(order))
-        pq.write_table(table, Path(where) / "pairs.parquet")
-        url = f"{where}/pairs.parquet"
-    else:
-        url = engine.source.replace("{}", where)
-        fill(url, rows.arrow(TARGET)).close()
-    with TemporaryDirectory() as registry:
-        arguments[arguments.index("--out") + 1] = registry
-        entry = Path(command(["fit", url, *arguments]))
-        training = tomllib.loads((entry / "entry.toml").read_text())["training"]
+def fit_parquet(rows: Rows, folder: Path) -> Figures:
+    """Fit on a file of the rows that a fit on a store takes, in the order in which it samples them."""
+    order = np.argsort(np.random.default_rng(0).random(len(rows.ids)))
+    order = order[~find_held_out(list(map(str, rows.ids)))[order]]
+    table = pa.table({"text": rows.texts, "y": as_lists(rows.vectors[TARGET])}).take(pa.array(order))
+    pq.write_table(table, folder / "pairs.parquet")
+    return fit(str(folder / "pairs.parquet"), folder)
+
+
+def fit_store(engine: Engine, rows: Rows, where: str, folder: Path) -> Figures:
+    """Fit on a store."""
+    url = engine.source.replace("{}", where)
+    fill(url, rows.arrow(TARGET)).close()
+    return fit(url, folder)
+
+
+def fit(pairs: str, folder: Path) -> Figures:
+    """Run `ea-jax fit`, and return the figures of its held-out queries."""
+    arguments = ["--source", "minilm-plus", "--target", TARGET, "--flavor", "mine", "--out", str(folder / "registry")]
+    entry = Path(command(["fit", pairs, *arguments]))
+    training = tomllib.loads((entry / "entry.toml").read_text())["training"]
     return {
         "pairs": training["pairs"],
         "held_out_queries": training["held_out_queries"],
@@ -200,22 +214,21 @@ class Job:
         return json.loads(output.splitlines()[-1])
 
 
-def kill_part(
-    engine: Engine, rows: Rows, where: str, folder: str, expected: np.ndarray, times: int, earlier: Figures
-) -> Figures:
+def kill_jobs(engine: Engine, rows: Rows, where: str, folder: Path, times: int, earlier: Figures) -> Figures:
     """Kill jobs at random moments, rerun each to its end, and compare every row with an uninterrupted job's.
 
     Counts are added to those of earlier runs.
     """
     source = engine.source.replace("{}", where)
     fill(source, rows.arrow(SOURCE)).close()
+    expected = mapped_parquet(rows, folder)
     columns = {"text": rows.texts, "payload": rows.payloads}
     total: Figures = {}
     for kind, pattern in {"separate": engine.target, "sibling": engine.sibling}.items():
         if pattern is None:
             continue
         target = pattern.replace("{}", where)
-        file = Path(folder) / f"{kind}.json"
+        file = folder / f"{kind}.json"
         duration = Job(source, numbered(target, 0), file).finish()["seconds"]
         figures = dict(earlier.get(kind, {"kills": 0, "resumed": 0, "lost": 0, "doubled or foreign": 0, "wrong": 0}))
         moments = random.Random(figures["kills"])
@@ -248,22 +261,18 @@ def numbered(url: str, k: int) -> str:
     return url.replace("mapped", f"mapped{k}")
 
 
-def speed_part(engine: Engine, rows: Rows, turns: int) -> Figures:
+def measure_speed(engine: Engine, rows: Rows, where: str, folder: Path, turns: int) -> Figures:
     """Rows per second of a job, and of the engine's own bulk write of the same target rows, in turns."""
     written, jobs = [], []
-    with location(engine.name) as where, TemporaryDirectory() as folder:
-        target_rows = rows._replace(vectors={TARGET: mapped_parquet(rows, Path(folder))})
-        source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
-        fill(source, rows.arrow(SOURCE)).close()
-        for k in range(turns):
-            url = numbered(target, 2 * k)
-            with open_store(url, Layout(1536, "cosine", "integer")) as store:
-                batches = target_rows.batches(TARGET)
-                start = time.perf_counter()
-                engine.bulk(store, batches)
-                written.append(time.perf_counter() - start)
-            job = Job(source, numbered(target, 2 * k + 1), Path(folder) / f"{k}.json")
-            jobs.append(job.finish()["seconds"])
+    batches = rows._replace(vectors={TARGET: mapped_parquet(rows, folder)}).batches(TARGET)
+    source, target = (url.replace("{}", where) for url in (engine.source, engine.target))
+    fill(source, rows.arrow(SOURCE)).close()
+    for k in range(turns):
+        with open_store(numbered(target, 2 * k), Layout(batches[0].vectors.shape[1], "cosine", "integer")) as store:
+            start = time.perf_counter()
+            engine.bulk(store, batches)
+            written.append(time.perf_counter() - start)
+        jobs.append(Job(source, numbered(target, 2 * k + 1), folder / f"{k}.json").finish()["seconds"])
     bulk, job = statistics.median(written), statistics.median(jobs)
     n = len(rows.ids)
     return {
@@ -275,7 +284,7 @@ def speed_part(engine: Engine, rows: Rows, turns: int) -> Figures:
     }
 
 
-def memory_part(engine: Engine, rows: Rows) -> Figures:
+def measure_memory(engine: Engine, rows: Rows) -> Figures:
     """Peak memory of the mapping process by number of rows; texts and vectors repeat, ids do not."""
     figures: Figures = {}
     for n in MEMORY_ROWS:
@@ -334,27 +343,26 @@ def main() -> None:
 
 def measure(part: str, name: str, options: argparse.Namespace) -> Figures:
     """Run one part on one engine."""
-    engine = ENGINES.get(name)
-    default = SPEED_ROWS.get(name, FAST_ROWS) if part == "speed" else ROWS
-    rows, queries = real_rows(options.data, options.build, options.rows or default, QUERIES)
-    if part == "speed":
-        assert engine is not None
-        return speed_part(engine, rows, options.turns)
-    if part == "memory":
-        assert engine is not None
-        return memory_part(engine, rows)
-    with location(name) as where, TemporaryDirectory() as folder:
-        if part == "rows":
-            assert engine is not None
-            return contract(engine, rows, where)
-        if part == "fit":
-            return fit_part(engine, rows, where)
-        expected = mapped_parquet(rows, Path(folder))
-        if part == "map":
-            return map_part(engine, rows, queries, where, expected)
-        assert engine is not None
-        earlier = saved_results().get("figures", {}).get(part, {}).get(name, {}) if options.add else {}
-        return kill_part(engine, rows, where, folder, expected, options.times, earlier)
+    n = options.rows or (SPEED_ROWS.get(name, FAST_ROWS) if part == "speed" else ROWS)
+    rows, queries = real_rows(options.data, options.build, n, QUERIES)
+    with TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
+        if name == PARQUET:
+            return map_parquet(rows, queries, folder) if part == "map" else fit_parquet(rows, folder)
+        engine = ENGINES[name]
+        if part == "memory":
+            return measure_memory(engine, rows)
+        with location(name) as where:
+            if part == "rows":
+                return contract(engine, rows, where)
+            if part == "map":
+                return map_store(engine, rows, queries, where, folder)
+            if part == "fit":
+                return fit_store(engine, rows, where, folder)
+            if part == "speed":
+                return measure_speed(engine, rows, where, folder, options.turns)
+            earlier = saved_results().get("figures", {}).get(part, {}).get(name, {}) if options.add else {}
+            return kill_jobs(engine, rows, where, folder, options.times, earlier)
 
 
 def saved_results() -> Figures:
