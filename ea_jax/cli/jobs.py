@@ -85,7 +85,6 @@ def run_stores(
         raise BadInput("A job between stores takes one store as its input and one as its output.")
     source, target, flavor = names
     (entry,) = resolve_route([source, target], flavor)
-    logger.info(f"mapping with {entry.name}")
     with stdout_to_stderr():
         start_jax(device)
         from ea_jax.workflows.store_jobs import map_between_stores
@@ -103,7 +102,7 @@ def run_stores(
             show_progress=sys.stderr.isatty(),
         )
     skipped = f", {job.report.skipped:,} skipped" if job.report.skipped else ""
-    logger.info(f"{job.report.rows:,} rows written{skipped} in {job.report.seconds:.1f} s")
+    logger.info(f"{job.report.rows:,} rows written{skipped} in {job.report.seconds:.1f} s with {entry.name}")
     if job.published:
         public, current, previous = job.published
         command = [

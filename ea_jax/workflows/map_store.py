@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ea_jax.errors import BadInput, Conflict, describe_differences
 from ea_jax.integrations.stores.protocol import Column, Cursor, Store
-from ea_jax.integrations.stores.rows import vectors_to_numpy
+from ea_jax.integrations.stores.rows import check_widths, vectors_to_numpy
 from ea_jax.io.atomic import write_atomically
 
 MapFunction = Callable[[Any], Any]
@@ -145,10 +145,7 @@ def _load_state(job: Path, source: Store, target: Store, column: str, label: str
         raise BadInput(
             f"{source.url} is both source and target. A resumed job would map rows twice: write to a sibling."
         )
-    description = source.describe()
-    if description.other_widths:
-        widths = ", ".join(map(str, [description.width, *description.other_widths]))
-        raise BadInput(f"{source.url} holds vectors of the widths {widths}. Keep one model's vectors in a field.")
+    check_widths(source.describe())
     settings = {"source": str(source.url), "target": str(target.url), "column": column, "label": label}
     if not job.exists():
         return {"settings": settings, "cursor": None, "rows": 0, "skipped": 0, "done": False}

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32
 from ea_jax.embeddings import VectorRule, check_rows
 from ea_jax.errors import BadInput
 from ea_jax.integrations.stores import Description, open_store
-from ea_jax.integrations.stores.rows import vectors_to_numpy
+from ea_jax.integrations.stores.rows import check_widths, vectors_to_numpy
 from ea_jax.workflows.evaluate_entry import MAX_QUERIES, ROWS_PER_QUERY
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
@@ -184,9 +184,7 @@ def _fill_samples(url: str, samples: Sequence[_Sample], seed: int, advance: Call
     with open_store(url) as store:
         description = store.describe()
         where = description.url
-        if description.other_widths:
-            widths = ", ".join(map(str, sorted({description.width, *description.other_widths} - {None})))
-            raise BadInput(f"{where} holds vectors of the widths {widths}. Keep one model's vectors in a field.")
+        check_widths(description)
         for rows, _ in store.read(("id", "text", "vector"), BATCH_ROWS):
             keys, held_out = rng.random(len(rows)), find_held_out(rows.column("id").to_pylist())
             has_vector = pc.is_valid(rows.column("vector")).to_numpy(zero_copy_only=False)

@@ -16,7 +16,7 @@ from ea_jax.batch import map_array
 from ea_jax.embeddings import LENGTH_TOLERANCE
 from ea_jax.errors import BadInput, UnknownName
 from ea_jax.integrations.stores import Description, Layout, Published, Store, open_store, parse_store_url
-from ea_jax.integrations.stores.rows import vectors_to_numpy
+from ea_jax.integrations.stores.rows import check_widths, vectors_to_numpy
 from ea_jax.integrations.stores.urls import COLUMN_ENGINES
 from ea_jax.loading import load_adapter, load_quality_part, load_source_encoder
 from ea_jax.progress import progress_bar
@@ -188,6 +188,9 @@ def map_between_stores(
 
     with open_store(source_url) as source:
         description = source.describe()
+        if not description.rows:
+            raise BadInput(f"{source.url} has no rows to map.")
+        check_widths(description)
         if not texts and description.width not in (None, entry.d_in):
             raise BadInput(
                 f"{source.url} holds vectors of width {description.width}, but {entry.name} maps width {entry.d_in}. "

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import chromadb
 import httpx
 import numpy as np
+from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings
 from chromadb.errors import ChromaAuthError, ChromaError, NotFoundError
 
-from ea_jax.errors import BadInput, StoreUnavailable
+from ea_jax.errors import BadInput, EaJaxError, StoreUnavailable
 from ea_jax.integrations.stores.clients import release_client, share_client
 from ea_jax.integrations.stores.protocol import (
     COLUMNS,
@@ -192,7 +193,12 @@ def _connect(url: StoreUrl, create: bool) -> Any:
         return share_client(("chroma", url.location), lambda: _connect_server(url), _close_server)
     if not create and not (url.path / "chroma.sqlite3").exists():
         raise BadInput(f"{url.location} is not a folder of Chroma. For a server, use its address: chroma:http://")
-    return chromadb.PersistentClient(url.path, settings=Settings(anonymized_telemetry=False))
+    try:
+        return chromadb.PersistentClient(url.path, settings=Settings(anonymized_telemetry=False))
+    except BaseException:
+        # Otherwise the next client of this folder would get the half-started system.
+        SharedSystemClient._identifier_to_system.pop(str(url.path), None)
+        raise
 
 
 def _connect_server(url: StoreUrl) -> Any:
@@ -237,16 +243,36 @@ def _translate_errors(url: StoreUrl) -> Iterator[None]:
         yield
     except NotFoundError as error:
         raise BadInput(f"{url}: the collection no longer exists.") from error
-    except ChromaAuthError as error:
-        raise StoreUnavailable(
-            f"{url.location} rejects the token. Set CHROMA_TOKEN to a token with sufficient rights."
-        ) from error
     except httpx.TransportError as error:
         raise StoreUnavailable(f"{url.location} does not answer ({error}). Is the Chroma server running?") from error
-    except ValueError as error:
-        if "Could not connect" not in str(error):
-            raise
-        raise StoreUnavailable(f"{url.location} does not answer. Is the Chroma server running?") from error
     except (ChromaError, sqlite3.Error, PermissionError) as error:
+        if isinstance(error, ChromaAuthError):
+            raise _rejected(url) from error
         advice = "Another process may be writing to it, or the folder may be read-only."
         raise StoreUnavailable(f"{url}: Chroma failed: {error}. {advice}") from error
+    except EaJaxError:
+        raise
+    except Exception as error:  # answers that the client does not expect, such as those of a proxy
+        if "Could not connect to a Chroma server" in str(error):
+            raise StoreUnavailable(f"{url.location} does not answer. Is the Chroma server running?") from error
+        status = _http_status(error)
+        if status is None:
+            raise
+        if status in (401, 403):
+            raise _rejected(url) from error
+        raise StoreUnavailable(
+            f"{url.location} answers with the HTTP status {status}. Is it a Chroma server?"
+        ) from error
+
+
+def _rejected(url: StoreUrl) -> StoreUnavailable:
+    return StoreUnavailable(f"{url.location} rejects the token. Set CHROMA_TOKEN to a token with sufficient rights.")
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """Return the HTTP status that an error was raised for; None for other errors."""
+    while error is not None:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.status_code
+        error = error.__context__
+    return None

@@ -5,7 +5,7 @@ expire when it is cleaned up. A sibling is a further column. Its rows are writte
 merges, since each merge rewrites the column. Two renames in one commit publish it.
 """
 
-import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -332,5 +332,5 @@ def _translate_errors(url: StoreUrl) -> Iterator[None]:
     except EaJaxError:
         raise
     except (RuntimeError, OSError, ValueError) as error:
-        reason = json.dumps(str(error).strip().splitlines()[0])
+        reason = re.sub(r",? \S+\.rs:\d+:\d+", "", str(error).strip().splitlines()[0])  # places in its source code
         raise StoreUnavailable(f"{url}: LanceDB failed: {reason}. The folder may be damaged or read-only.") from error

@@ -309,7 +309,8 @@ def _translate_errors(url: StoreUrl) -> Iterator[None]:
             raise StoreUnavailable(f"{url.location} does not answer. Is the Milvus server running?") from error
         if "local milvus failed" in message:
             raise StoreUnavailable(
-                f"{url.location} cannot be opened. Milvus Lite allows one process at a time: does another one use it?"
+                f"{url.location} cannot be opened. Milvus Lite writes to it even to read, one process at a time: make "
+                "it writable, or end the other process."
             ) from error
         if "auth" in message.lower() or "permission" in message.lower():
             raise StoreUnavailable(

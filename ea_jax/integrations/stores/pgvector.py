@@ -235,7 +235,7 @@ class PgvectorStore(Store):
         if self.others:
             pairs = [sql.SQL("{}, {}").format(sql.Literal(n), sql.Identifier(n)) for n in self.others]
             parts.append(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs)))
-        joined = sql.SQL(" || ").join(parts) if parts else sql.SQL("'{{}}'::jsonb")
+        joined = sql.SQL(" || ").join(parts) if parts else sql.SQL("'{}'::jsonb")
         return sql.SQL("nullif({}, '{{}}'::jsonb)::text").format(joined)
 
     def write(self, rows: Any) -> None:

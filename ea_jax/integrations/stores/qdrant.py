@@ -281,7 +281,11 @@ def _translate_errors(url: StoreUrl) -> Iterator[None]:
         raise StoreUnavailable(f"{url}: Qdrant failed: {error}") from error
     except QdrantException as error:
         raise StoreUnavailable(f"{url}: Qdrant failed: {error}") from error
-    except (RuntimeError, PermissionError) as error:
+    except PermissionError as error:
+        raise StoreUnavailable(
+            f"{url.location} cannot be opened: {error}. Local Qdrant locks its folder even to read: make it writable."
+        ) from error
+    except RuntimeError as error:
         if "already accessed" not in str(error):
             raise StoreUnavailable(f"{url.location} cannot be opened: {error}") from error
         raise StoreUnavailable(

@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Float32
 
 from ea_jax.errors import BadInput, Conflict, UnknownName, suggest_names
-from ea_jax.integrations.stores.protocol import Column, IdType
+from ea_jax.integrations.stores.protocol import Column, Description, IdType
 
 # Names that clients, LangChain and LlamaIndex write, the most specific first.
 ID_FIELDS = ("id", "langchain_id", "pk", "_id", "node_id", "uuid")
@@ -54,6 +54,8 @@ def pick_vector(requested: str | None, available: Sequence[str], where: str) -> 
     """
     if requested is None and len(available) == 1:
         return available[0]
+    if requested and tuple(available) == ("",):
+        raise BadInput(f"{where} has no vector field {requested!r}, but one vector without a name. Omit ?vector=.")
     name = pick_field("vector", requested, VECTOR_FIELDS, available, where)
     if name is None:
         problem = f"several vector fields: {', '.join(available)}. Name one: ?vector=" if available else "no vectors."
@@ -233,6 +235,17 @@ def check_width(requested: int, width: int | None, where: str) -> None:
     """
     if width is not None and requested != width:
         raise Conflict(f"{where} exists and holds vectors of width {width}, not {requested}. Choose another name.")
+
+
+def check_widths(description: Description) -> None:
+    """Check that all vectors of a store have one width.
+
+    Raises:
+        BadInput: They have several.
+    """
+    if description.other_widths:
+        widths = ", ".join(map(str, sorted({description.width, *description.other_widths} - {None})))
+        raise BadInput(f"{description.url} holds vectors of the widths {widths}. Keep one model's vectors in a field.")
 
 
 def split_range(n: int, size: int) -> Iterator[slice]:

@@ -23,6 +23,8 @@ EXAMPLES = {
 _FIELDS = ("text", "vector", "id", "payload")
 _OPTIONS = {
     **dict.fromkeys(EXAMPLES, _FIELDS),
+    "qdrant": ("text", "vector"),
+    "chroma": ("text",),
     "postgresql": (*_FIELDS, "collection"),
     "faiss": ("text", "id", "texts"),
 }

@@ -2,13 +2,16 @@
 
 import fcntl
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import uuid
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +19,8 @@ import pytest
 
 from ea_jax.errors import BadInput, MissingDependency, StoreUnavailable, UnknownName
 from ea_jax.integrations.stores import Layout, is_store_url, open_store, opening, parse_store_url
+from ea_jax.workflows.map_store import map_store
+from tests.conftest import write_toy_registry
 from tests.integrations.stores.conftest import WIDTH, assert_same_rows, make_rows, make_store, need, read_all, to_lists
 
 
@@ -73,22 +78,27 @@ def test_a_server_that_is_down_is_unavailable(engine):
         open_store(f"{address}#docs")
 
 
-def test_qdrant_rejects_a_wrong_key():
-    need("qdrant")
+@pytest.mark.parametrize(("engine", "variable"), [("qdrant", "QDRANT_API_KEY"), ("chroma", "CHROMA_TOKEN")])
+def test_servers_reject_a_wrong_key(engine, variable):
+    need(engine)
 
     class Reject(BaseHTTPRequestHandler):
         def do_GET(self):
+            body = b'{"error": "Unauthorized", "message": "invalid credentials"}'
             self.send_response(401)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *args):
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Reject)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
-        with pytest.raises(StoreUnavailable, match=r"rejects the API key\. Set QDRANT_API_KEY"):
-            open_store(f"qdrant:http://127.0.0.1:{server.server_port}#docs")
+        with pytest.raises(StoreUnavailable, match=f"rejects the (API key|token). Set {variable} to"):
+            open_store(f"{engine}:http://127.0.0.1:{server.server_port}#docs")
     finally:
         server.shutdown()
         server.server_close()
@@ -175,13 +185,49 @@ def test_a_locked_sqlite_file_is_unavailable(folder):
         other.execute("rollback")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to read-only files")
-def test_a_read_only_sqlite_file_is_unavailable(folder):
-    need("sqlite-vec")
-    make_store(f"sqlite-vec:{folder}/docs.db#docs", make_rows(5)).close()
-    (folder / "docs.db").chmod(0o444)
-    with open_store(f"sqlite-vec:{folder}/docs.db#docs") as store, pytest.raises(StoreUnavailable, match="readonly"):
-        store.write(make_rows(5))
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Make a folder read-only. Root can write to it, so become another user."""
+    files, user = [folder, *folder.rglob("*")], os.geteuid()
+    modes = [path.stat().st_mode for path in files]
+    for path, mode in zip(files, modes, strict=True):
+        path.chmod(mode & ~0o222 | 0o444)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in zip(files, modes, strict=True):
+            path.chmod(mode)
+
+
+@pytest.mark.filterwarnings("ignore:.*[.]lock:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("engine", "place", "reads"),
+    [
+        ("qdrant", "qdrant#docs", False),
+        ("chroma", "chroma#docs", False),
+        ("lancedb", "lancedb#docs", True),
+        ("faiss", "docs.faiss", True),
+        ("sqlite-vec", "docs.db#docs", True),
+    ],
+)
+def test_a_read_only_folder_is_unavailable(engine, place, reads, folder):
+    need(engine)
+    rows, url = make_rows(5), f"{engine}:{folder}/{place}"
+    make_store(url, rows).close()
+    folder.chmod(0o755)
+    with read_only(folder):
+        if reads:
+            with open_store(url) as store:
+                assert_same_rows(read_all(store), rows)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"read-?only|writable") as caught, open_store(url) as store:
+                store.write(make_rows(5, seed=1))
+            assert str(caught.value).count("\n") == 0
+    with open_store(url) as store:
+        assert_same_rows(read_all(store), rows)
 
 
 @pytest.mark.filterwarnings(
@@ -245,6 +291,149 @@ def test_mixed_widths_are_counted_but_not_read(engine, folder, request):
         assert (description.width, description.other_widths) == (WIDTH, {5: 3})
         with pytest.raises(BadInput, match=r"row '2\d' has a vector of width 5 among"):
             list(store.read(("id", "vector")))
+
+
+def url_with(url: str, option: str) -> str:
+    before, mark, name = url.partition("#")
+    return f"{before}{'&' if '?' in before else '?'}{option}{mark}{name}"
+
+
+@pytest.fixture
+def run(ea, tmp_path, monkeypatch):
+    """Run a command that must fail, and return its message of one line."""
+    monkeypatch.setenv("EA_JAX_REGISTRY", str(write_toy_registry(tmp_path / "registry")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+    def fail(name: str, *stores: str) -> str:
+        code, out, err = ea(name, *stores, *(() if name == "check" else ("--source", "toy-a", "--target", "toy-b")))
+        assert (code, out) == (1, "")
+        assert err.startswith("ea-jax: ")
+        assert err.count("\n") == 1
+        return err
+
+    return fail
+
+
+def test_every_bad_name_is_one_sentence(engine, run):
+    url, target = engine.url("docs"), engine.url("mapped")
+    assert re.search(r"does not exist|is not a folder|has no (table|pgvector)", run("map", url, target))
+    make_store(url, make_rows(20, 8)).close()
+    for command, stores in (("check", ()), ("fit", ()), ("eval", ()), ("map", (target,))):
+        assert re.search(
+            r"'dosc'. Did you mean docs|'dosc'. Known|does not exist", run(command, engine.url("dosc"), *stores)
+        )
+        assert "'txet'" in run(command, url_with(url, "text=txet"), *stores)
+    for option in ("vector", "id"):
+        assert re.search(
+            r"no (option|(id|vector) field) '|cannot be the id", run("check", url_with(url, f"{option}=x"))
+        )
+    with pytest.raises((UnknownName, BadInput)):
+        open_store(target)
+
+
+def test_an_empty_store_is_one_sentence(engine, run, ea):
+    url, target = engine.url("docs"), engine.url("mapped")
+    with open_store(url, create=Layout(8)) as store:
+        store.flush()
+    for command, stores in (("fit", ()), ("eval", ()), ("map", (target,))):
+        assert re.search("has no rows|does not exist", run(command, url, *stores))  # FAISS writes no empty file
+    with pytest.raises((UnknownName, BadInput)):
+        open_store(target)
+
+
+@pytest.mark.parametrize("engine", ["lancedb", "sqlite-vec", "postgresql"])
+def test_mixed_widths_are_one_sentence(engine, run, folder, request):
+    need(engine)
+    url = mixed_store(engine, folder, request.getfixturevalue("postgres") if engine == "postgresql" else "")
+    target = {"lancedb": url_with(url, "vector=mapped"), "sqlite-vec": url.replace("#docs", "#mapped")}
+    for command, stores in (("fit", ()), ("eval", ()), ("map", (target.get(engine, url_with(url, "vector=mapped")),))):
+        assert f"holds vectors of the widths 5, {WIDTH}" in run(command, url, *stores)
+    with pytest.raises((UnknownName, BadInput)):
+        open_store(target.get(engine, url_with(url, "vector=mapped")))
+
+
+def test_a_row_without_a_text_is_named(engine, tmp_path):
+    rows = make_rows(20)
+    texts = pa.array([None, *rows.column("text").to_pylist()[1:]], pa.string())
+    with (
+        make_store(engine.url("docs"), rows.set_column(1, "text", texts)) as store,
+        open_store(f"sqlite-vec:{tmp_path}/mapped.db#docs", create=Layout(4)) as target,
+    ):
+        first = rows.column("id")[0].as_py()
+        with pytest.raises(BadInput, match=f"row '{first}' has no text. Complete or delete it, or skip such rows"):
+            map_store(store, target, lambda texts: np.ones((len(texts), 4)), tmp_path / "job.json", column="text")
+        report = map_store(
+            store,
+            target,
+            lambda texts: np.ones((len(texts), 4)),
+            tmp_path / "job.json",
+            column="text",
+            incomplete="skip",
+        )
+        assert (report.rows, report.skipped) == (19, 1)
+
+
+def sparse_store(engine: str, folder: Path, postgres: str) -> str:
+    """Make a store of 20 rows, of which the second has no vector."""
+    vectors: list = [np.eye(8, dtype=np.float32)[i % 8] for i in range(20)]
+    vectors[1] = None
+    if engine == "qdrant":
+        from qdrant_client import QdrantClient, models
+
+        with closing(QdrantClient(path=str(folder))) as client:
+            params = models.VectorParams(size=8, distance=models.Distance.COSINE)
+            client.create_collection("docs", {"dense": params})
+            points = [
+                models.PointStruct(
+                    id=i, vector={} if v is None else {"dense": v.tolist()}, payload={"text": f"text {i}"}
+                )
+                for i, v in enumerate(vectors)
+            ]
+            client.upsert("docs", points)
+        return f"qdrant:{folder}#docs"
+    if engine == "lancedb":
+        import lancedb
+
+        column = pa.array(vectors, pa.list_(pa.float32(), 8))
+        ids, texts = list(map(str, range(20))), [f"text {i}" for i in range(20)]
+        lancedb.connect(folder).create_table("docs", pa.table({"id": ids, "text": texts, "dense": column}))
+        return f"lancedb:{folder}#docs"
+    if engine == "sqlite-vec":
+        from ea_jax.integrations.stores.sqlite_vec import _connect
+
+        url = f"sqlite-vec:{folder}/docs.db#docs"
+        with closing(_connect(parse_store_url(url))) as connection:
+            connection.execute("create table docs (id integer primary key, text text, embedding blob)")
+            for i, vector in enumerate(vectors):
+                blob = None if vector is None else vector.tobytes()
+                connection.execute("insert into docs values (?, ?, ?)", (i, f"text {i}", blob))
+            connection.commit()
+        return url
+    import psycopg
+
+    table = f"docs_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("create extension if not exists vector")
+        connection.execute(f"create table {table} (id int primary key, text text, embedding vector(8))")
+        for i, vector in enumerate(vectors):
+            value = None if vector is None else str(vector.tolist())
+            connection.execute(f"insert into {table} values (%s, %s, %s)", (i, f"text {i}", value))
+    return f"{postgres}#{table}"
+
+
+@pytest.mark.parametrize("engine", ["qdrant", "lancedb", "sqlite-vec", "postgresql"])
+def test_a_row_without_a_vector_is_named(engine, run, ea, folder, tmp_path, request):
+    need(engine)
+    url = sparse_store(engine, folder, request.getfixturevalue("postgres") if engine == "postgresql" else "")
+    target = f"sqlite-vec:{tmp_path}/mapped.db#docs"
+    assert "row '1' has no vector. Complete or delete it" in run("map", url, target)
+    names = ("--source", "toy-a", "--target", "toy-b")
+    code, _, err = ea("map", url, target, *names, "--on-error", "skip")
+    assert (code, "19 rows written, 1 skipped" in err) == (0, True)
+    code, out, _ = ea("check", url)
+    assert code == 0
+    assert re.search(r"warning +no vector +1 row have a vector|warning +no vector +1 row have no vector", out)
 
 
 def test_qdrant_ids_must_be_integers_or_uuids(folder):
