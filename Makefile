@@ -43,6 +43,7 @@ bench: .venv/bench  ## Run every benchmark; takes hours.
 	$(BIN)/python -m benchmarks.fit $(DATA) build --confidence
 	$(BIN)/python -m benchmarks.fit $(DATA) build --time
 	$(BIN)/python -m benchmarks.fit.layers $(DATA) build
+	$(BIN)/python -m benchmarks.retrieval.own_index $(DATA) build
 	$(BIN)/python -m benchmarks.retrieval.routes $(DATA) build
 	$(BIN)/python -m benchmarks.data.identify $(DATA) build
 	$(BIN)/python -m benchmarks.speed.adapter

@@ -44,6 +44,12 @@ def own_index(measured: Measured) -> str:
     return own_table(measured["learning_curves"]["figures"])
 
 
+def own_index_in_a_store(measured: Measured) -> str:
+    from benchmarks.retrieval.own_index import table
+
+    return table(measured)
+
+
 def fit_confidence(measured: Measured) -> str:
     part = measured["confidence"]
     rows = [(name, f"{f['mean']:.3f}", f"{f['spread']:.3f}") for name, f in part["figures"].items()]
@@ -170,6 +176,7 @@ def stores(measured: Measured) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JSON file, and the table
     "own index": ("fit", own_index),
+    "own index in a store": ("own_index", own_index_in_a_store),
     "fit": ("fit", fit_learning_curves),
     "fit confidence": ("fit", fit_confidence),
     "fit time": ("fit", fit_time),
