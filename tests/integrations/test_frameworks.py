@@ -131,7 +131,8 @@ def test_haystack(query, store):
         assert 0 <= output["query"]["meta"]["confidence"] <= 1
         check([document.embedding for document in output["documents"]["documents"]], store)
         assert all(document.embedding is None for document in documents)
-    embedder = EaJaxDocumentEmbedder(**NAMES, meta_fields_to_embed=["title"], embedding_separator=" ")
+    embedder = EaJaxDocumentEmbedder(**NAMES, meta_fields_to_embed=["title"], embedding_separator=" ", suffix="")
+    assert EaJaxDocumentEmbedder.from_dict(embedder.to_dict()).arguments() == embedder.arguments()
     titled = [Document(content="words", meta={"title": "two"})]
     check(asyncio.run(embedder.run_async(titled))["documents"][0].embedding, store[1])
     check(asyncio.run(EaJaxTextEmbedder(**NAMES).run_async(TEXTS[0]))["embedding"], query[0])

@@ -4,27 +4,24 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from haystack import Document, component, default_from_dict, default_to_dict  # pyright: ignore[reportMissingImports] (extra: haystack)
+from haystack import Document, component  # pyright: ignore[reportMissingImports] (extra: haystack)
 
-from ea_jax.integrations.adapted_encoder import AdaptedEncoder, Names
-from ea_jax.integrations.shared import shared_encoder
+from haystack_integrations.components.embedders.ea_jax.embedder import Embedder
 
 
 @component
-class EaJaxDocumentEmbedder:
-    """Embeds documents locally in another model's space. A pipeline stores these arguments and no parameters."""
+class EaJaxDocumentEmbedder(Embedder):
+    """Embeds documents locally in another model's space. A pipeline stores the arguments and no parameters."""
 
     def __init__(
         self,
         source: str,
         target: str,
         flavor: str | None = None,
-        registry: str | None = None,
-        dimensions: int | None = None,
-        prefix: str = "",
-        suffix: str = "",
+        *,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
+        **options: Any,
     ) -> None:
         """Store the names; `warm_up` or the first run loads the encoder.
 
@@ -32,40 +29,17 @@ class EaJaxDocumentEmbedder:
             source: Local model, by id or alias.
             target: Model whose space the embeddings are in, by id or alias.
             flavor: Name of one adapter of the pair. If None, `small` or the only one.
-            registry: Registry folder. If None, all registries.
-            dimensions: Number of leading dimensions to keep, for a Matryoshka target. If None, all.
-            prefix: Text added before each document.
-            suffix: Text added after each document.
             meta_fields_to_embed: Names of metadata that are embedded before the content.
             embedding_separator: Text between the metadata and the content.
+            options: The other arguments of EaJaxTextEmbedder.
         """
-        self.names, self.dimensions = Names(source, target, flavor, registry), dimensions
-        self.prefix, self.suffix = prefix, suffix
+        Embedder.__init__(self, source, target, flavor, **options)  # Haystack replaces the class that super() means
         self.meta_fields_to_embed, self.embedding_separator = list(meta_fields_to_embed or []), embedding_separator
 
-    @property
-    def adapted(self) -> AdaptedEncoder:
-        """The adapted encoder, shared by all components with the same names."""
-        return shared_encoder(*self.names)
-
-    def warm_up(self) -> None:
-        """Load the encoder."""
-        _ = self.adapted
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the arguments of the constructor."""
-        fields = self.names._asdict() | {"dimensions": self.dimensions, "prefix": self.prefix, "suffix": self.suffix}
-        return default_to_dict(
-            self,
-            **fields,
-            meta_fields_to_embed=self.meta_fields_to_embed,
-            embedding_separator=self.embedding_separator,
-        )
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "EaJaxDocumentEmbedder":
-        """Create the component from its serialized arguments."""
-        return default_from_dict(cls, data)
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        own = {"meta_fields_to_embed": self.meta_fields_to_embed, "embedding_separator": self.embedding_separator}
+        return Embedder.arguments(self) | own
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     def run(self, documents: list[Document]) -> dict[str, Any]:
