@@ -22,8 +22,8 @@ class BatchLimits:
     Attributes:
         texts: Largest number of texts in a batch.
         waiting: Largest number of waiting texts. Further requests are refused.
-        seconds: Time for which a batch waits for more texts, if the batch before it had texts of several requests.
-            A single client never waits.
+        seconds: A batch waits until no text arrives for this time, if the batch before it had texts of several
+            requests. A single client never waits.
     """
 
     texts: int = 32
@@ -116,11 +116,18 @@ class Batcher:
                     return
                 self._arrived.clear()
                 await self._arrived.wait()
-            if self._crowded and self.waiting < self.limits.texts:
-                await asyncio.sleep(self.limits.seconds)
+            if self._crowded:
+                await self._wait_for_more()
             batch = self._take()
             if batch:
                 await self._run_batch(batch)
+
+    async def _wait_for_more(self) -> None:
+        """Wait while texts arrive: clients that were answered together share the next batch too."""
+        before = -1
+        while before < self.waiting < self.limits.texts:
+            before = self.waiting
+            await asyncio.sleep(self.limits.seconds)
 
     def _take(self) -> list[tuple[_Job, Sequence[str]]]:
         """Take the next batch. Every request contributes texts, so that short ones do not wait for long ones."""

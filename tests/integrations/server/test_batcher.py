@@ -146,3 +146,16 @@ def test_close_answers_accepted_requests():
             await batcher.submit("a", ["x"])
 
     asyncio.run(main())
+
+
+def test_a_batch_waits_while_texts_arrive():
+    async def scenario(batcher, _):
+        async def client(number):
+            for turn in range(3):
+                await batcher.submit("a", [f"{number}.{turn}"])
+                await asyncio.sleep(0.002 * number)  # answered together, but the next requests come one by one
+
+        await asyncio.gather(*(client(number) for number in range(8)))
+
+    _, compute = run(scenario, BatchLimits(seconds=0.1))
+    assert sorted(map(len, compute.batches))[-2:] == [8, 8]
