@@ -14,6 +14,7 @@ from ea_jax.integrations.server.vocabulary import find_vocabulary
 from ea_jax.loading import load_source_encoder, resolve_entry
 from ea_jax.registry.spaces import find_space
 
+KEEP_ALIVE = 75  # seconds; uvicorn's 5 equal the time for which httpx, and so openai-python, reuses a connection
 GRACE = 30  # seconds to answer accepted requests on shutdown
 
 
@@ -70,6 +71,7 @@ def serve(load: Callable[[], Catalog], config: ServerConfig, address: Address) -
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
         )
     )

@@ -12,6 +12,7 @@ import uvicorn
 
 from ea_jax.integrations.server.app import ServerConfig, create_app
 from ea_jax.integrations.server.models import Catalog, ServedModel, make_catalog
+from ea_jax.integrations.server.run import KEEP_ALIVE
 
 TEXTS = ["where can I get a hamburger", "two words", "the quick brown fox", "hamburger"]
 
@@ -20,7 +21,8 @@ TEXTS = ["where can I get a hamburger", "two words", "the quick brown fox", "ham
 def running(load, config: ServerConfig | None = None, ready: bool = True) -> Iterator[str]:
     """Run a server. Yields its base URL without `/v1`."""
     app = create_app(load, config or ServerConfig(warm=False))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=10))
+    limits = {"timeout_graceful_shutdown": 10, "timeout_keep_alive": KEEP_ALIVE}
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", **limits))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
