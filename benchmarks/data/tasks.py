@@ -81,6 +81,12 @@ def shipped(task: Task, data: Path, build: Path) -> Split:
     corpus = corpus_of(task, data, build)
     if task.set != SPLIT_SET:
         return _split(task, corpus, np.arange(len(corpus)), {})
+    tests, held_out = standard_tests(corpus, data)
+    return _split(task, corpus, np.setdiff1d(np.arange(len(corpus)), held_out), tests)
+
+
+def standard_tests(corpus: Corpus, data: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Rows of the queries and the corpus of each test set of the standard split, and all rows that no fit may take."""
     split = split_module(data)
     parts = split.standard_split(split.rows(SPLIT_SET))
     first = corpus.file == SPLIT_SET
@@ -89,8 +95,7 @@ def shipped(task: Task, data: Path, build: Path) -> Split:
         return np.flatnonzero(first & np.isin(corpus.row, parts[part]))
 
     tests = {IN_DOMAIN: (at("in_query"), at("in_corpus")), ACROSS: (at("across_query"), at("across_corpus"))}
-    held_out = np.concatenate([at("in_query"), *tests[ACROSS]])
-    return _split(task, corpus, np.setdiff1d(np.arange(len(corpus)), held_out), tests)
+    return tests, np.concatenate([at("in_query"), *tests[ACROSS]])
 
 
 def measured(task: Task, data: Path, build: Path) -> Split:
