@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.architectures.layers import ACTIVATIONS, Dense, attend, padding_bias, positions
+from ea_jax.encoders.architectures.layers import ACTIVATIONS, Dense, apply_layer, attend, padding_bias, positions
 from ea_jax.encoders.architectures.weights import WeightMap, dense_names, norm_names, read_config
 
 ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
@@ -125,7 +125,7 @@ class Bert(nn.Module):
             bias += jnp.moveaxis(relative(relative_bucket(position, c.buckets)), -1, 1)
         states = [x]
         for i in range(depth):
-            states.append(Layer(c, name=f"layer_{i}")(states[-1], bias))
+            states.append(apply_layer(self, f"layer_{i}", Layer(c, parent=None), states[-1], bias))
         return states
 
 

@@ -1,6 +1,7 @@
 """Layers that the architectures share. Shapes: b texts, t tokens, h heads, g key heads, c width of a head, d width."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,6 +34,35 @@ class Dense(nn.Module):
         if not self.use_bias:
             return y
         return y + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.features,)), y.shape)
+
+
+def apply_layer(parent: nn.Module, name: str, layer: nn.Module, *inputs: Array) -> Any:
+    """Apply a layer whose parameters the parent has under `name`.
+
+    Linen traces every submodule anew. Here equal layers of a model share one trace for each shape, and one function of
+    the lowered program, which XLA inlines.
+
+    Args:
+        parent: The module that calls this in its compact method.
+        name: Name of the layer's parameters.
+        layer: The layer, created with `parent=None`.
+        inputs: Arguments of its call.
+    """
+    if parent.has_variable("params", name):
+        params = parent.get_variable("params", name)
+    else:
+        params = parent.param(name, lambda key: _init_layer(layer, key, *inputs))
+    return _apply_layer(layer, params, *inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init_layer(layer: nn.Module, key: Array, *inputs: Array) -> Any:
+    return layer.init(key, *inputs)["params"]
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply_layer(layer: nn.Module, params: Any, *inputs: Array) -> Any:
+    return layer.apply({"params": params}, *inputs)
 
 
 def positions(mask: Int[Array, "b t"]) -> Int[Array, "b t"]:

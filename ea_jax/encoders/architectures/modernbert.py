@@ -11,7 +11,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.architectures.layers import ACTIVATIONS, MASKED, Dense, attend, padding_bias, positions, rotate
+from ea_jax.encoders.architectures.layers import (
+    ACTIVATIONS,
+    MASKED,
+    Dense,
+    apply_layer,
+    attend,
+    padding_bias,
+    positions,
+    rotate,
+)
 from ea_jax.encoders.architectures.weights import WeightMap, dense_names, norm_names, read_config
 
 SIZES = {
@@ -73,15 +82,16 @@ class Layer(nn.Module):
     """Attention and gated feed-forward, each on a normalized input; the first layer's input is normalized already."""
 
     config: ModernBertConfig
-    index: int
+    local: bool
+    first: bool
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], bias: Float[Array, "b h tt t"], position: Int[Array, "b t"]
     ) -> Float[Array, "b t d"]:
-        c, local = self.config, self.config.local[self.index]
-        theta = c.local_theta if local else c.theta
-        normed = _norm(c, "attention_norm")(x) if self.index else x
+        c = self.config
+        theta = c.local_theta if self.local else c.theta
+        normed = x if self.first else _norm(c, "attention_norm")(x)
         qkv = Dense(3 * c.hidden_size, c.attention_bias, name="qkv")(normed)
         q, k, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * c.num_attention_heads, -1), 3, axis=2)
         mixed = attend(rotate(q, position, theta), rotate(k, position, theta), v, bias)
@@ -107,7 +117,8 @@ class ModernBert(nn.Module):
         nearby = everywhere + jnp.where(distance <= c.radius, 0.0, MASKED)[:, None]
         states = [_norm(c, "norm")(nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids))]
         for i in range(depth):
-            states.append(Layer(c, i, name=f"layer_{i}")(states[-1], nearby if c.local[i] else everywhere, position))
+            layer, bias = Layer(c, c.local[i], first=i == 0, parent=None), nearby if c.local[i] else everywhere
+            states.append(apply_layer(self, f"layer_{i}", layer, states[-1], bias, position))
         if depth == c.num_hidden_layers:
             states[-1] = _norm(c, "final_norm")(states[-1])
         return states

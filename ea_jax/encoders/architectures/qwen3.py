@@ -11,7 +11,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ea_jax.encoders.architectures.layers import ACTIVATIONS, MASKED, Dense, attend, padding_bias, positions, rotate
+from ea_jax.encoders.architectures.layers import (
+    ACTIVATIONS,
+    MASKED,
+    Dense,
+    apply_layer,
+    attend,
+    padding_bias,
+    positions,
+    rotate,
+)
 from ea_jax.encoders.architectures.weights import WeightMap, dense_names, norm_names, read_config
 
 SIZES = {
@@ -102,7 +111,7 @@ class Qwen3(nn.Module):
         bias = padding_bias(mask) + causal[None, None]
         states = [nn.Embed(c.vocab_size, c.hidden_size, name="word")(ids)]
         for i in range(depth):
-            states.append(Layer(c, name=f"layer_{i}")(states[-1], bias, position))
+            states.append(apply_layer(self, f"layer_{i}", Layer(c, parent=None), states[-1], bias, position))
         if depth == c.num_hidden_layers:
             states[-1] = nn.RMSNorm(c.eps, name="norm")(states[-1])
         return states
