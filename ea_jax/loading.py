@@ -11,8 +11,7 @@ from ea_jax.adapters.adapter import Adapter, compose, truncate
 from ea_jax.adapters.quantization import dequantize
 from ea_jax.adapters.spec import PURPOSES, Purpose
 from ea_jax.compat.catalog import find_public_adapter
-from ea_jax.compat.importer import fetch_public_adapter
-from ea_jax.devices import fast_dtype
+from ea_jax.devices import fast_dtype, keep_compiled_programs
 from ea_jax.encoders.composite import load_composite
 from ea_jax.encoders.encoder import Encoder
 from ea_jax.encoders.load_folder import load_folder
@@ -137,6 +136,7 @@ def load_adapters(
     purposes, dtype = list(purposes), _check_dtype(dtype)
     for purpose in purposes:
         _check_purpose(purpose)
+    keep_compiled_programs()
     stored = load_params(entry.path / "params", entry.params, abstract_stored_params(entry.spec("store")))
     return {
         purpose: Adapter(entry.spec(purpose), _place(dequantize(select_purpose(stored, purpose), dtype), sharding))
@@ -194,6 +194,7 @@ def load_encoder(
     if long not in (None, *LONG):
         raise BadInput(f"long is {long!r}; it must be one of {', '.join(LONG)}.")
     dtype = _check_dtype(dtype)
+    keep_compiled_programs()
     if Path(name).is_dir():
         encoder = load_folder(Path(name), dim=dim, dtype=dtype)
     elif (space := find_space(str(name), root)).composite:
@@ -241,6 +242,8 @@ def resolve_entry(source: str, target: str, flavor: str | None = None, root: Roo
         listed = find_public_adapter(source, target, flavor) if root is None else None
         if listed is None:
             raise
+        from ea_jax.compat.importer import fetch_public_adapter  # takes time, and is rarely needed
+
         (entry,) = list_entries(fetch_public_adapter(listed).parent)
         return entry
 

@@ -11,6 +11,7 @@ import typer
 
 from ea_jax.cli import (
     about,
+    cache,
     catalog,
     drift,
     embed,
@@ -45,7 +46,22 @@ def _first_paragraph(command: Callable[..., Any]) -> str:
     return " ".join((getdoc(command) or "").split("\n\n")[0].split())
 
 
-for group in (embed, map, serve, drift, identify, pairs, fit, evaluate, catalog, remotes, publish, unpublish, about):
+for group in (
+    embed,
+    map,
+    serve,
+    drift,
+    identify,
+    pairs,
+    fit,
+    evaluate,
+    catalog,
+    remotes,
+    publish,
+    unpublish,
+    cache,
+    about,
+):
     for command, name in group.COMMANDS.items():
         app.command(name, short_help=_first_paragraph(command))(command)
 
