@@ -7,6 +7,7 @@ from typing import cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ea_jax.adapters.families import build
@@ -51,6 +52,10 @@ class Adapter:
             raise BadInput("The call lacks x. Pass the parameters first: `adapt(adapt.params, x)`.")
         check_embeddings(x, self.spec.d_in, self.spec.source)
         return forward(build(self.spec), params, x)
+
+    def warm(self, rows: int = 1) -> None:
+        """Compile the program for this number of rows, or read it from the compilation cache."""
+        jax.block_until_ready(self(self.params, np.zeros((rows, self.spec.d_in), np.float32)))
 
 
 def compose(first: Adapter, second: Adapter) -> Adapter:

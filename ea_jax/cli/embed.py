@@ -163,16 +163,19 @@ def _pipeline(entry, purpose, quality, min_confidence, batch_size, max_length, d
                 limit = f"{encode.spec.windows} windows of {limit}"
             logger.info(f"{sum(tokenized.truncated)} of {len(texts)} texts were cut at {limit}.")
         x = encode.embed(tokenized, batch_size, show_progress=sys.stderr.isatty())
-        y = np.asarray(adapt(adapt.params, x))
-        confidence = np.asarray(scorer(scorer.params, x).confidence) if scorer else None
+        if scorer:
+            y, scores = scorer.map_and_score(scorer.params, adapt, x)
+            y, confidence = np.asarray(y), np.asarray(scores.confidence)
+        else:
+            y, confidence = np.asarray(adapt(adapt.params, x)), None
         logger.debug(f"{len(texts)} texts embedded")
         for i, text in enumerate(texts):
-            scores: dict[str, Any] = {}
+            fields: dict[str, Any] = {}
             if confidence is not None:
-                scores["confidence"] = round(float(confidence[i]), 6)
+                fields["confidence"] = round(float(confidence[i]), 6)
                 if min_confidence is not None and confidence[i] < min_confidence:
-                    scores["route"] = "provider"
-            yield {"text": text, "embedding": [float(str(v)) for v in y[i]], **scores, **names}
+                    fields["route"] = "provider"
+            yield {"text": text, "embedding": [float(str(v)) for v in y[i]], **fields, **names}
 
     return run
 

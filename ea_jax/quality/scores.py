@@ -7,8 +7,10 @@ from typing import NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from ea_jax.adapters.adapter import Adapter, forward
 from ea_jax.adapters.families import build
 from ea_jax.adapters.spec import Spec
 from ea_jax.embeddings import check_embeddings, unit
@@ -159,6 +161,14 @@ def _features(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"
     return features(params, x, cast(Array, module.apply({"params": params["adapter"]}, jnp.asarray(x))))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _map_and_score(
+    spec: Spec, quality_spec: Spec, out: Params, params: Params, x: Float[ArrayIn, "*batch d_in"]
+) -> tuple[Float[Array, "*batch d_out"], Scores]:
+    y = forward(build(spec), params["adapter"] | out, x)
+    return y, _scores(build(replace(quality_spec, unit_norm=False)), params, x)
+
+
 @partial(jax.jit, static_argnums=0)
 def _scores(module: nn.Module, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Scores:
     d = _distances(params, x)
@@ -200,6 +210,29 @@ class Quality:
             raise BadInput("The call lacks x. Pass the parameters first: `quality(quality.params, x)`.")
         check_embeddings(x, self.spec.d_in, self.spec.source)
         return _scores(build(replace(self.spec, unit_norm=False)), params, x)
+
+    def map_and_score(
+        self, params: Params, adapt: Adapter, x: Float[ArrayIn, "*batch d_in"]
+    ) -> tuple[Float[Array, "*batch d_out"], Scores]:
+        """Map source embeddings and score them in one program, which computes the layers that both need once.
+
+        Args:
+            params: The parameters of the quality part.
+            adapt: The adapter of the same entry, for either purpose. Only its output layer is read.
+            x: Source embeddings.
+
+        Raises:
+            BadInput: The adapter is another entry's, or x does not fit.
+        """
+        if replace(adapt.spec, purpose=self.spec.purpose) != self.spec:
+            raise BadInput("The adapter is not that of the quality part. Load both from the same entry.")
+        check_embeddings(x, self.spec.d_in, self.spec.source)
+        out = {} if adapt.spec == self.spec or "out" not in adapt.params else {"out": adapt.params["out"]}
+        return _map_and_score(adapt.spec, self.spec, out, params, x)
+
+    def warm(self, rows: int = 1) -> None:
+        """Compile the program for this number of rows, or read it from the compilation cache."""
+        jax.block_until_ready(self(self.params, np.zeros((rows, self.spec.d_in), np.float32)))
 
     def features(self, params: Params, x: Float[ArrayIn, "*batch d_in"]) -> Float[Array, "*batch f"]:
         """Predictors of the adapter's error, in the order of `FEATURES`."""

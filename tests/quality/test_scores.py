@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ea_jax.errors import BadInput
-from ea_jax.loading import load_quality
+from ea_jax.loading import load, load_quality
 from ea_jax.quality.interpret import interpret_quality
 from ea_jax.quality.scores import Quality
 from ea_jax.registry.locations import BUNDLED
@@ -206,3 +206,22 @@ def test_vectors_of_another_model_are_novel_to_bundled_adapters(source, other): 
     scores = ours(ours.params, references(theirs))
     assert np.asarray(scores.confidence).max() < 0.1
     assert np.asarray(scores.novelty).mean() > 0.9
+
+
+@pytest.mark.parametrize("purpose", ["store", "query"])
+def test_vectors_and_scores_of_one_program_are_those_of_two(toy_root, purpose):
+    adapt, quality = (
+        load("toy-a", "toy-b", purpose=purpose, root=toy_root),
+        load_quality("toy-a", "toy-b", root=toy_root),
+    )
+    x = unit_rows(np.random.default_rng(0), 7, 8)
+    y, scores = quality.map_and_score(quality.params, adapt, x)
+    np.testing.assert_allclose(y, adapt(adapt.params, x), atol=1e-6)
+    for joint, alone in zip(scores, quality(quality.params, x), strict=True):
+        np.testing.assert_allclose(joint, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_of_another_entry_are_not_scored(toy_root):
+    quality = load_quality("toy-a", "toy-b", root=toy_root)
+    with pytest.raises(BadInput, match="not that of the quality part"):
+        quality.map_and_score(quality.params, load("minilm", "wordllama"), np.zeros((1, 8), np.float32))
