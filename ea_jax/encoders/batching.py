@@ -12,6 +12,7 @@ from jaxtyping import Int
 from ea_jax.typing import ArrayIn
 
 LENGTHS = (12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
+STEP = 4  # ratio of the numbers of rows of small batches
 
 
 class Tokens(NamedTuple):
@@ -61,7 +62,7 @@ def make_batches(
 
     Yields:
         Indices into `ids`, and the padded tokens of these texts. All batches of one length have the same number of
-        rows, except when all texts fit into one batch: then it is padded to a power of two.
+        rows, unless all texts would fit into one batch: then the numbers of rows are powers of `STEP`.
     """
     order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
     first_short = next((i for i, row in enumerate(order) if len(ids[row]) <= max_tokens), len(order))
@@ -70,10 +71,30 @@ def make_batches(
     while start < len(order):
         length = padded_length(max(len(ids[order[start]]), 1), max_tokens)
         full = max(1, min(budget // length, max_rows))
-        rows = order[start : start + full]
-        count = min(full, _next_power_of_two(len(rows))) if len(order) < full else full
+        count = full if len(order) >= full else _row_count(len(order) - start, full)
+        rows = order[start : start + count]
         yield rows, _pad([ids[row] for row in rows], count, length, pad_id)
-        start += full
+        start += count
+
+
+def batch_shapes(
+    shortest: int, longest: int, *, budget: int, max_rows: int, max_tokens: int
+) -> Iterator[tuple[int, int]]:
+    """Yield the rows and tokens of all batches of `make_batches` with texts of `shortest` to `longest` tokens."""
+    length = 0
+    while shortest <= max_tokens and length < min(longest, max_tokens):
+        length = padded_length(max(shortest, length + 1), max_tokens)
+        full = max(1, min(budget // length, max_rows))
+        small = [count for count in (STEP**power for power in range(full.bit_length())) if count < full]
+        yield from ((count, length) for count in [*small, full])
+
+
+def _row_count(rows: int, full: int) -> int:
+    """Number of rows of the next small batch: a power of `STEP`, at least half of which is used, or `full`."""
+    count = 1
+    while count * STEP <= 2 * rows:
+        count *= STEP
+    return min(count, full)
 
 
 def make_batch(ids: Sequence[Sequence[int]], max_tokens: int, pad_id: int) -> Tokens | Windows:
@@ -97,7 +118,7 @@ def _window_batches(
             if rows and count + windows > full:
                 break
             rows, count = [*rows, row], count + windows
-        padded = max(count, min(full, _next_power_of_two(count)))
+        padded = max(count, min(full, 1 << (count - 1).bit_length()))
         yield rows, _pad_windows([ids[row] for row in rows], padded, padded // 2, length, pad_id)
         start += len(rows)
 
@@ -123,7 +144,3 @@ def _pad_windows(ids: Sequence[Sequence[int]], count: int, texts: int, length: i
 def _split(row: Sequence[int], length: int) -> list[Sequence[int]]:
     """Split a text's tokens into windows; a text without tokens has one empty window."""
     return [row[start : start + length] for start in range(0, max(len(row), 1), length)]
-
-
-def _next_power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from tokenizers import Tokenizer
 
-from ea_jax.encoders.architectures.composite import Composite, HiddenStates, concatenate_blocks
+from ea_jax.encoders.architectures.composite import Composite, HiddenStates
 from ea_jax.encoders.architectures.pooling import Pipeline
 from ea_jax.encoders.architectures.static import Static
 from ea_jax.encoders.encoder import MAX_WINDOWS, Batch, Collect, Encoder, Tokenized
@@ -20,6 +20,7 @@ from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.encoders.spec import EncoderSpec, join_prefixes
 from ea_jax.errors import BadEncoder, BadInput
 from ea_jax.registry.spaces import Member, Space, check_layers
+from ea_jax.retrieval.neighbors import unit_rows
 
 STATIC_WEIGHT = 0.7  # length of the block of a static token table; that of a hidden state is 1
 
@@ -64,18 +65,28 @@ class CompositeEncoder(Encoder):
         pairs = zip(self.members, tokenized.members, strict=True)
         return cast(Batch, tuple(member.pad(part) for member, part in pairs))
 
+    def warm(self, batch_size: int = 1, *, min_tokens: int = 1, max_tokens: int = 512) -> None:
+        """Warm each member."""
+        for member in self.members:
+            member.warm(batch_size, min_tokens=min_tokens, max_tokens=max_tokens)
+
     def _dispatch(self, tokenized: Tokenized, batch_size: int | None) -> Collect:
         pairs = zip(self.members, tokenized.members, strict=True)
         return partial(_collect, self.module, [member._dispatch(part, batch_size) for member, part in pairs])
 
 
 def _collect(module: Composite, pending: list[Collect], advance: Callable[[int], None]) -> Float[np.ndarray, "n d"]:
-    """Wait for the members and concatenate their blocks. The first member alone reports progress."""
+    """Wait for the members and concatenate their blocks. The first member alone reports progress.
+
+    Computes `concatenate_blocks` in NumPy, which needs no program for each number of texts.
+    """
     parts = [collect(advance if i == 0 else lambda done: None) for i, collect in enumerate(pending)]
-    count = len(parts[0])
-    padding = ((0, (1 << max(count - 1, 0).bit_length()) - count), (0, 0))  # to a power of two: few shapes to compile
-    padded = [np.pad(part, padding) for part in parts]
-    return np.array(concatenate_blocks(padded, module.blocks, module.weights)[:count])
+    scaled = [
+        weight * unit_rows(block)
+        for part, count, weight in zip(parts, module.blocks, module.weights, strict=True)
+        for block in np.split(part, count, axis=1)
+    ]
+    return unit_rows(np.concatenate(scaled, axis=1))
 
 
 def load_composite(space: Space, members: Sequence[Member], *, dtype: str = "float32") -> CompositeEncoder:

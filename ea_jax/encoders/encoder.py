@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
 from ea_jax.embeddings import unit
-from ea_jax.encoders.batching import Tokens, Windows, make_batch, make_batches
+from ea_jax.encoders.batching import Tokens, Windows, batch_shapes, make_batch, make_batches
 from ea_jax.encoders.spec import EncoderSpec
 from ea_jax.errors import BadInput
 from ea_jax.progress import progress_bar
@@ -174,6 +174,27 @@ class Encoder:
             if pending:
                 yield pending(advance)
 
+    def warm(self, batch_size: int = 1, *, min_tokens: int = 1, max_tokens: int = 512) -> None:
+        """Compile the programs for texts of all lengths, or read them from the compilation cache.
+
+        Later calls with this `batch_size` then never wait for a compilation.
+
+        Args:
+            batch_size: Largest number of texts in a batch, as in the call.
+            min_tokens: Number of tokens of the shortest text.
+            max_tokens: Number of tokens of the longest text.
+        """
+        window = self.spec.max_length
+        shapes = batch_shapes(min_tokens, max_tokens, max_tokens=window, **_limits(batch_size))
+        texts = [(length, count) for count, length in shapes]
+        counts = range(max(2, -(-min_tokens // window)), min(self.spec.windows, -(-max_tokens // window)) + 1)
+        texts += [(window * count, 1) for count in counts]
+        if counts:  # several long texts share a batch, whose number of windows is padded to a power of two
+            together = [1 << power for power in range(1, batch_size.bit_length())]
+            texts += [(window * counts[-1], count) for count in {*together, batch_size}]
+        for length, count in texts:
+            self.embed(Tokenized([[0] * length] * count, [False] * count, window), batch_size)
+
     def apply(self, params: Params, tokens: Batch) -> Float[Array, "b d"]:
         """Map padded tokens to embeddings: the pure, jitted part of the encoder.
 
@@ -231,18 +252,19 @@ class Encoder:
 
     def _dispatch(self, tokenized: Tokenized, batch_size: int | None) -> Collect:
         """Send the batches to the device, which computes them while the host continues."""
-        if batch_size is not None and batch_size < 1:
-            raise BadInput(f"batch_size is {batch_size}; it must be 1 or more.")
-        budget = BUDGET.get(jax.default_backend(), DEFAULT_BUDGET)
         batches = make_batches(
-            tokenized.ids,
-            budget=budget,
-            max_rows=batch_size or budget,
-            max_tokens=tokenized.window,
-            pad_id=self.spec.pad_id,
+            tokenized.ids, max_tokens=tokenized.window, pad_id=self.spec.pad_id, **_limits(batch_size)
         )
         parts = [(rows, self.apply(self.params, tokens)) for rows, tokens in batches]
         return partial(_collect, np.zeros((len(tokenized.ids), self.spec.width), np.float32), parts)
+
+
+def _limits(batch_size: int | None) -> dict[str, int]:
+    """Limits of the batches, for `make_batches` and `batch_shapes`."""
+    if batch_size is not None and batch_size < 1:
+        raise BadInput(f"batch_size is {batch_size}; it must be 1 or more.")
+    budget = BUDGET.get(jax.default_backend(), DEFAULT_BUDGET)
+    return {"budget": budget, "max_rows": batch_size or budget}
 
 
 def _collect(

@@ -3,22 +3,21 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ea_jax.adapters.adapter import Adapter
-from ea_jax.adapters.spec import PURPOSES, Spec
+from ea_jax.adapters.spec import PURPOSES
 from ea_jax.errors import BadInput
 from ea_jax.loading import load_adapters, load_quality_part, load_source_encoder, resolve_entry
 from ea_jax.quality.scores import Quality, Scores
 from ea_jax.registry.entry import Entry
 from ea_jax.registry.spaces import find_space
-from ea_jax.typing import Params
+from ea_jax.retrieval.neighbors import unit_rows
 
 CHUNK = 4096  # texts that are tokenized and mapped together
 SCORES = Scores._fields
@@ -47,18 +46,6 @@ class Names(NamedTuple):
     registry: str | None = None
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _forward(
-    spec: Spec, quality_spec: Spec, dimensions: int | None, output_layer: Params, params: Params, x: Array
-) -> tuple[Array, Array]:
-    """Compute vectors and scores in one program, so that XLA computes the layers that both need once."""
-    y = Adapter(spec, params["adapter"])(params["adapter"] | output_layer, x)
-    if dimensions is not None:
-        y = y[:, :dimensions]
-        y = y / jnp.maximum(jnp.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
-    return y, jnp.stack(Quality(quality_spec, params)(params, x), axis=-1)
-
-
 @dataclass(frozen=True, eq=False)
 class AdaptedEncoder:
     """A local encoder whose embeddings are in another model's space, with the methods of a `SentenceTransformer`.
@@ -67,7 +54,7 @@ class AdaptedEncoder:
     be called from several threads. Pickles contain the names, not the parameters.
 
     Attributes:
-        encoder: The source model's `Encoder`, or an object with its `tokenize` and `embed`.
+        encoder: The source model's `Encoder`, or an object with its `tokenize`, `embed` and `warm`.
         query: Adapter for the purpose `query`.
         quality: Quality part of the adapter. Its parameters include those of the adapter for the purpose `store`.
         matryoshka: Whether the leading dimensions of the target's embeddings are embeddings too.
@@ -127,11 +114,17 @@ class AdaptedEncoder:
         vectors = np.concatenate([part.vectors for part in parts])
         return Embedded(vectors, Scores(*columns), [count for part in parts for count in part.tokens])
 
-    def encode_source(self, texts: Sequence[str]) -> tuple[Float[np.ndarray, "n d_in"], list[int]]:
-        """Embed texts in the source space. Returns the embeddings and the number of tokens of each text."""
+    def encode_source(
+        self, texts: Sequence[str], batch_size: int | None = None
+    ) -> tuple[Float[np.ndarray, "n d_in"], list[int]]:
+        """Embed texts in the source space, at most `batch_size` together.
+
+        Returns:
+            The embeddings, and the number of tokens of each text.
+        """
         with self._lock:
             tokenized = self.encoder.tokenize(list(texts))
-        return np.asarray(self.encoder.embed(tokenized), np.float32), [len(ids) for ids in tokenized.ids]
+        return np.asarray(self.encoder.embed(tokenized, batch_size), np.float32), [len(ids) for ids in tokenized.ids]
 
     def map_source(
         self, x: Float[np.ndarray, "n d_in"], purpose: str = "store", dimensions: int | None = None
@@ -139,16 +132,13 @@ class AdaptedEncoder:
         """Map source embeddings to the target space and score them. The shared layers are computed once."""
         if purpose not in PURPOSES:
             raise BadInput(f"purpose is {purpose!r}; it must be 'store' or 'query'.")
-        adapter_params = self.quality.params["adapter"]
-        output_layer: Params = {}
-        if purpose == "query" and "out" in adapter_params:
-            output_layer = {"out": self.query.params["out"]}  # the purposes differ only in the output layer
-        spec = self.query.spec if purpose == "query" else self.quality.spec
+        adapt = self.query if purpose == "query" else Adapter(self.quality.spec, self.quality.params["adapter"])
         rows = 1 << max(len(x) - 1, 0).bit_length()  # a power of two, so that few shapes are compiled
         padded = np.concatenate([x, np.zeros((rows - len(x), x.shape[1]), x.dtype)]) if rows > len(x) else x
-        dimensions = dimensions if dimensions != self.width else None
-        y, scores = _forward(spec, self.quality.spec, dimensions, output_layer, self.quality.params, padded)
-        return np.asarray(y, np.float32)[: len(x)], Scores(*cast(Any, np.asarray(scores)[: len(x)].T))
+        y, scores = jax.device_get(self.quality.map_and_score(self.quality.params, adapt, padded))
+        y = np.asarray(y[: len(x)], np.float32)
+        y = y if dimensions is None or dimensions == self.width else unit_rows(y[:, :dimensions])
+        return y, Scores(*(column[: len(x)] for column in scores))
 
     def encode_query(self, sentences: str | Sequence[str], **options: Any) -> Float[np.ndarray, "*n d_out"]:
         """Embed queries for a native index. One string returns one vector. Options are those of `encode`."""

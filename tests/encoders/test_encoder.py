@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ea_jax.encoders.batching import Tokens, make_batches
-from ea_jax.encoders.encoder import Encoder
+from ea_jax.encoders.encoder import Encoder, _embed
 from ea_jax.encoders.load_folder import load_folder
 from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.errors import BadEncoder, BadInput, UnknownName
@@ -167,6 +167,23 @@ def test_few_shapes_serve_texts_of_all_lengths():
     for rows, tokens in made[::20]:
         for i, row in enumerate(rows):
             assert list(tokens.ids[i][tokens.mask[i] > 0]) == list(ids[row])
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 16])
+def test_warm_encoders_never_compile(tiny, batch_size):
+    encode, rng = tiny.with_windows(3), np.random.default_rng(0)
+    encode.warm(batch_size, max_tokens=120)
+    compiled = _embed._cache_size()
+    for count in range(1, 40):
+        encode([" ".join("ab"[i % 2] for i in range(n)) for n in rng.integers(1, 100, count)][:batch_size])
+    assert _embed._cache_size() == compiled
+
+
+def test_small_batches_are_at_least_half_full():
+    for count in range(1, 64):
+        made = list(make_batches([[1, 2]] * count, budget=1024, max_rows=64, max_tokens=256, pad_id=0))
+        assert sum(len(tokens.ids) for _, tokens in made) <= 2 * count
+        assert {len(tokens.ids) for _, tokens in made} <= {1, 4, 16, 64}
 
 
 def test_no_texts_give_no_rows(tiny):

@@ -28,7 +28,13 @@ class ToyEncoder:
     def tokenize(self, texts: list[str]) -> ToyTokens:
         return ToyTokens([[_token(word) for word in text.split()] for text in texts])
 
-    def embed(self, tokenized: ToyTokens) -> np.ndarray:
+    def __init__(self) -> None:
+        self.warmed: list[tuple[int, int, int]] = []
+
+    def warm(self, batch_size: int, *, min_tokens: int, max_tokens: int) -> None:
+        self.warmed.append((batch_size, min_tokens, max_tokens))
+
+    def embed(self, tokenized: ToyTokens, batch_size: int | None = None) -> np.ndarray:
         if any(_token("fail") in ids for ids in tokenized.ids):
             raise RuntimeError("a bug")
         return np.stack([_row(ids) for ids in tokenized.ids])

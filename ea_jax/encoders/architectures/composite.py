@@ -1,11 +1,9 @@
 """Composite encoders: pooled hidden states of one forward pass, and concatenated unit vectors of several encoders."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -61,7 +59,6 @@ class Composite(nn.Module):
         return concatenate_blocks(parts, self.blocks, self.weights)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
 def concatenate_blocks(
     parts: Sequence[Float[ArrayIn, "b _"]], blocks: tuple[int, ...], weights: tuple[float, ...]
 ) -> Float[Array, "b d"]:

@@ -160,7 +160,7 @@ class Server:
     async def show_metrics(self, _: Request) -> Response:
         """`GET /metrics`, in the format of Prometheus."""
         self.metrics.waiting.set(self.batcher.waiting)
-        self.metrics.largest.set(max(self.engine.sizes))
+        self.metrics.largest.set(self.engine.size)
         if self.config.spending is not None:
             self.metrics.spent.set(self.config.spending.spent())
         return Response(await asyncio.to_thread(self.metrics.text), media_type=CONTENT_TYPE)

@@ -2,20 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ea_jax.adapters.spec import PURPOSES
-from ea_jax.integrations.adapted_encoder import SCORES, AdaptedEncoder
+from ea_jax.integrations.adapted_encoder import SCORES
 from ea_jax.integrations.server.models import Catalog
 
-LENGTHS = (12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)  # tokens
-BUDGET = 1024  # tokens of a batch on a CPU
 SIZES = (1, 4, 16)  # texts that an encoder reads together
 READY_TOKENS = 256  # single texts up to this length are compiled before the server is ready, longer ones after
+LENGTHS = (64, READY_TOKENS, 512, 1024, 2048, 4096, 8192)  # tokens; between two of them, compiling can be stopped
 CONFIDENCE = SCORES.index("confidence")
 
 
@@ -42,11 +41,11 @@ class Engine:
     """Computes batches with compiled programs only, so that no request waits for a compilation.
 
     Attributes:
-        sizes: Numbers of texts for which the encoders' programs are compiled: first 1, later all of `SIZES`.
+        size: Largest number of texts for which the encoders' programs are compiled: first 1, later 4 and 16.
     """
 
     def __init__(self) -> None:
-        self.sizes: tuple[int, ...] = (1,)
+        self.size = 1
         self._stopped = threading.Event()
 
     def prepare(self, catalog: Catalog, most_texts: int) -> None:
@@ -56,8 +55,7 @@ class Engine:
             catalog: The served models.
             most_texts: Largest number of texts in a batch.
         """
-        for adapted in _encoders(catalog):
-            self._probe(adapted, 1, [n for n in probe_lengths(adapted, 1) if n <= READY_TOKENS])
+        self._warm(catalog, 1, 1, READY_TOKENS)
         for model in catalog.models:
             x = np.zeros((most_texts, model.adapted.quality.spec.d_in), np.float32)
             x[:, 0] = 1.0
@@ -67,21 +65,21 @@ class Engine:
 
     def prepare_more(self, catalog: Catalog) -> None:
         """Compile the programs for long texts, then for several at once. Other threads can call `compute` meanwhile."""
-        for adapted in _encoders(catalog):
-            self._probe(adapted, 1, [n for n in probe_lengths(adapted, 1) if n > READY_TOKENS])
+        self._warm(catalog, 1, READY_TOKENS + 1, LENGTHS[-1])
         for size in SIZES[1:]:
-            for adapted in _encoders(catalog):
-                self._probe(adapted, size, probe_lengths(adapted, size))
-            self.sizes = (*self.sizes, size)
+            self._warm(catalog, size, 1, LENGTHS[-1])
+            self.size = size
 
     def stop(self) -> None:
         """Stop compiling."""
         self._stopped.set()
 
-    def _probe(self, adapted: AdaptedEncoder, size: int, lengths: Sequence[int]) -> None:
-        for length in lengths:
-            if not self._stopped.is_set():
-                adapted.encode_source([_text(length)] * min(size, max(1, BUDGET // length)))
+    def _warm(self, catalog: Catalog, size: int, shortest: int, longest: int) -> None:
+        encoders = {id(model.adapted.encoder): model.adapted.encoder for model in catalog.models}
+        for before, length in pairwise((0, *LENGTHS)):
+            for encoder in encoders.values():
+                if shortest <= length <= longest and not self._stopped.is_set():
+                    encoder.warm(size, min_tokens=before + 1, max_tokens=length)
 
     def compute(self, parts: Sequence[tuple[Any, str]]) -> list[Row]:
         """Compute one row for each text. Models with the same encoder share its forward pass.
@@ -92,7 +90,7 @@ class Engine:
         rows: list[Row | None] = [None] * len(parts)
         for members in _grouped(range(len(parts)), lambda i: id(parts[i][0][0].adapted.encoder)):
             adapted = parts[members[0]][0][0].adapted
-            x, tokens = self._encode(adapted, [parts[i][1] for i in members])
+            x, tokens = adapted.encode_source([parts[i][1] for i in members], self.size)
             at = {i: row for row, i in enumerate(members)}
             for same in _grouped(members, lambda i: (id(parts[i][0][0]), parts[i][0][1])):
                 model, purpose = parts[same[0]][0]
@@ -101,58 +99,6 @@ class Engine:
                 for row, i in enumerate(same):
                     rows[i] = Row(y[row], columns[row], tokens[at[i]])
         return [row for row in rows if row is not None]
-
-    def _encode(self, adapted: AdaptedEncoder, texts: list[str]) -> tuple[Float[np.ndarray, "n d"], list[int]]:
-        """Embed texts in groups of similar length. Returns source embeddings and numbers of tokens."""
-        x, tokens = np.zeros((len(texts), adapted.quality.spec.d_in), np.float32), [0] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        start = 0
-        for count, size in group_sizes(len(texts), self.sizes):
-            group = order[start : start + count]
-            start += count
-            embeddings, counts = adapted.encode_source([texts[i] for i in group] + [texts[group[0]]] * (size - count))
-            x[group] = embeddings[:count]
-            for i, number in zip(group, counts[:count], strict=True):
-                tokens[i] = number
-        return x, tokens
-
-
-def group_sizes(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Split texts into groups of the compiled sizes. Returns the number of texts and the padded size of each group.
-
-    A group is padded if it is at least half full; the remaining texts form smaller groups.
-
-    Args:
-        count: Number of texts.
-        sizes: Compiled sizes, ascending from 1.
-    """
-    groups = []
-    for size in sorted(sizes, reverse=True):
-        while 2 * count >= size and count:
-            groups.append((min(count, size), size))
-            count -= min(count, size)
-    return groups
-
-
-def probe_lengths(adapted: AdaptedEncoder, size: int) -> list[int]:
-    """Lengths, in tokens, at which `size` equal texts have every padded shape of the encoder.
-
-    An encoder pads texts to a few lengths. It splits batches by a budget of tokens, so long texts are single. Single
-    texts beyond the encoder's limit are read in windows.
-    """
-    spec = adapted.encoder.spec
-    windows = [count * spec.max_length for count in range(2, spec.windows + 1)] if size == 1 else []
-    return [length for length in LENGTHS if size == 1 or BUDGET // length > 1] + windows
-
-
-def _text(tokens: int) -> str:
-    """Make a text of this many tokens, including two special tokens."""
-    return " ".join(["a"] * (tokens - 2))
-
-
-def _encoders(catalog: Catalog) -> list[AdaptedEncoder]:
-    """One adapted encoder for each different encoder."""
-    return list({id(model.adapted.encoder): model.adapted for model in catalog.models}.values())
 
 
 def _grouped(items: Sequence[int], key: Callable[[int], Any]) -> Iterator[list[int]]:

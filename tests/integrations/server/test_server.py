@@ -13,7 +13,7 @@ import pytest
 
 from ea_jax.integrations.server.app import ServerConfig
 from ea_jax.integrations.server.batcher import BatchLimits
-from ea_jax.integrations.server.engine import READY_TOKENS, Engine, group_sizes, probe_lengths
+from ea_jax.integrations.server.engine import READY_TOKENS, Engine
 from ea_jax.integrations.server.requests import MAX_BODY
 from tests.integrations.server.conftest import TEXTS, running
 
@@ -128,31 +128,22 @@ def test_readyz_waits_for_the_models(catalog):
         assert post(address, GOOD).status_code == 200
 
 
-@pytest.mark.parametrize("count", range(1, 40))
-def test_groups_have_compiled_sizes(count):
-    for sizes in [(1,), (1, 4), (1, 4, 16)]:
-        groups = group_sizes(count, sizes)
-        assert sum(texts for texts, _ in groups) == count
-        assert all(0 < texts <= size and size in sizes for texts, size in groups)
-        assert sum(size for _, size in groups) <= 2 * count
-
-
-def test_long_texts_are_compiled_after_readiness(catalog, toy, monkeypatch):
-    engine, lengths = Engine(), []
-    monkeypatch.setattr(Engine, "_probe", lambda self, adapted, size, some: lengths.append((size, some)))
+def test_long_texts_are_compiled_after_readiness(catalog, toy):
+    engine = Engine()
+    toy.encoder.warmed.clear()
     engine.prepare(catalog, 2)
-    ((size, before),) = lengths
+    before = list(toy.encoder.warmed)
     engine.prepare_more(catalog)
-    assert size == lengths[1][0] == 1
-    assert max(before) == READY_TOKENS < min(lengths[1][1])
-    assert before + lengths[1][1] == probe_lengths(toy, 1)
+    lengths = [length for size, *tokens in toy.encoder.warmed if size == 1 for length in tokens]
+    assert lengths[: 2 * len(before)] == [1, 64, 65, READY_TOKENS]
+    assert lengths[::2] == [1, *(length + 1 for length in lengths[1:-1:2])]
 
 
 def test_the_engine_compiles_all_sizes(catalog, toy):
     engine = Engine()
     engine.prepare(catalog, 8)
     engine.prepare_more(catalog)
-    assert engine.sizes == (1, 4, 16)
+    assert engine.size == 16
     texts = [f"word{i} " * (i % 7 + 1) for i in range(23)]
     rows = engine.compute([((catalog.models[0], "query"), text) for text in texts])
     expected = toy.embed(texts, "query")
