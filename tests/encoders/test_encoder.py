@@ -169,12 +169,12 @@ def test_few_shapes_serve_texts_of_all_lengths():
             assert list(tokens.ids[i][tokens.mask[i] > 0]) == list(ids[row])
 
 
-@pytest.mark.parametrize("batch_size", [1, 6, 16])
+@pytest.mark.parametrize("batch_size", [1, 6])
 def test_warm_encoders_never_compile(tiny, batch_size):
     encode, rng = tiny.with_windows(3), np.random.default_rng(0)
     encode.warm(batch_size, max_tokens=120)
     compiled = _embed._cache_size()
-    for count in range(1, 40):
+    for count in range(1, 20):
         encode([" ".join("ab"[i % 2] for i in range(n)) for n in rng.integers(1, 100, count)][:batch_size])
     assert _embed._cache_size() == compiled
 
