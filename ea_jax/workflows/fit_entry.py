@@ -109,7 +109,7 @@ def fit_entry(
         check_family(family)
     folder = out / format_entry_name(source, target, flavor)
     if folder.exists() and not replace_entry:
-        raise Conflict(f"{folder} exists already. Choose another flavor, or ask for it to be replaced.")
+        raise Conflict(f"{folder} exists already. Choose another `flavor`, or set `replace_entry`.")
     encoder = load_encoder(source.id) if source.local else None
     if prompt is not None:
         if encoder is None:

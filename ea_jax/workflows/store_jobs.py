@@ -235,9 +235,17 @@ def check_store_at(url: str, entry: Entry | None = None, *, show_progress: bool 
         entry: Adapter into the space of the store's vectors. If set, each vector is compared with its text.
         show_progress: Show a progress bar on stderr.
         seed: Random seed of the sample.
+
+    Raises:
+        BadInput: The vectors have another width than those of the adapter.
     """
     with open_store(url) as store:
-        total = store.describe().rows
+        total, width = store.describe().rows, store.describe().width
+        if entry and width not in (None, entry.d_out):
+            raise BadInput(
+                f"{store.url} holds vectors of width {width}, but {entry.name} maps to width {entry.d_out}. Name the "
+                "model that made them, or omit both models."
+            )
         with progress_bar("check", total, show_progress, unit="rows") as advance:
             score = _scorer(entry) if entry else None
             return check_store(store, score=score, identify=_identify, seed=seed, advance=advance)

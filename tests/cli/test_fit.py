@@ -67,7 +67,7 @@ def test_an_entry_is_overwritten_only_when_asked(ea, toy_files):
     before = (toy_files / "out" / "toy-a--toy-b--mine" / "entry.toml").read_bytes()
     code, out, err = ea(*command, "--seed", "1")
     assert (code, out) == (1, "")
-    assert "toy-a--toy-b--mine exists already" in err
+    assert "toy-a--toy-b--mine exists already. Choose another --flavor, or set --replace." in err
     assert (toy_files / "out" / "toy-a--toy-b--mine" / "entry.toml").read_bytes() == before
     assert ea(*command, "--seed", "1", "--replace")[0] == 0
     assert (toy_files / "out" / "toy-a--toy-b--mine" / "entry.toml").read_bytes() != before

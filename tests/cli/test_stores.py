@@ -180,6 +180,7 @@ BAD = {
     "two stores": (["fit", "{url}", "{url}"], "Fit on one store, or on files."),
     "a store and a file": (["map", "{url}", "out.parquet"], "takes one store as its input and one as its output"),
     "no such collection": (["check", "{location}#dosc"], "docs"),
+    "a check with another width": (["check", "{url}", "--source", "toy-a", "--target", "toy-b"], "maps to width 12"),
     "no texts": (["fit", "{url}"], "60 rows, but none has a text"),
     "another width": (["map", "{url}", "{location}#new", "--source", "minilm"], "holds vectors of width 8"),
     "a store and pairs": (["eval", "{url}", "--pairs", "pairs.parquet"], "Evaluate on a store, or on files."),
