@@ -79,6 +79,12 @@ def encoder(measured: Measured) -> str:
     return table(measured["figures"], measured["padding"])
 
 
+def latency(measured: Measured) -> str:
+    from benchmarks.speed.latency import table
+
+    return table(measured)
+
+
 def resmlp(measured: Measured) -> str:
     from benchmarks.speed.resmlp import table
 
@@ -183,6 +189,7 @@ TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JS
     "layers": ("layers", layers),
     "routes": ("routes", routes),
     "encoder": ("encoder", encoder),
+    "latency": ("latency", latency),
     "resmlp": ("resmlp", resmlp),
     "adapter": ("adapter", adapter),
     "startup": ("startup", startup),

@@ -1,5 +1,6 @@
 """How long does a command take, from start to end of the process? `python -c pass` is measured in the same run.
 
+    pip install '.[bench]'
     python -m benchmarks.speed.startup
 
 The first `embed` starts with an empty compilation cache; the later ones use what it compiled.
@@ -15,9 +16,11 @@ from pathlib import Path
 
 from benchmarks import readme
 from benchmarks.machine import write_json
+from ea_jax.encoders.locate import find_encoder_folder
+from ea_jax.registry.spaces import find_space
 
 EA = str(Path(sys.executable).parent / "ea-jax")
-EMBED = [EA, "embed", "--source", "minilm", "--target", "oai-3-small", "--text", "Where can I get a hamburger?"]
+EMBED = [EA, "embed", "--source", "minilm-plus", "--target", "oai-3-small", "--text", "Where can I get a hamburger?"]
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> float:
@@ -46,6 +49,16 @@ def with_hundred_thousand(folder: str) -> dict[str, str]:
     return environment
 
 
+FIRST_VECTOR = """
+from ea_jax import load, load_encoder
+encode, adapt = load_encoder("minilm-plus"), load("minilm-plus", "oai-3-small")
+adapt(adapt.params, encode(["Where can I get a hamburger?"])).block_until_ready()
+"""
+SENTENCE_TRANSFORMERS = """
+import sys
+from sentence_transformers import SentenceTransformer
+SentenceTransformer(sys.argv[1], device="cpu").encode(["Where can I get a hamburger?"])
+"""
 LOADS = """
 import time
 from ea_jax import load
@@ -76,8 +89,15 @@ def main(runs: int = 7) -> None:
             "ea-jax list": ([EA, "list"], environment),
             "ea-jax list, 100,000 adapters on the hub": ([EA, "list"], with_hundred_thousand(many)),
             "ea-jax embed, second run on": (EMBED, environment),
+            "Python, import to first vector": ([sys.executable, "-c", FIRST_VECTOR], environment),
+            "sentence-transformers, import to first vector (MiniLM alone)": (
+                [sys.executable, "-c", SENTENCE_TRANSFORMERS, str(find_encoder_folder(find_space("minilm")))],
+                environment | {"HF_HUB_OFFLINE": "1"},
+            ),
         }
         first = seconds(EMBED, environment)
+        for command, around in commands.values():
+            seconds(command, around)
         times = {name: [] for name in commands}
         for _ in range(runs):
             for name, (command, around) in commands.items():
