@@ -126,7 +126,7 @@ def _pair(recall: dict[str, float]) -> str:
 
 def main() -> None:
     """Measure, merge the figures with those of earlier runs, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("build", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
