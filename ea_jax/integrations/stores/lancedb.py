@@ -5,12 +5,12 @@ expire when it is cleaned up. A sibling is a further column. Its rows are writte
 merges, since each merge rewrites the column. Two renames in one commit publish it.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 
@@ -46,6 +46,12 @@ from ea_jax.integrations.stores.rows import (
 )
 from ea_jax.integrations.stores.urls import StoreUrl
 
+# By default, a read runs 2 GB ahead, and the files of each write stay in a cache of 1 GB.
+_BUFFER_BYTES = 32 << 20
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_BUFFER_BYTES))
+
+import lancedb  # noqa: E402 (reads the environment)
+
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "dot": "dot", "l2": "euclidean"}
 
 
@@ -54,7 +60,8 @@ def open_store(url: StoreUrl, create: Layout | None = None) -> "LanceDBStore":
     if create is None and not url.is_remote and not url.path.is_dir():
         raise BadInput(f"{url.location} is not a folder of LanceDB.")
     with _translate_errors(url):
-        database = lancedb.connect(url.location if url.is_remote else str(url.path))
+        session = None if url.is_remote else lancedb.Session(_BUFFER_BYTES, _BUFFER_BYTES)
+        database = lancedb.connect(url.location if url.is_remote else str(url.path), session=session)
         known = _tables(database)
         if url.name not in known:
             if create is None:
