@@ -89,7 +89,6 @@ def serve(
             adapters, min_confidence, fallback, fallback_model, fallback_timeout, price, spend_limit
         )
     config = ServerConfig(key, routing=routing, spending=spending)
-    logger.info(f"Loading the models for http://{host}:{port}/v1.")
     run_server(lambda: load_catalog(adapters, purpose.value), config, Address(host, port))
 
 

@@ -200,7 +200,9 @@ def create_app(
         Route("/metrics", server.show_metrics),
     ]
     handlers: Any = {ApiError: _api_error, HTTPException: _http_error}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
+    app.router.redirect_slashes = False  # clients do not follow redirects of a POST
+    return app
 
 
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:

@@ -1,5 +1,8 @@
 """Load adapters by name and serve them with uvicorn."""
 
+import logging
+import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -7,6 +10,7 @@ import uvicorn
 
 from ea_jax.adapters.spec import Purpose
 from ea_jax.encoders.encoder import Encoder
+from ea_jax.errors import BadInput
 from ea_jax.integrations.adapted_encoder import Names, adapt_encoder
 from ea_jax.integrations.server.app import ServerConfig, create_app
 from ea_jax.integrations.server.models import Catalog, ServedModel, make_catalog, public_names
@@ -14,6 +18,7 @@ from ea_jax.integrations.server.vocabulary import find_vocabulary
 from ea_jax.loading import load_source_encoder, resolve_entry
 from ea_jax.registry.spaces import find_space
 
+logger = logging.getLogger(__name__)
 KEEP_ALIVE = 75  # seconds; uvicorn's 5 equal the time for which httpx, and so openai-python, reuses a connection
 GRACE = 30  # seconds to answer accepted requests on shutdown
 
@@ -51,12 +56,30 @@ def load_catalog(adapters: Sequence[Names], purpose: Purpose = "query") -> Catal
     return make_catalog(models, purpose)
 
 
+def listen(address: Address) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        BadInput: Another program uses the port, or this machine does not have the address.
+    """
+    host, port = address
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        code = getattr(error, "errno", None) or 0
+        reason = os.strerror(code) if code > 0 else getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"The server cannot listen on {host}, port {port}: {reason}. Choose another.") from error
+
+
 def serve(load: Callable[[], Catalog], config: ServerConfig, address: Address) -> None:
     """Serve until SIGINT or SIGTERM, and answer the accepted requests before returning.
 
     Raises:
+        BadInput: The address cannot be used.
         Exception: The error of `load`.
     """
+    listener = listen(address)
     errors: list[Exception] = []
 
     def fail(error: Exception) -> None:
@@ -66,8 +89,6 @@ def serve(load: Callable[[], Catalog], config: ServerConfig, address: Address) -
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(load, config, fail),
-            host=address.host,
-            port=address.port,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE,
@@ -75,6 +96,8 @@ def serve(load: Callable[[], Catalog], config: ServerConfig, address: Address) -
             server_header=False,
         )
     )
-    server.run()
+    logger.info("Loading the models for http://%s:%s/v1.", address.host, listener.getsockname()[1])
+    with listener:
+        server.run(sockets=[listener])
     if errors:
         raise errors[0]

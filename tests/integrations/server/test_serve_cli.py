@@ -2,6 +2,9 @@
 
 import pytest
 
+from ea_jax.errors import BadInput
+from ea_jax.integrations.server.run import Address, listen
+
 PAIR = ("--source", "minilm-plus", "--target", "oai-3-small")
 FALLBACK = ("--min-confidence", "0.5", "--fallback", "openai")
 
@@ -59,3 +62,22 @@ def test_an_open_address_without_a_key_is_a_warning(ea, served):
     code, _, err = ea("serve", *PAIR, "--host", "0.0.0.0")
     assert code == 0
     assert "Set a key with --api-key" in err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_port_in_use_is_refused_before_loading(ea, monkeypatch, host):
+    monkeypatch.setattr("ea_jax.integrations.server.run.load_catalog", None)
+    try:
+        other = listen(Address(host, 0))
+    except BadInput:
+        pytest.skip(f"this machine has no {host}")
+    with other:
+        code, _, err = ea("serve", *PAIR, "--host", host, "--port", str(other.getsockname()[1]))
+    assert code == 1
+    assert "already in use. Choose another" in " ".join(err.split())
+
+
+def test_an_unknown_host_is_refused(ea):
+    code, _, err = ea("serve", *PAIR, "--host", "nonesuch.invalid", "--api-key", "a")
+    assert code == 1
+    assert "cannot listen on nonesuch.invalid" in " ".join(err.split())

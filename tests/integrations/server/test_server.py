@@ -80,7 +80,12 @@ def test_models_are_listed(address):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/embeddings", 405), ("POST", "/v1/chat/completions", 404), ("GET", "/", 404)],
+    [
+        ("GET", "/v1/embeddings", 405),
+        ("POST", "/v1/chat/completions", 404),
+        ("POST", "/v1/embeddings/", 404),
+        ("GET", "/", 404),
+    ],
 )
 def test_other_paths_are_errors_in_openais_form(address, method, path, status):
     answer = httpx.request(method, address + path)
