@@ -122,6 +122,18 @@ def batch(measured: Measured) -> str:
     return report(measured)
 
 
+def serve(measured: Measured) -> str:
+    from benchmarks.serve.__main__ import report
+
+    return report(measured)
+
+
+def routing(measured: Measured) -> str:
+    from benchmarks.serve.routing import report
+
+    return report(measured)
+
+
 def accelerator(measured: Measured) -> str:
     f = measured["figures"]
     rows = [
@@ -197,6 +209,8 @@ TABLES: dict[str, tuple[str, Callable[[Measured], str]]] = {  # by block: the JS
     "accelerator": ("accelerator", accelerator),
     "batch": ("batch", batch),
     "stores": ("stores", stores),
+    "serve": ("serve", serve),
+    "routing by confidence": ("routing", routing),
     "fuzz": ("fuzz", fuzz),
     "identify": ("identify", identify),
 }
