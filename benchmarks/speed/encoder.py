@@ -3,9 +3,9 @@
     pip install '.[bench]'
     python -m benchmarks.speed.encoder ../shared/data
 
-Inputs: one text of 12 tokens, one of 60, 1,000 AG News rows, and the same rows cut or joined to mixed lengths. Figures
-are medians of rounds in which the peers take turns, so that slow changes of the machine affect all alike. Takes about
-ten minutes.
+Inputs: one text of 12 tokens, one of 60, 500 AG News rows, and the same rows cut or joined to mixed lengths. Figures
+are medians of rounds in which the peers take turns, so that slow changes of the machine affect all alike. Takes a few
+minutes.
 """
 
 import gzip
@@ -29,7 +29,7 @@ from ea_jax.encoders.encoder import BUDGET
 from ea_jax.encoders.locate import find_encoder_folder
 from ea_jax.registry.spaces import find_space
 
-ROWS = 1000
+ROWS = 500
 MAX_LENGTH = 256
 BATCH = 32
 
