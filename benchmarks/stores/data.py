@@ -62,16 +62,16 @@ def as_lists(vectors: Float32[np.ndarray, "n d"]) -> pa.FixedSizeListArray:
 def real_rows(data: Path, build: Path, n: int, queries: int = 0) -> tuple[Rows, Rows]:
     """Draw rows for a store, and other rows as queries."""
     corpus = provider(data, build, TARGET, (SOURCE,))
-    drawn = np.random.default_rng(0).permutation(len(corpus))
-    if n + queries > len(drawn):
-        raise SystemExit(f"There are {len(drawn):,} rows, not {n + queries:,}.")
+    order = np.random.default_rng(0).permutation(len(corpus))
+    if n + queries > len(order):
+        raise SystemExit(f"There are {len(order):,} rows, not {n + queries:,}.")
 
     def rows(numbers: np.ndarray) -> Rows:
         part = corpus.at(np.sort(numbers))
         payloads = [{"source": str(source), "row": int(row)} for source, row in zip(part.source, part.row, strict=True)]
         return Rows([int(i) + 1 for i in np.sort(numbers)], part.text, payloads, part.vectors)
 
-    return rows(drawn[queries : queries + n]), rows(drawn[:queries])  # the same queries for every n
+    return rows(order[queries : queries + n]), rows(order[:queries])  # the same queries for every n
 
 
 def fill(url: str, batches: list[pa.RecordBatch]) -> Store:
