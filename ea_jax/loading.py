@@ -61,7 +61,7 @@ def load(
             of native vectors. All adapters of a chain but the last are `store` adapters.
         dim: Number of leading outputs to keep, for an index of shortened vectors of a Matryoshka target. If None, all.
         dtype: Precision of products with int8 weights, `float32` or `bfloat16`; sums are always float32. Both represent
-            the weights exactly. If None, bfloat16 where the device has instructions for it.
+            the weights exactly. If None, bfloat16 where the device multiplies it faster than float32.
         sharding: Where the parameters are placed. If None, the default device.
         root: Registry folder. If None, the folders of $EA_JAX_REGISTRY, your own registry and the bundled one.
 
@@ -182,7 +182,7 @@ def load_encoder(
             `window` reads them in at most six windows and averages their tokens. If None, `window` for composites and
             `cut` for other encoders.
         dtype: Precision of products, `float32` or `bfloat16`; sums are always float32. If None, bfloat16 where the
-            device has instructions for it, which changes MiniLM's vectors to a cosine of .9999, and float32 elsewhere.
+            device multiplies it faster, which changes MiniLM's vectors to a cosine of .9999, and float32 elsewhere.
         root: Registry folder whose spaces are known besides the others.
 
     Raises:

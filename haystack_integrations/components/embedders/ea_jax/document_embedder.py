@@ -28,7 +28,7 @@ class EaJaxDocumentEmbedder(Embedder):
         Args:
             source: Local model, by id or alias.
             target: Model whose space the embeddings are in, by id or alias.
-            flavor: Name of one adapter of the pair. If None, `small` or the only one.
+            flavor: Name of one adapter of the pair. If None, as in `ea_jax.load`.
             meta_fields_to_embed: Names of metadata that are embedded before the content.
             embedding_separator: Text between the metadata and the content.
             options: The other arguments of EaJaxTextEmbedder.

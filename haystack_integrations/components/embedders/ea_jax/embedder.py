@@ -26,7 +26,7 @@ class Embedder:
         Args:
             source: Local model, by id or alias.
             target: Model whose space the embeddings are in, by id or alias.
-            flavor: Name of one adapter of the pair. If None, `small` or the only one.
+            flavor: Name of one adapter of the pair. If None, as in `ea_jax.load`.
             registry: Registry folder. If None, all registries.
             dimensions: Number of leading dimensions to keep, for a Matryoshka target. If None, all.
             prefix: Text added before each text.
